@@ -1,0 +1,254 @@
+//! Register-blocked products of a small tile with packed weights.
+//!
+//! Both products work on a tile of rows that lies in cache: `out = A·B` with `B` packed in panels
+//! of one vector, and `out += Gᵀ·A` for weight gradients. Each element is summed in a fixed order,
+//! whatever the leading dimensions are.
+#![allow(unsafe_code)]
+
+use crate::simd::Simd;
+
+/// Rows of a register block.
+const ROWS: usize = 8;
+
+/// `B[k][n]` (element at `k·k_stride + n·n_stride`) in panels of `lanes` columns, the last one
+/// filled up with zeros: `[panel][k][lane]`.
+pub(crate) fn pack(
+    from: &[f32],
+    (k, k_stride): (usize, usize),
+    (n, n_stride): (usize, usize),
+    lanes: usize,
+    to: &mut [f32],
+) {
+    for (panel, packed) in to[..packed_len(k, n, lanes)].chunks_exact_mut(k * lanes).enumerate() {
+        let first = panel * lanes;
+        let columns = lanes.min(n - first);
+        for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
+            let base = row * k_stride + first * n_stride;
+            for (lane, value) in values.iter_mut().enumerate() {
+                *value = if lane < columns { from[base + lane * n_stride] } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// Values that [`pack`] writes.
+pub(crate) fn packed_len(k: usize, n: usize, lanes: usize) -> usize {
+    n.div_ceil(lanes) * lanes * k
+}
+
+/// The operands of [`multiply`].
+pub(crate) struct Multiply<'a> {
+    /// `rows × k`, row distance `lda`.
+    pub a: &'a [f32],
+    pub lda: usize,
+    /// Packed `k × n`.
+    pub b: &'a [f32],
+    /// Start values of each row: `n`, or zeros.
+    pub bias: Option<&'a [f32]>,
+    pub rows: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// `out[rows × n] = A·B + bias`, row distance of `out` is `ldo`.
+#[inline(always)]
+pub(crate) fn multiply<S: Simd>(simd: S, m: &Multiply, out: &mut [f32], ldo: usize) {
+    if m.rows == 0 || m.n == 0 {
+        return;
+    }
+    assert!(m.k == 0 || m.a.len() >= (m.rows - 1) * m.lda + m.k, "multiply: A");
+    assert!(m.b.len() >= packed_len(m.k, m.n, S::LANES), "multiply: B");
+    assert!(out.len() >= (m.rows - 1) * ldo + m.n, "multiply: out");
+    let panels = m.n.div_ceil(S::LANES);
+    let mut panel = 0;
+    while panel < panels {
+        match panels - panel {
+            1 => panel_rows::<S, 1>(simd, m, panel, out, ldo),
+            2 => panel_rows::<S, 2>(simd, m, panel, out, ldo),
+            _ => panel_rows::<S, 3>(simd, m, panel, out, ldo),
+        }
+        panel += 3;
+    }
+}
+
+#[inline(always)]
+fn panel_rows<S: Simd, const NV: usize>(
+    simd: S,
+    m: &Multiply,
+    panel: usize,
+    out: &mut [f32],
+    ldo: usize,
+) {
+    let mut row = 0;
+    while row < m.rows {
+        let left = m.rows - row;
+        // SAFETY: `multiply` checked that the operands hold these rows and panels.
+        unsafe {
+            if left >= ROWS {
+                multiply_block::<S, ROWS, NV>(simd, m, row, panel, out, ldo);
+                row += ROWS;
+            } else if left >= 4 {
+                multiply_block::<S, 4, NV>(simd, m, row, panel, out, ldo);
+                row += 4;
+            } else {
+                multiply_block::<S, 1, NV>(simd, m, row, panel, out, ldo);
+                row += 1;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Rows `row..row + MR` and panels `panel..panel + NV` lie in the operands.
+#[inline(always)]
+unsafe fn multiply_block<S: Simd, const MR: usize, const NV: usize>(
+    simd: S,
+    m: &Multiply,
+    row: usize,
+    panel: usize,
+    out: &mut [f32],
+    ldo: usize,
+) {
+    let lanes = S::LANES;
+    let first = panel * lanes;
+    let last_count = lanes.min(m.n - first - (NV - 1) * lanes);
+    let count = |vector: usize| if vector + 1 == NV { last_count } else { lanes };
+    let mut sums = [[simd.zero(); NV]; MR];
+    // SAFETY: the caller's promise; the last vector is loaded and stored only where it has columns.
+    unsafe {
+        if let Some(bias) = m.bias {
+            let bias = bias.as_ptr().add(first);
+            for vector in 0..NV {
+                let start = simd.load_some(bias.add(vector * lanes), count(vector));
+                for sum in &mut sums {
+                    sum[vector] = start;
+                }
+            }
+        }
+        let a = m.a.as_ptr().add(row * m.lda);
+        let b = m.b.as_ptr().add(panel * m.k * lanes);
+        for k in 0..m.k {
+            let mut columns = [simd.zero(); NV];
+            for (vector, column) in columns.iter_mut().enumerate() {
+                *column = simd.load(b.add((vector * m.k + k) * lanes));
+            }
+            for (index, sum) in sums.iter_mut().enumerate() {
+                let value = simd.splat(*a.add(index * m.lda + k));
+                for vector in 0..NV {
+                    sum[vector] = simd.fma(value, columns[vector], sum[vector]);
+                }
+            }
+        }
+        let out = out.as_mut_ptr().add(row * ldo + first);
+        for (index, sum) in sums.iter().enumerate() {
+            for (vector, value) in sum.iter().enumerate() {
+                simd.store_some(out.add(index * ldo + vector * lanes), count(vector), *value);
+            }
+        }
+    }
+}
+
+/// The operands of [`multiply_transposed`].
+pub(crate) struct MultiplyTransposed<'a> {
+    /// `rows × n`, row distance `ldg`.
+    pub g: &'a [f32],
+    pub ldg: usize,
+    /// `rows × k`, row distance `lda`.
+    pub a: &'a [f32],
+    pub lda: usize,
+    pub rows: usize,
+    pub n: usize,
+    pub k: usize,
+}
+
+/// `out[n × k] += Gᵀ·A`, `out` contiguous.
+#[inline(always)]
+pub(crate) fn multiply_transposed<S: Simd>(simd: S, m: &MultiplyTransposed, out: &mut [f32]) {
+    if m.rows == 0 || m.n == 0 || m.k == 0 {
+        return;
+    }
+    assert!(m.g.len() >= (m.rows - 1) * m.ldg + m.n, "multiply_transposed: G");
+    assert!(m.a.len() >= (m.rows - 1) * m.lda + m.k, "multiply_transposed: A");
+    assert!(out.len() >= m.n * m.k, "multiply_transposed: out");
+    let panels = m.k.div_ceil(S::LANES);
+    let mut panel = 0;
+    while panel < panels {
+        match panels - panel {
+            1 => transposed_columns::<S, 1>(simd, m, panel, out),
+            2 => transposed_columns::<S, 2>(simd, m, panel, out),
+            _ => transposed_columns::<S, 3>(simd, m, panel, out),
+        }
+        panel += 3;
+    }
+}
+
+#[inline(always)]
+fn transposed_columns<S: Simd, const NV: usize>(
+    simd: S,
+    m: &MultiplyTransposed,
+    panel: usize,
+    out: &mut [f32],
+) {
+    let mut row = 0;
+    while row < m.n {
+        let left = m.n - row;
+        // SAFETY: `multiply_transposed` checked that the operands hold these rows and columns.
+        unsafe {
+            if left >= ROWS {
+                transposed_block::<S, ROWS, NV>(simd, m, row, panel, out);
+                row += ROWS;
+            } else if left >= 4 {
+                transposed_block::<S, 4, NV>(simd, m, row, panel, out);
+                row += 4;
+            } else {
+                transposed_block::<S, 1, NV>(simd, m, row, panel, out);
+                row += 1;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Rows `row..row + MR` of the output and panels `panel..panel + NV` lie in the operands.
+#[inline(always)]
+unsafe fn transposed_block<S: Simd, const MR: usize, const NV: usize>(
+    simd: S,
+    m: &MultiplyTransposed,
+    row: usize,
+    panel: usize,
+    out: &mut [f32],
+) {
+    let lanes = S::LANES;
+    let first = panel * lanes;
+    let last_count = lanes.min(m.k - first - (NV - 1) * lanes);
+    let count = |vector: usize| if vector + 1 == NV { last_count } else { lanes };
+    let mut sums = [[simd.zero(); NV]; MR];
+    // SAFETY: the caller's promise; the last vector is loaded and stored only where it has columns.
+    unsafe {
+        let out = out.as_mut_ptr().add(row * m.k + first);
+        for (index, sum) in sums.iter_mut().enumerate() {
+            for (vector, value) in sum.iter_mut().enumerate() {
+                *value = simd.load_some(out.add(index * m.k + vector * lanes), count(vector));
+            }
+        }
+        for sample in 0..m.rows {
+            let a = m.a.as_ptr().add(sample * m.lda + first);
+            let g = m.g.as_ptr().add(sample * m.ldg + row);
+            let mut columns = [simd.zero(); NV];
+            for (vector, column) in columns.iter_mut().enumerate() {
+                *column = simd.load_some(a.add(vector * lanes), count(vector));
+            }
+            for (index, sum) in sums.iter_mut().enumerate() {
+                let value = simd.splat(*g.add(index));
+                for vector in 0..NV {
+                    sum[vector] = simd.fma(value, columns[vector], sum[vector]);
+                }
+            }
+        }
+        for (index, sum) in sums.iter().enumerate() {
+            for (vector, value) in sum.iter().enumerate() {
+                simd.store_some(out.add(index * m.k + vector * lanes), count(vector), *value);
+            }
+        }
+    }
+}

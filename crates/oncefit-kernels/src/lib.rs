@@ -1,0 +1,49 @@
+//! CPU kernels for elastic convolutional networks: f32, channels-last, sliced weights.
+//!
+//! A training step stores only the raw outputs of convolutions. Batch-norm, activation and gate of
+//! a tensor are applied by its consumer while it loads ([`Source`]), batch-norm's sums are taken by
+//! its producer while it stores ([`ChannelSums`]), and the backward pass of batch-norm,
+//! `dy = a·dz + b·y + c` per channel, is formed on load too ([`OutputGradient`]).
+//!
+//! Every kernel takes the processor ([`Cpu`]) as a value and gives the same bits for any number of
+//! threads: work is cut into chunks whose borders follow from the shapes alone, and partial sums
+//! are merged in order. A sliced weight gives the same bits as a compact copy of the slice.
+//! Plain loops beside the kernels ([`mod@reference`]) say what each must compute.
+//!
+//! Lengths are checked on entry; a mismatch is a bug of the caller and panics.
+
+mod batch_norm;
+mod convolution;
+mod cpu;
+mod depthwise;
+mod elementwise;
+mod gemm;
+mod kernel_transform;
+mod loss;
+mod optimiser;
+mod parallel;
+mod pooling;
+pub mod reference;
+mod scratch;
+mod simd;
+mod types;
+
+pub use batch_norm::{
+    BatchNormBackward, batch_norm_affine, batch_norm_backward, batch_norm_statistics,
+};
+pub use convolution::{convolution_backward, convolution_forward};
+pub use cpu::{Cpu, InstructionSet};
+pub use depthwise::{depthwise_backward, depthwise_forward};
+pub use elementwise::{
+    activation_backward, activation_backward_in_place, add, materialise,
+};
+pub use kernel_transform::{kernel_transform_backward, kernel_transform_forward};
+pub use loss::{Target, softmax, softmax_cross_entropy};
+pub use optimiser::{SgdStep, sgd_step};
+pub use pooling::{
+    gate_gradient, gated_backward_in_place, global_average_pool, global_average_pool_backward,
+};
+pub use types::{
+    Activation, Affine, BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient,
+    Shape, Source, Window,
+};

@@ -1,0 +1,65 @@
+//! Reused, aligned working memory of a thread.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; 16]);
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer of f32, aligned to 64 bytes, that goes back to its thread when dropped.
+pub(crate) struct Scratch {
+    lines: Vec<Line>,
+    length: usize,
+}
+
+impl Scratch {
+    /// A buffer of `length` values; what they are is not specified.
+    pub fn take(length: usize) -> Self {
+        let mut lines = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
+        lines.resize(length.div_ceil(16).max(lines.len()), Line([0.0; 16]));
+        Self { lines, length }
+    }
+
+    /// A buffer of `length` zeros.
+    pub fn zeros(length: usize) -> Self {
+        let mut scratch = Self::take(length);
+        scratch.fill(0.0);
+        scratch
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        // A thread that is going away has no list to return to.
+        let _ = FREE.try_with(|free| free.borrow_mut().push(lines));
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the lines are at least `length` initialised values of f32.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length)
+        }
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let pointer = self.lines.as_mut_ptr().cast();
+        // SAFETY: the lines are at least `length` initialised values of f32, borrowed mutably.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts_mut(pointer, self.length)
+        }
+    }
+}

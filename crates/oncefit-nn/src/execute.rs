@@ -1,0 +1,392 @@
+//! The forward direction: running a plan on a batch.
+
+use oncefit_kernels as kernels;
+use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, Shape, Source};
+use oncefit_random::Draws;
+
+use crate::buffers::BufferPool;
+use crate::calibration::Calibration;
+use crate::error::{NnError, Result};
+use crate::parameters::Parameters;
+use crate::plan::{KernelLink, Plan, Step, View};
+
+/// Images of a batch: `count × height × width × channels`, channels-last, normalised.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a> {
+    /// The values.
+    pub data: &'a [f32],
+    /// How many images.
+    pub count: usize,
+}
+
+/// Address of a step's dropout masks.
+#[derive(Clone, Copy, Debug)]
+pub struct DropoutDraws {
+    /// Seed of the run.
+    pub seed: u64,
+    /// The training step.
+    pub step: u64,
+    /// Which network of the step.
+    pub network: u64,
+}
+
+/// Where batch-norm takes its statistics from, and whether dropout is on.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode<'a> {
+    /// Statistics of the batch; everything that a backward pass needs is kept.
+    Train {
+        /// Dropout is off when this is `None`.
+        dropout: Option<DropoutDraws>,
+    },
+    /// Statistics of the batch; nothing is kept but the statistics.
+    BatchStatistics,
+    /// Statistics of a calibration.
+    Evaluate(&'a Calibration),
+}
+
+/// A batch-norm as it was applied in one pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AppliedNorm {
+    pub mean: Vec<f32>,
+    pub variance: Vec<f32>,
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
+}
+
+/// Runs plans; owns the memory that passes reuse.
+#[derive(Debug)]
+pub struct Executor {
+    pub(crate) cpu: Cpu,
+    pub(crate) pool: BufferPool,
+}
+
+impl Default for Executor {
+    fn default() -> Self {
+        Self::new(Cpu::detect())
+    }
+}
+
+/// What a forward pass leaves behind: the output and, in training, what the backward pass needs.
+#[derive(Debug)]
+pub struct Tape<'a> {
+    pub(crate) images: Images<'a>,
+    pub(crate) tensors: Vec<Option<Vec<f32>>>,
+    pub(crate) norms: Vec<AppliedNorm>,
+    /// Baked depthwise kernels, by step: one for each link of the chain, the last is used.
+    pub(crate) kernels: Vec<Vec<Vec<f32>>>,
+    pub(crate) dropout: Option<DropoutDraws>,
+    pub(crate) is_training: bool,
+    output: usize,
+}
+
+impl Tape<'_> {
+    /// The output: `count × features`.
+    pub fn output(&self) -> &[f32] {
+        self.tensors[self.output].as_deref().unwrap_or(self.images.data)
+    }
+
+    /// Mean and biased variance that each batch-norm of the plan used, in plan order.
+    pub fn statistics(&self) -> impl Iterator<Item = (&[f32], &[f32])> {
+        self.norms.iter().map(|norm| (&norm.mean[..], &norm.variance[..]))
+    }
+}
+
+impl Executor {
+    /// An executor that uses the instructions of `cpu`.
+    pub fn new(cpu: Cpu) -> Self {
+        Self { cpu, pool: BufferPool::default() }
+    }
+
+    /// The processor whose instructions it uses.
+    pub fn cpu(&self) -> Cpu {
+        self.cpu
+    }
+
+    /// Runs `plan` with `parameters` (the ones it was compiled against) on a batch.
+    ///
+    /// # Errors
+    /// If the batch does not fit the plan's input, or a calibration belongs to another network.
+    pub fn forward<'a>(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        images: Images<'a>,
+        mode: Mode,
+    ) -> Result<Tape<'a>> {
+        let input = plan.input_shape();
+        let needed = images.count * input.height * input.width * input.channels;
+        if images.data.len() != needed || images.count == 0 {
+            return Err(NnError::BatchSize {
+                what: "the image batch",
+                found: images.data.len(),
+                needed: needed.max(1),
+                detail: format!(
+                    "{} images of {}×{}×{}",
+                    images.count, input.height, input.width, input.channels
+                ),
+            });
+        }
+        let mut tape = Tape {
+            images,
+            tensors: vec![None; plan.tensors.len()],
+            norms: vec![AppliedNorm::default(); plan.norms.len()],
+            kernels: vec![Vec::new(); plan.steps.len()],
+            dropout: None,
+            is_training: matches!(mode, Mode::Train { .. }),
+            output: plan.output,
+        };
+        match mode {
+            Mode::Evaluate(calibration) => {
+                for (norm, info) in tape.norms.iter_mut().zip(&plan.norms) {
+                    let (mean, variance) = calibration.statistics(plan, info)?;
+                    norm.mean.extend_from_slice(mean);
+                    norm.variance.extend_from_slice(variance);
+                }
+                for index in 0..plan.norms.len() {
+                    tape.apply_norm(plan, parameters, index);
+                }
+            }
+            Mode::Train { dropout } => tape.dropout = dropout,
+            Mode::BatchStatistics => {}
+        }
+        let takes_statistics = !matches!(mode, Mode::Evaluate(_));
+        for (index, step) in plan.steps.iter().enumerate() {
+            self.run(plan, parameters, &mut tape, index, step, takes_statistics);
+            if !tape.is_training {
+                for (tensor, info) in plan.tensors.iter().enumerate() {
+                    if info.last_use == index
+                        && let Some(buffer) = tape.tensors[tensor].take()
+                    {
+                        self.pool.give(buffer);
+                    }
+                }
+            }
+        }
+        Ok(tape)
+    }
+
+    /// Takes the memory of a tape back; a tape that is dropped instead costs an allocation later.
+    pub fn recycle(&mut self, tape: Tape) {
+        for buffer in tape.tensors.into_iter().flatten().chain(tape.kernels.into_iter().flatten()) {
+            self.pool.give(buffer);
+        }
+    }
+
+    fn run(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        tape: &mut Tape,
+        index: usize,
+        step: &Step,
+        takes_statistics: bool,
+    ) {
+        let count = tape.images.count;
+        let mut new_tensor = |tensor: usize| {
+            let shape = plan.tensors[tensor].shape;
+            self.pool.take(count * shape.height * shape.width * shape.channels)
+        };
+        match step {
+            Step::Convolution { source, window, weight, out_stride, in_stride, bias, out } => {
+                let mut output = new_tensor(*out);
+                let channels = plan.tensors[*out].shape.channels;
+                let mut sums = norm_sums(plan, *out, takes_statistics);
+                kernels::convolution_forward(
+                    self.cpu,
+                    tape.source(plan, *source),
+                    *window,
+                    ConvWeight {
+                        data: &parameters.at(*weight).data,
+                        out_stride: *out_stride,
+                        in_stride: *in_stride,
+                    },
+                    channels,
+                    bias.map(|bias| &parameters.at(bias).data[..channels]),
+                    &mut output,
+                    sums.as_mut(),
+                );
+                tape.tensors[*out] = Some(output);
+                tape.take_statistics(plan, parameters, *out, sums);
+            }
+            Step::Depthwise { source, window, weight, stored_kernel, stored_channels, links, out } => {
+                let channels = plan.tensors[*out].shape.channels;
+                tape.kernels[index] = bake_kernel(
+                    self.cpu,
+                    &mut self.pool,
+                    parameters,
+                    *weight,
+                    *stored_kernel,
+                    *stored_channels,
+                    links,
+                    channels,
+                );
+                let shape = plan.tensors[*out].shape;
+                let mut output = self.pool.take(count * shape.height * shape.width * shape.channels);
+                let mut sums = norm_sums(plan, *out, takes_statistics);
+                let kernel = tape.kernels[index].last().expect("baking makes at least one kernel");
+                kernels::depthwise_forward(
+                    self.cpu,
+                    tape.source(plan, *source),
+                    *window,
+                    kernel,
+                    &mut output,
+                    sums.as_mut(),
+                );
+                tape.tensors[*out] = Some(output);
+                tape.take_statistics(plan, parameters, *out, sums);
+            }
+            Step::GlobalAveragePool { source, out } => {
+                let mut output = new_tensor(*out);
+                kernels::global_average_pool(self.cpu, tape.source(plan, *source), &mut output);
+                tape.tensors[*out] = Some(output);
+            }
+            Step::Add { left, right, out } => {
+                let mut output = new_tensor(*out);
+                let (left, right) = (tape.source(plan, *left), tape.source(plan, *right));
+                kernels::add(self.cpu, left, right, &mut output);
+                tape.tensors[*out] = Some(output);
+            }
+            Step::Activate { source, out } => {
+                let mut output = new_tensor(*out);
+                kernels::materialise(self.cpu, tape.source(plan, *source), &mut output);
+                tape.tensors[*out] = Some(output);
+            }
+            Step::Gate { .. } => {}
+            Step::Dropout { source, rate, out } => {
+                let mut output = new_tensor(*out);
+                kernels::materialise(self.cpu, tape.source(plan, *source), &mut output);
+                if let Some(draws) = tape.dropout {
+                    apply_dropout(draws, index, *rate, &mut output);
+                }
+                tape.tensors[*out] = Some(output);
+            }
+        }
+    }
+}
+
+impl Tape<'_> {
+    /// The stored tensor of `view` with all that its reader applies.
+    pub(crate) fn source<'s>(&'s self, plan: &Plan, view: View) -> Source<'s> {
+        let shape = plan.tensors[view.tensor].shape;
+        Source {
+            data: self.data(view.tensor),
+            shape: Shape {
+                images: self.images.count,
+                height: shape.height,
+                width: shape.width,
+                channels: shape.channels,
+            },
+            affine: view.norm.map(|norm| Affine {
+                scale: &self.norms[norm].scale,
+                shift: &self.norms[norm].shift,
+            }),
+            activation: kernel_activation(view.activation),
+            gate: view.gate.map(|gate| self.data(gate)),
+        }
+    }
+
+    /// Tensor 0 is the batch itself.
+    pub(crate) fn data(&self, tensor: usize) -> &[f32] {
+        match &self.tensors[tensor] {
+            Some(data) => data,
+            None => {
+                assert_eq!(tensor, 0, "a step reads tensor {tensor} before it is made");
+                self.images.data
+            }
+        }
+    }
+
+    fn take_statistics(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        tensor: usize,
+        sums: Option<ChannelSums>,
+    ) {
+        let (Some(sums), Some(norm)) = (sums, plan.tensors[tensor].view.norm) else {
+            return;
+        };
+        let shape = plan.tensors[tensor].shape;
+        let count = self.images.count * shape.height * shape.width;
+        let (mean, variance) = kernels::batch_norm_statistics(&sums, count);
+        self.norms[norm].mean = mean;
+        self.norms[norm].variance = variance;
+        self.apply_norm(plan, parameters, norm);
+    }
+
+    fn apply_norm(&mut self, plan: &Plan, parameters: &Parameters, index: usize) {
+        let info = &plan.norms[index];
+        let norm = &mut self.norms[index];
+        let (scale, shift) = kernels::batch_norm_affine(
+            &norm.mean,
+            &norm.variance,
+            &parameters.at(info.scale).data[..info.channels],
+            &parameters.at(info.shift).data[..info.channels],
+            info.epsilon,
+        );
+        norm.scale = scale;
+        norm.shift = shift;
+    }
+}
+
+fn norm_sums(plan: &Plan, tensor: usize, takes_statistics: bool) -> Option<ChannelSums> {
+    let info = &plan.tensors[tensor];
+    (takes_statistics && info.view.norm.is_some()).then(|| ChannelSums::new(info.shape.channels))
+}
+
+/// The kernels of `links`, from the stored one down; a kernel of the stored size is a plain copy.
+#[allow(clippy::too_many_arguments, reason = "the parts of one step")]
+pub(crate) fn bake_kernel(
+    cpu: Cpu,
+    pool: &mut BufferPool,
+    parameters: &Parameters,
+    weight: usize,
+    stored_kernel: usize,
+    stored_channels: usize,
+    links: &[KernelLink],
+    channels: usize,
+) -> Vec<Vec<f32>> {
+    let stored = &parameters.at(weight).data;
+    let mut kernel = pool.take(stored_kernel * stored_kernel * channels);
+    for (tap, taps) in kernel.chunks_exact_mut(channels).enumerate() {
+        taps.copy_from_slice(&stored[tap * stored_channels..][..channels]);
+    }
+    let mut baked = vec![kernel];
+    let mut from = stored_kernel;
+    for link in links {
+        let mut smaller = pool.take(link.kernel * link.kernel * channels);
+        kernels::kernel_transform_forward(
+            cpu,
+            &baked[baked.len() - 1],
+            from,
+            link.kernel,
+            channels,
+            link.transform.map(|matrix| &parameters.at(matrix).data[..]),
+            &mut smaller,
+        );
+        baked.push(smaller);
+        from = link.kernel;
+    }
+    baked
+}
+
+/// Multiplies by a mask that is 0 with probability `rate` and `1 / (1 - rate)` otherwise.
+pub(crate) fn apply_dropout(address: DropoutDraws, site: usize, rate: f32, values: &mut [f32]) {
+    let index = address.network << 32 | site as u64;
+    let mut draws = Draws::new(address.seed, "dropout", address.step, index);
+    let kept = 1.0 / (1.0 - rate);
+    for value in values {
+        *value *= if draws.unit_f32() < rate { 0.0 } else { kept };
+    }
+}
+
+pub(crate) fn kernel_activation(activation: oncefit_space::Activation) -> kernels::Activation {
+    use oncefit_space::Activation as A;
+    match activation {
+        A::Identity => kernels::Activation::Identity,
+        A::Relu => kernels::Activation::Relu,
+        A::Relu6 => kernels::Activation::Relu6,
+        A::HardSwish => kernels::Activation::HardSwish,
+        A::HardSigmoid => kernels::Activation::HardSigmoid,
+    }
+}

@@ -1,0 +1,33 @@
+//! Supernets and networks: elastic execution, gradients, calibration, extraction.
+//!
+//! A [`Supernet`] is weights and a space. A subnet's graph is compiled to a [`Plan`] against those
+//! weights; an [`Executor`] runs the plan forward and backward on leading slices of them, without
+//! copying them and without any "active" state. [`Supernet::extract`] copies the slices into a
+//! [`Network`], whose outputs are the same bits.
+//!
+//! ```text
+//! Space ──initialise──▶ Supernet ──plan(subnet)──▶ Plan ──forward──▶ Tape ──backward──▶ Gradients
+//!                          │                         └──calibrate──▶ Calibration
+//!                          └──extract(subnet, calibration)──▶ Network
+//! ```
+
+mod backward;
+mod buffers;
+mod calibration;
+mod error;
+mod execute;
+mod optimiser;
+mod parameters;
+mod plan;
+mod sort;
+mod supernet;
+
+pub use calibration::{Calibration, ChannelStatistics};
+pub use error::{NnError, Result};
+pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
+pub use oncefit_kernels::{Cpu, InstructionSet, Target, softmax, softmax_cross_entropy};
+pub use optimiser::Sgd;
+pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};
+pub use plan::Plan;
+pub use sort::{ChannelOrder, Tiers, sort_channels};
+pub use supernet::{Network, Supernet};

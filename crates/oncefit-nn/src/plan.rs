@@ -1,0 +1,499 @@
+//! A graph compiled to the fused steps that are executed.
+//!
+//! A training step stores only the raw outputs of convolutions. Batch-norm, activation and the
+//! gate of a squeeze-excite are not steps of their own: they are part of a [`View`], the way a
+//! consumer reads a stored tensor,
+//!
+//! ```text
+//! value = gate · act(scale · stored + shift)
+//! ```
+//!
+//! so that a consumer applies them while it loads, and batch-norm's sums are taken while the
+//! producer stores. A plan knows the parameters by position; it is cheap to make (microseconds),
+//! so each subnet of a step gets its own.
+
+use oncefit_kernels::Window;
+use oncefit_space::{Activation, FeatureShape, Graph, GraphNode, Op};
+
+use crate::error::{NnError, Result};
+use crate::parameters::Parameters;
+
+/// How a stored tensor is read.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct View {
+    pub tensor: usize,
+    pub norm: Option<usize>,
+    pub activation: Activation,
+    pub gate: Option<usize>,
+}
+
+impl View {
+    fn stored(tensor: usize) -> Self {
+        Self { tensor, norm: None, activation: Activation::Identity, gate: None }
+    }
+
+    /// Whether reading it changes nothing.
+    pub fn is_plain(&self) -> bool {
+        self.norm.is_none() && self.activation == Activation::Identity && self.gate.is_none()
+    }
+}
+
+/// A stored tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorInfo {
+    pub shape: FeatureShape,
+    /// The view through which all its consumers read it (a gated tensor is also pooled, without
+    /// its gate).
+    pub view: View,
+    /// How many steps read it.
+    pub uses: usize,
+    /// The last step that reads it.
+    pub last_use: usize,
+}
+
+/// A batch-norm.
+#[derive(Clone, Debug)]
+pub(crate) struct NormInfo {
+    pub path: String,
+    pub channels: usize,
+    pub epsilon: f32,
+    pub scale: usize,
+    pub shift: usize,
+}
+
+/// A link of the chain that makes a small depthwise kernel from the stored one.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelLink {
+    pub kernel: usize,
+    pub transform: Option<usize>,
+}
+
+/// A step of the execution; `out` is the stored tensor it makes.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Convolution {
+        source: View,
+        window: Window,
+        weight: usize,
+        out_stride: usize,
+        in_stride: usize,
+        bias: Option<usize>,
+        out: usize,
+    },
+    Depthwise {
+        source: View,
+        window: Window,
+        weight: usize,
+        stored_kernel: usize,
+        stored_channels: usize,
+        links: Vec<KernelLink>,
+        out: usize,
+    },
+    GlobalAveragePool { source: View, out: usize },
+    Add { left: View, right: View, out: usize },
+    /// Makes a view a stored tensor.
+    Activate { source: View, out: usize },
+    /// Nothing in the forward direction; backward, it makes the gate's gradient.
+    Gate { feature: View, gate: usize },
+    Dropout { source: View, rate: f32, out: usize },
+}
+
+/// A graph compiled for execution with given parameters.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(crate) tensors: Vec<TensorInfo>,
+    pub(crate) norms: Vec<NormInfo>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) output: usize,
+    graph_id: String,
+}
+
+impl Plan {
+    /// Compiles `graph` against `parameters`, whose tensors may be larger than the graph needs.
+    ///
+    /// # Errors
+    /// If a parameter is missing or too small, or the graph combines operations in a way that has
+    /// no fused form (the message says which).
+    pub fn new(graph: &Graph, parameters: &Parameters) -> Result<Self> {
+        let mut lowering = Lowering {
+            graph,
+            parameters,
+            consumers: graph.consumers(),
+            views: Vec::with_capacity(graph.nodes.len()),
+            plan: Self {
+                tensors: Vec::new(),
+                norms: Vec::new(),
+                steps: Vec::new(),
+                output: 0,
+                graph_id: graph_id(graph),
+            },
+        };
+        for index in 0..graph.nodes.len() {
+            let view = lowering.lower(index)?;
+            lowering.views.push(view);
+        }
+        let output = *lowering.views.last().ok_or_else(|| NnError::Unsupported {
+            path: String::new(),
+            reason: "the graph has no nodes".into(),
+        })?;
+        let output = lowering.stored(output);
+        let mut plan = lowering.plan;
+        plan.output = output;
+        plan.tensors[output].last_use = usize::MAX;
+        plan.tensors[output].uses += 1;
+        Ok(plan)
+    }
+
+    /// Shape of one input image.
+    pub fn input_shape(&self) -> FeatureShape {
+        self.tensors[0].shape
+    }
+
+    /// Shape of one output.
+    pub fn output_shape(&self) -> FeatureShape {
+        self.tensors[self.output].shape
+    }
+
+    /// A short content hash of the graph: calibrations carry it.
+    pub fn graph_id(&self) -> &str {
+        &self.graph_id
+    }
+}
+
+/// A short content hash of a graph.
+pub(crate) fn graph_id(graph: &Graph) -> String {
+    blake3::hash(format!("{graph:?}").as_bytes()).to_hex()[..16].to_owned()
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    parameters: &'a Parameters,
+    consumers: Vec<Vec<usize>>,
+    views: Vec<View>,
+    plan: Plan,
+}
+
+impl Lowering<'_> {
+    fn lower(&mut self, index: usize) -> Result<View> {
+        let node = &self.graph.nodes[index];
+        let source = node.inputs.first().map(|&input| self.views[input]);
+        let source = match (source, &node.op) {
+            (_, Op::Input) => {
+                return Ok(View::stored(self.new_tensor(node.shape)));
+            }
+            (Some(source), _) => source,
+            (None, _) => return Err(self.unsupported(node, "it has no input")),
+        };
+        let step = self.plan.steps.len();
+        match &node.op {
+            Op::Input => unreachable!("handled above"),
+            Op::Convolution { out_channels, kernel, stride, bias } => {
+                let in_channels = self.shape_of(node.inputs[0]).channels;
+                let weight = self.parameter(node, "weight")?;
+                let shape = self.parameters.at(weight).shape.clone();
+                let fits = shape.len() == 4
+                    && shape[1] == *kernel
+                    && shape[2] == *kernel
+                    && shape[0] >= *out_channels
+                    && shape[3] >= in_channels;
+                if !fits {
+                    return Err(self.too_small(
+                        weight,
+                        format!("[≥{out_channels}, {kernel}, {kernel}, ≥{in_channels}] is needed"),
+                    ));
+                }
+                let bias = self.optional_vector(node, "bias", *bias, *out_channels)?;
+                let out = self.new_tensor(node.shape);
+                self.read(source, step);
+                self.plan.steps.push(Step::Convolution {
+                    source,
+                    window: Window { kernel: *kernel, stride: *stride },
+                    weight,
+                    out_stride: shape[1] * shape[2] * shape[3],
+                    in_stride: shape[3],
+                    bias,
+                    out,
+                });
+                Ok(View::stored(out))
+            }
+            Op::Linear { out_features, bias } => {
+                let shape = self.shape_of(node.inputs[0]);
+                if shape.height * shape.width != 1 {
+                    return Err(self.unsupported(
+                        node,
+                        "a linear layer reads a 1×1 feature map; put a global_average_pool before it",
+                    ));
+                }
+                let weight = self.parameter(node, "weight")?;
+                let stored = self.parameters.at(weight).shape.clone();
+                let fits = stored.len() == 2
+                    && stored[0] >= *out_features
+                    && stored[1] >= shape.channels;
+                if !fits {
+                    return Err(self.too_small(
+                        weight,
+                        format!("[≥{out_features}, ≥{}] is needed", shape.channels),
+                    ));
+                }
+                let bias = self.optional_vector(node, "bias", *bias, *out_features)?;
+                let out = self.new_tensor(node.shape);
+                self.read(source, step);
+                self.plan.steps.push(Step::Convolution {
+                    source,
+                    window: Window { kernel: 1, stride: 1 },
+                    weight,
+                    out_stride: stored[1],
+                    in_stride: stored[1],
+                    bias,
+                    out,
+                });
+                Ok(View::stored(out))
+            }
+            Op::Depthwise { kernel, stride, .. } => {
+                let weight = self.parameter(node, "weight")?;
+                let shape = self.parameters.at(weight).shape.clone();
+                let channels = node.shape.channels;
+                let fits = shape.len() == 3
+                    && shape[0] == shape[1]
+                    && shape[0] >= *kernel
+                    && shape[2] >= channels;
+                if !fits {
+                    return Err(self.too_small(
+                        weight,
+                        format!("[≥{kernel}, ≥{kernel}, ≥{channels}] is needed"),
+                    ));
+                }
+                let links = self.kernel_links(node, shape[0], *kernel)?;
+                let out = self.new_tensor(node.shape);
+                self.read(source, step);
+                self.plan.steps.push(Step::Depthwise {
+                    source,
+                    window: Window { kernel: *kernel, stride: *stride },
+                    weight,
+                    stored_kernel: shape[0],
+                    stored_channels: shape[2],
+                    links,
+                    out,
+                });
+                Ok(View::stored(out))
+            }
+            Op::BatchNorm { epsilon } => {
+                let input = node.inputs[0];
+                let follows_convolution = matches!(
+                    self.graph.nodes[input].op,
+                    Op::Convolution { .. } | Op::Depthwise { .. } | Op::Linear { .. }
+                );
+                if !follows_convolution || !self.is_sole_consumer(input) {
+                    return Err(self.unsupported(
+                        node,
+                        "a batch_norm must directly follow a conv, depthwise or linear that nothing else reads",
+                    ));
+                }
+                let channels = node.shape.channels;
+                let scale = self.vector(node, "weight", channels)?;
+                let shift = self.vector(node, "bias", channels)?;
+                self.plan.norms.push(NormInfo {
+                    path: node.path.clone(),
+                    channels,
+                    epsilon: *epsilon,
+                    scale,
+                    shift,
+                });
+                Ok(self.extend(View { norm: Some(self.plan.norms.len() - 1), ..source }))
+            }
+            Op::Activation(activation) => {
+                let is_lazy = source.activation == Activation::Identity
+                    && source.gate.is_none()
+                    && source.tensor != 0
+                    && self.is_sole_consumer(node.inputs[0]);
+                let source = if is_lazy { source } else { View::stored(self.copied(source)) };
+                Ok(self.extend(View { activation: *activation, ..source }))
+            }
+            Op::GlobalAveragePool => {
+                if source.gate.is_some() {
+                    // The gated value is stored, so that the pool has a tensor of its own to read.
+                    let stored = self.stored(source);
+                    return Ok(self.pool(View::stored(stored), node));
+                }
+                Ok(self.pool(source, node))
+            }
+            Op::Add => {
+                let right = self.second(node)?;
+                if source.tensor == right.tensor {
+                    return Err(self.unsupported(node, "both inputs are the same tensor"));
+                }
+                let left = self.without_gate(source);
+                let right = self.without_gate(right);
+                let out = self.new_tensor(node.shape);
+                let step = self.plan.steps.len();
+                self.read(left, step);
+                self.read(right, step);
+                self.plan.steps.push(Step::Add { left, right, out });
+                Ok(View::stored(out))
+            }
+            Op::Multiply => {
+                let gate = self.second(node)?;
+                let feature = node.inputs[0];
+                let is_pooled_once = self.consumers[feature].len() == 2
+                    && self.consumers[feature].iter().all(|&consumer| {
+                        consumer == index
+                            || (consumer < index
+                                && self.graph.nodes[consumer].op == Op::GlobalAveragePool)
+                    });
+                if !is_pooled_once || source.gate.is_some() || source.tensor == 0 {
+                    return Err(self.unsupported(
+                        node,
+                        "a gate must be made from the global_average_pool of the feature map it multiplies, and nothing else may read that map",
+                    ));
+                }
+                let gate = self.stored(gate);
+                self.plan.steps.push(Step::Gate { feature: source, gate });
+                Ok(self.extend(View { gate: Some(gate), ..source }))
+            }
+            Op::Dropout { rate } => {
+                let out = self.new_tensor(node.shape);
+                let source = self.without_gate(source);
+                let step = self.plan.steps.len();
+                self.read(source, step);
+                self.plan.steps.push(Step::Dropout { source, rate: *rate, out });
+                Ok(View::stored(out))
+            }
+            other @ (Op::AveragePool { .. } | Op::MaxPool { .. }) => {
+                Err(self.unsupported(node, &format!("{other:?} has no executed form yet")))
+            }
+        }
+    }
+
+    fn pool(&mut self, source: View, node: &GraphNode) -> View {
+        let out = self.new_tensor(node.shape);
+        let step = self.plan.steps.len();
+        self.read(source, step);
+        self.plan.steps.push(Step::GlobalAveragePool { source, out });
+        View::stored(out)
+    }
+
+    /// The chain of kernel sizes from the stored one down to `kernel`, with its matrices.
+    fn kernel_links(&self, node: &GraphNode, stored: usize, kernel: usize) -> Result<Vec<KernelLink>> {
+        let mut links = Vec::new();
+        let mut from = stored;
+        while from > kernel {
+            let next = (kernel..from).rev().find_map(|to| {
+                let name = transform_name(&node.path, from, to);
+                self.parameters.position(&name).map(|transform| (to, transform))
+            });
+            let (to, transform) = match next {
+                Some((to, transform)) => (to, Some(transform)),
+                None => (kernel, None),
+            };
+            if (from - to) % 2 != 0 {
+                return Err(self.unsupported(
+                    node,
+                    &format!("a {to}×{to} kernel has no centre in a {from}×{from} one"),
+                ));
+            }
+            links.push(KernelLink { kernel: to, transform });
+            from = to;
+        }
+        Ok(links)
+    }
+
+    fn shape_of(&self, node: usize) -> FeatureShape {
+        self.graph.nodes[node].shape
+    }
+
+    fn is_sole_consumer(&self, node: usize) -> bool {
+        self.consumers[node].len() == 1
+    }
+
+    fn second(&self, node: &GraphNode) -> Result<View> {
+        match node.inputs.get(1) {
+            Some(&input) => Ok(self.views[input]),
+            None => Err(self.unsupported(node, "it has one input instead of two")),
+        }
+    }
+
+    fn new_tensor(&mut self, shape: FeatureShape) -> usize {
+        let tensor = self.plan.tensors.len();
+        self.plan.tensors.push(TensorInfo {
+            shape,
+            view: View::stored(tensor),
+            uses: 0,
+            last_use: 0,
+        });
+        tensor
+    }
+
+    fn extend(&mut self, view: View) -> View {
+        self.plan.tensors[view.tensor].view = view;
+        view
+    }
+
+    fn read(&mut self, view: View, step: usize) {
+        for tensor in [Some(view.tensor), view.gate].into_iter().flatten() {
+            self.plan.tensors[tensor].last_use = step;
+        }
+        self.plan.tensors[view.tensor].uses += 1;
+    }
+
+    /// The stored tensor that holds the value of `view`.
+    fn stored(&mut self, view: View) -> usize {
+        if view.is_plain() { view.tensor } else { self.copied(view) }
+    }
+
+    /// A new stored tensor with the value of `view`.
+    fn copied(&mut self, view: View) -> usize {
+        let out = self.new_tensor(self.plan.tensors[view.tensor].shape);
+        let step = self.plan.steps.len();
+        self.read(view, step);
+        self.plan.steps.push(Step::Activate { source: view, out });
+        out
+    }
+
+    fn without_gate(&mut self, view: View) -> View {
+        if view.gate.is_some() { View::stored(self.stored(view)) } else { view }
+    }
+
+    fn parameter(&self, node: &GraphNode, role: &str) -> Result<usize> {
+        let name = format!("{}.{role}", node.path);
+        self.parameters
+            .position(&name)
+            .ok_or(NnError::MissingParameter { name })
+    }
+
+    fn vector(&self, node: &GraphNode, role: &str, length: usize) -> Result<usize> {
+        let position = self.parameter(node, role)?;
+        let shape = &self.parameters.at(position).shape;
+        if shape.len() != 1 || shape[0] < length {
+            return Err(self.too_small(position, format!("[≥{length}] is needed")));
+        }
+        Ok(position)
+    }
+
+    fn optional_vector(
+        &self,
+        node: &GraphNode,
+        role: &str,
+        is_there: bool,
+        length: usize,
+    ) -> Result<Option<usize>> {
+        is_there.then(|| self.vector(node, role, length)).transpose()
+    }
+
+    fn unsupported(&self, node: &GraphNode, reason: &str) -> NnError {
+        NnError::Unsupported { path: node.path.clone(), reason: reason.to_owned() }
+    }
+
+    fn too_small(&self, position: usize, needed: String) -> NnError {
+        let parameter = self.parameters.at(position);
+        NnError::ParameterShape {
+            name: parameter.name.clone(),
+            found: parameter.shape.clone(),
+            needed,
+        }
+    }
+}
+
+/// Name of the matrix that makes a `to`×`to` kernel from a `from`×`from` one.
+pub(crate) fn transform_name(path: &str, from: usize, to: usize) -> String {
+    format!("{path}.transform_{from}_{to}")
+}

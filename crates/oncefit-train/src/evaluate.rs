@@ -1,0 +1,223 @@
+//! Measuring subnets: calibrate on training images, then predict held-out ones.
+
+use std::collections::BTreeMap;
+
+use oncefit_data::{Batch, Dataset, Normalisation, calibration_batches, evaluation_batches};
+use oncefit_nn::{Calibration, Executor, Images, Mode, Network, Parameters, Plan, Supernet, Target, softmax_cross_entropy};
+use oncefit_space::Subnet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::recipe::Recipe;
+
+/// Which images were predicted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// Held out of the training images; choices are made on it.
+    Validation,
+    /// Reported, never chosen on.
+    Test,
+}
+
+/// How good a network is on a split.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Share of the images predicted right.
+    pub accuracy: f64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// How many images.
+    pub images: usize,
+}
+
+/// The images that evaluations read, resized once for each resolution.
+pub struct Evaluator {
+    train: Dataset,
+    validation: Dataset,
+    test: Dataset,
+    normalisation: Normalisation,
+    calibration_images: usize,
+    batch_size: usize,
+    seed: u64,
+    calibration: BTreeMap<usize, Vec<Batch>>,
+    splits: BTreeMap<(Split, usize), Vec<Batch>>,
+}
+
+/// Seed of the fixed choice of calibration images (Once-for-All, reference code `run_manager`).
+const CALIBRATION_SEED: u64 = 937_162_211;
+
+impl Evaluator {
+    /// An evaluator for the images of a run.
+    pub fn new(
+        recipe: &Recipe,
+        train: &Dataset,
+        validation: &Dataset,
+        test: &Dataset,
+        normalisation: &Normalisation,
+    ) -> Self {
+        Self {
+            train: train.clone(),
+            validation: validation.clone(),
+            test: test.clone(),
+            normalisation: normalisation.clone(),
+            calibration_images: recipe.evaluation.calibration_images,
+            batch_size: recipe.evaluation.batch_size,
+            seed: CALIBRATION_SEED,
+            calibration: BTreeMap::new(),
+            splits: BTreeMap::new(),
+        }
+    }
+
+    /// Reads and resizes what evaluations at `resolution` need, so that [`Evaluator::measure`] can
+    /// run on several threads.
+    pub fn prepare(&mut self, split: Split, resolution: usize) {
+        self.calibration.entry(resolution).or_insert_with(|| {
+            calibration_batches(
+                &self.train,
+                self.calibration_images,
+                self.batch_size,
+                resolution,
+                &self.normalisation,
+                self.seed,
+            )
+        });
+        let dataset = match split {
+            Split::Validation => &self.validation,
+            Split::Test => &self.test,
+        };
+        self.splits.entry((split, resolution)).or_insert_with(|| {
+            evaluation_batches(dataset, self.batch_size, resolution, &self.normalisation)
+        });
+    }
+
+    /// Calibrates a subnet.
+    ///
+    /// # Errors
+    /// If the subnet has no executed form.
+    pub fn calibrate(
+        &mut self,
+        executor: &mut Executor,
+        supernet: &Supernet,
+        subnet: &Subnet,
+    ) -> Result<Calibration> {
+        let plan = supernet.plan(subnet)?;
+        self.prepare(Split::Validation, plan.input_shape().height);
+        self.calibrate_prepared(executor, &plan, &supernet.parameters)
+    }
+
+    fn calibrate_prepared(
+        &self,
+        executor: &mut Executor,
+        plan: &Plan,
+        parameters: &Parameters,
+    ) -> Result<Calibration> {
+        let batches = &self.calibration[&plan.input_shape().height];
+        Ok(executor.calibrate(plan, parameters, batches.iter().map(images))?)
+    }
+
+    /// Calibrates and measures a subnet.
+    ///
+    /// # Errors
+    /// If the subnet has no executed form.
+    pub fn evaluate(
+        &mut self,
+        executor: &mut Executor,
+        supernet: &Supernet,
+        subnet: &Subnet,
+        split: Split,
+    ) -> Result<Accuracy> {
+        self.prepare(split, subnet.graph().input_shape().height);
+        self.measure(executor, supernet, subnet, split)
+    }
+
+    /// As [`Evaluator::evaluate`], for a resolution that is prepared.
+    ///
+    /// # Errors
+    /// If the subnet has no executed form.
+    pub fn measure(
+        &self,
+        executor: &mut Executor,
+        supernet: &Supernet,
+        subnet: &Subnet,
+        split: Split,
+    ) -> Result<Accuracy> {
+        let plan = supernet.plan(subnet)?;
+        let calibration = self.calibrate_prepared(executor, &plan, &supernet.parameters)?;
+        self.predict(executor, &plan, &supernet.parameters, &calibration, split)
+    }
+
+    /// Measures an extracted network.
+    ///
+    /// # Errors
+    /// If graph and weights do not fit.
+    pub fn evaluate_network(
+        &mut self,
+        executor: &mut Executor,
+        network: &Network,
+        split: Split,
+    ) -> Result<Accuracy> {
+        let plan = network.plan()?;
+        self.prepare(split, plan.input_shape().height);
+        self.predict(executor, &plan, &network.parameters, &network.calibration, split)
+    }
+
+    fn predict(
+        &self,
+        executor: &mut Executor,
+        plan: &Plan,
+        parameters: &Parameters,
+        calibration: &Calibration,
+        split: Split,
+    ) -> Result<Accuracy> {
+        let classes = plan.output_shape().channels;
+        let (mut right, mut loss, mut count) = (0, 0.0, 0);
+        let mut unused_gradient = Vec::new();
+        for batch in &self.splits[&(split, plan.input_shape().height)] {
+            let tape =
+                executor.forward(plan, parameters, images(batch), Mode::Evaluate(calibration))?;
+            let logits = tape.output();
+            for (row, label) in logits.chunks_exact(classes).zip(&batch.labels) {
+                right += usize::from(largest(row) == *label as usize);
+            }
+            unused_gradient.resize(logits.len(), 0.0);
+            let target = Target::Labels { labels: &batch.labels, smoothing: 0.0 };
+            let mean = softmax_cross_entropy(logits, classes, target, &mut unused_gradient, 0.0);
+            loss += mean * batch.count as f64;
+            count += batch.count;
+            executor.recycle(tape);
+        }
+        Ok(Accuracy {
+            accuracy: right as f64 / count as f64,
+            loss: loss / count as f64,
+            images: count,
+        })
+    }
+
+    /// The prepared images of a split, for checks in other engines.
+    pub fn batches(&mut self, split: Split, resolution: usize) -> &[Batch] {
+        self.prepare(split, resolution);
+        &self.splits[&(split, resolution)]
+    }
+
+    /// How training images are normalised.
+    pub fn normalisation(&self) -> &Normalisation {
+        &self.normalisation
+    }
+}
+
+/// A batch as an executor reads it.
+pub fn images(batch: &Batch) -> Images<'_> {
+    Images { data: &batch.images, count: batch.count }
+}
+
+/// The index of the largest value; the first of equals.
+pub fn largest(row: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in row.iter().enumerate() {
+        if *value > row[best] {
+            best = index;
+        }
+    }
+    best
+}
