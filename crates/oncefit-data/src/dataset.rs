@@ -76,9 +76,15 @@ impl Dataset {
     ) -> Result<Self> {
         let extents = [labels.len(), shape.height, shape.width, shape.channels];
         if extents.contains(&0) {
-            return Err(DataError::Empty { dataset, images: labels.len(), shape });
+            return Err(DataError::Empty {
+                dataset,
+                images: labels.len(),
+                shape,
+            });
         }
-        let expected = extents.iter().fold(1u128, |all, extent| all.saturating_mul(*extent as u128));
+        let expected = extents
+            .iter()
+            .fold(1u128, |all, extent| all.saturating_mul(*extent as u128));
         if expected != images.len() as u128 {
             return Err(DataError::ImageBytes {
                 dataset,
@@ -90,16 +96,33 @@ impl Dataset {
         }
         let classes = class_names.len();
         if let Some(index) = labels.iter().position(|label| *label as usize >= classes) {
-            return Err(DataError::Label { dataset, index, label: labels[index], classes });
+            return Err(DataError::Label {
+                dataset,
+                index,
+                label: labels[index],
+                classes,
+            });
         }
         let hash = OnceLock::new();
-        let content = Content { images, labels, shape, class_names, hash };
-        Ok(Self { name: dataset.into(), content: Arc::new(content) })
+        let content = Content {
+            images,
+            labels,
+            shape,
+            class_names,
+            hash,
+        };
+        Ok(Self {
+            name: dataset.into(),
+            content: Arc::new(content),
+        })
     }
 
     /// The same images under another name.
     pub fn renamed(&self, name: impl Into<String>) -> Self {
-        Self { name: name.into().into(), content: self.content.clone() }
+        Self {
+            name: name.into().into(),
+            content: self.content.clone(),
+        }
     }
 
     /// The images at `indices`, in that order; an index may occur more than once.
@@ -109,7 +132,11 @@ impl Dataset {
     pub fn subset(&self, indices: &[usize]) -> Result<Self> {
         let images = self.len();
         if let Some(&index) = indices.iter().find(|index| **index >= images) {
-            return Err(DataError::Index { dataset: self.name.to_string(), index, images });
+            return Err(DataError::Index {
+                dataset: self.name.to_string(),
+                index,
+                images,
+            });
         }
         let mut bytes = Vec::with_capacity(indices.len() * self.shape().bytes());
         for &index in indices {
@@ -203,8 +230,18 @@ impl Dataset {
             let number = |hasher: &mut blake3::Hasher, value: usize| {
                 hasher.update(&(value as u64).to_le_bytes());
             };
-            let ImageShape { height, width, channels } = self.shape();
-            for value in [self.len(), height, width, channels, self.class_names().len()] {
+            let ImageShape {
+                height,
+                width,
+                channels,
+            } = self.shape();
+            for value in [
+                self.len(),
+                height,
+                width,
+                channels,
+                self.class_names().len(),
+            ] {
                 number(&mut hasher, value);
             }
             for name in self.class_names() {
@@ -235,20 +272,33 @@ impl fmt::Debug for Dataset {
 mod tests {
     use super::*;
 
-    const SHAPE: ImageShape = ImageShape { height: 1, width: 2, channels: 1 };
+    const SHAPE: ImageShape = ImageShape {
+        height: 1,
+        width: 2,
+        channels: 1,
+    };
 
     fn names(classes: usize) -> Vec<String> {
         (0..classes).map(|class| class.to_string()).collect()
     }
 
     fn small() -> Dataset {
-        Dataset::new("small", SHAPE, vec![1, 2, 3, 4, 5, 6], vec![1, 0, 1], names(2)).unwrap()
+        Dataset::new(
+            "small",
+            SHAPE,
+            vec![1, 2, 3, 4, 5, 6],
+            vec![1, 0, 1],
+            names(2),
+        )
+        .unwrap()
     }
 
     #[test]
     fn sizes_and_labels_are_checked() {
         let error = |images: usize, labels: Vec<u32>, classes| {
-            Dataset::new("d", SHAPE, vec![0; images], labels, names(classes)).unwrap_err().to_string()
+            Dataset::new("d", SHAPE, vec![0; images], labels, names(classes))
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(
             error(5, vec![0, 0], 1),
@@ -259,7 +309,11 @@ mod tests {
             "label 3 at index 1 of data set `d`: expected a label below 3, the number of classes"
         );
         assert!(error(0, vec![], 3).contains("has 0 images of 1x2x1"));
-        let huge = ImageShape { height: usize::MAX, width: usize::MAX, channels: usize::MAX };
+        let huge = ImageShape {
+            height: usize::MAX,
+            width: usize::MAX,
+            channels: usize::MAX,
+        };
         assert!(matches!(
             Dataset::new("d", huge, vec![0], vec![0], names(1)),
             Err(DataError::ImageBytes { .. })
@@ -269,10 +323,20 @@ mod tests {
     #[test]
     fn subset_takes_images_with_their_labels() {
         let subset = small().subset(&[2, 0]).unwrap();
-        assert_eq!((subset.images(), subset.labels()), (&[5, 6, 1, 2][..], &[1, 1][..]));
+        assert_eq!(
+            (subset.images(), subset.labels()),
+            (&[5, 6, 1, 2][..], &[1, 1][..])
+        );
         assert_eq!(subset.class_names(), small().class_names());
         assert_eq!(small().indices_by_class(), [vec![1], vec![0, 2]]);
-        assert!(matches!(small().subset(&[3]), Err(DataError::Index { index: 3, images: 3, .. })));
+        assert!(matches!(
+            small().subset(&[3]),
+            Err(DataError::Index {
+                index: 3,
+                images: 3,
+                ..
+            })
+        ));
         assert!(matches!(small().subset(&[]), Err(DataError::Empty { .. })));
     }
 
@@ -283,9 +347,15 @@ mod tests {
         assert_eq!(hash, small().subset(&[0, 1, 2]).unwrap().hash());
         let of = |shape, images: &[u8], labels: &[u32], classes: &[&str]| {
             let classes = classes.iter().map(|name| name.to_string()).collect();
-            Dataset::new("small", shape, images.to_vec(), labels.to_vec(), classes).unwrap().hash()
+            Dataset::new("small", shape, images.to_vec(), labels.to_vec(), classes)
+                .unwrap()
+                .hash()
         };
-        let turned = ImageShape { height: 2, width: 1, channels: 1 };
+        let turned = ImageShape {
+            height: 2,
+            width: 1,
+            channels: 1,
+        };
         let images = [1, 2, 3, 4, 5, 6];
         assert_eq!(hash, of(SHAPE, &images, &[1, 0, 1], &["0", "1"]));
         for other in [

@@ -18,7 +18,10 @@ pub const EMBEDDED_TEST_PER_CLASS: usize = 200;
 
 macro_rules! embedded_file {
     ($name:literal) => {
-        (concat!("embedded/", $name), include_bytes!(concat!("../embedded/", $name)).as_slice())
+        (
+            concat!("embedded/", $name),
+            include_bytes!(concat!("../embedded/", $name)).as_slice(),
+        )
     };
 }
 
@@ -72,8 +75,8 @@ mod tests {
     use super::*;
     use crate::source::{FASHION_MNIST_FOLDER, fashion_mnist};
 
-    const TRAIN_HASH: &str = "";
-    const TEST_HASH: &str = "";
+    const TRAIN_HASH: &str = "09ad0435d030f3c4de5999757bb167a0fd199db9e861c73a9e5138e0041210f8";
+    const TEST_HASH: &str = "0e45a2b707b43cb25f566c9013a23cde16d452f83d467e2c971ac59dfb472af9";
 
     #[test]
     fn the_decompressed_data_has_its_hash() {
@@ -85,9 +88,10 @@ mod tests {
     #[test]
     fn classes_are_balanced() {
         let data = embedded().unwrap();
-        for (dataset, per_class) in
-            [(&data.train, EMBEDDED_TRAIN_PER_CLASS), (&data.test, EMBEDDED_TEST_PER_CLASS)]
-        {
+        for (dataset, per_class) in [
+            (&data.train, EMBEDDED_TRAIN_PER_CLASS),
+            (&data.test, EMBEDDED_TEST_PER_CLASS),
+        ] {
             let counts: Vec<usize> = dataset.indices_by_class().iter().map(Vec::len).collect();
             assert_eq!(counts, [per_class; 10]);
         }
@@ -97,7 +101,9 @@ mod tests {
     fn it_is_the_start_of_the_whole_data_set() {
         let folder = Path::new(FASHION_MNIST_FOLDER);
         if !folder.is_dir() {
-            println!("skipped: {FASHION_MNIST_FOLDER} is absent (Debian package dataset-fashion-mnist)");
+            println!(
+                "skipped: {FASHION_MNIST_FOLDER} is absent (Debian package dataset-fashion-mnist)"
+            );
             return;
         }
         let whole = fashion_mnist(folder).unwrap();

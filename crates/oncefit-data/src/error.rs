@@ -49,7 +49,9 @@ pub enum DataError {
         found: u32,
     },
     /// An IDX header with an extent of 0, or with a product that no machine can hold.
-    #[error("{file}: the header gives the extents {extents:?}; expected each to be at least 1 and their product to fit in memory")]
+    #[error(
+        "{file}: the header gives the extents {extents:?}; expected each to be at least 1 and their product to fit in memory"
+    )]
     Extents {
         /// The file.
         file: PathBuf,
@@ -90,7 +92,9 @@ pub enum DataError {
         expected: u64,
     },
     /// An image file and its label file have different lengths.
-    #[error("{images_file} has {images} images but {labels_file} has {labels} labels; expected as many labels as images")]
+    #[error(
+        "{images_file} has {images} images but {labels_file} has {labels} labels; expected as many labels as images"
+    )]
     Counts {
         /// The file of images.
         images_file: PathBuf,
@@ -110,7 +114,9 @@ pub enum DataError {
         source: Box<DataError>,
     },
     /// Training and test images differ in shape.
-    #[error("`{train}` has images of {train_shape} but `{test}` of {test_shape}; expected the same shape")]
+    #[error(
+        "`{train}` has images of {train_shape} but `{test}` of {test_shape}; expected the same shape"
+    )]
     Shapes {
         /// Name of the training set.
         train: String,
@@ -122,7 +128,9 @@ pub enum DataError {
         test_shape: ImageShape,
     },
     /// The number of bytes does not follow from labels and shape.
-    #[error("data set `{dataset}`: {labels} labels and images of {shape} need {expected} bytes, found {found}")]
+    #[error(
+        "data set `{dataset}`: {labels} labels and images of {shape} need {expected} bytes, found {found}"
+    )]
     ImageBytes {
         /// Name of the data set.
         dataset: String,
@@ -136,7 +144,9 @@ pub enum DataError {
         found: usize,
     },
     /// A data set without images, or images without pixels.
-    #[error("data set `{dataset}` has {images} images of {shape}; expected each number to be at least 1")]
+    #[error(
+        "data set `{dataset}` has {images} images of {shape}; expected each number to be at least 1"
+    )]
     Empty {
         /// Name of the data set.
         dataset: String,
@@ -146,7 +156,9 @@ pub enum DataError {
         shape: ImageShape,
     },
     /// A label beyond the classes.
-    #[error("label {label} at index {index} of data set `{dataset}`: expected a label below {classes}, the number of classes")]
+    #[error(
+        "label {label} at index {index} of data set `{dataset}`: expected a label below {classes}, the number of classes"
+    )]
     Label {
         /// Name of the data set.
         dataset: String,
@@ -168,7 +180,9 @@ pub enum DataError {
         images: usize,
     },
     /// A validation split that takes nothing from some class.
-    #[error("a validation split of {size} images cannot hold {classes} classes; expected at least {classes}")]
+    #[error(
+        "a validation split of {size} images cannot hold {classes} classes; expected at least {classes}"
+    )]
     ValidationSize {
         /// The size asked for.
         size: usize,
@@ -176,7 +190,9 @@ pub enum DataError {
         classes: usize,
     },
     /// A class with too few images to hold some out and keep some.
-    #[error("class `{class}` of `{dataset}` has {images} images; holding out {held_out} of them leaves none to train on")]
+    #[error(
+        "class `{class}` of `{dataset}` has {images} images; holding out {held_out} of them leaves none to train on"
+    )]
     ClassTooSmall {
         /// Name of the class.
         class: String,
@@ -201,7 +217,9 @@ pub enum DataError {
         value: u8,
     },
     /// A normalisation that does not fit the images.
-    #[error("normalisation with mean {mean:?} and std {std:?}: expected {channels} finite number(s) each, std above 0")]
+    #[error(
+        "normalisation with mean {mean:?} and std {std:?}: expected {channels} finite number(s) each, std above 0"
+    )]
     Normalisation {
         /// The means.
         mean: Vec<f32>,
@@ -229,7 +247,11 @@ impl DataError {
         value: impl ToString,
         legal: impl Into<String>,
     ) -> Self {
-        Self::Setting { what, value: value.to_string(), legal: legal.into() }
+        Self::Setting {
+            what,
+            value: value.to_string(),
+            legal: legal.into(),
+        }
     }
 }
 

@@ -34,8 +34,10 @@ pub struct IdxArray {
 /// If the file cannot be read, is cut short or damaged, goes on after its content, or is not an
 /// IDX file of unsigned bytes with `dimensions` dimensions.
 pub fn read_idx(file: &Path, dimensions: u8) -> Result<IdxArray> {
-    let opened = File::open(file)
-        .map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+    let opened = File::open(file).map_err(|source| DataError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
     parse_idx(file, BufReader::new(opened), dimensions)
 }
 
@@ -49,13 +51,28 @@ pub fn parse_idx(file: &Path, mut source: impl BufRead, dimensions: u8) -> Resul
         .by_ref()
         .take(GZIP_MAGIC.len() as u64)
         .read_to_end(&mut start)
-        .map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+        .map_err(|source| DataError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
     let is_gzip = start == GZIP_MAGIC;
     let whole = Cursor::new(start).chain(source);
     if is_gzip {
-        Parser { file, source: MultiGzDecoder::new(whole), is_gzip, position: 0 }.parse(dimensions)
+        Parser {
+            file,
+            source: MultiGzDecoder::new(whole),
+            is_gzip,
+            position: 0,
+        }
+        .parse(dimensions)
     } else {
-        Parser { file, source: whole, is_gzip, position: 0 }.parse(dimensions)
+        Parser {
+            file,
+            source: whole,
+            is_gzip,
+            position: 0,
+        }
+        .parse(dimensions)
     }
 }
 
@@ -80,8 +97,11 @@ impl<R: Read> Parser<'_, R> {
                 found: magic,
             });
         }
-        let extents: Vec<u32> =
-            self.take(header - 4, header)?.chunks_exact(4).map(big_endian).collect();
+        let extents: Vec<u32> = self
+            .take(header - 4, header)?
+            .chunks_exact(4)
+            .map(big_endian)
+            .collect();
         let bytes = extents
             .iter()
             .try_fold(1u64, |all, extent| all.checked_mul(u64::from(*extent)))
@@ -94,10 +114,17 @@ impl<R: Read> Parser<'_, R> {
         let bytes = self.take(bytes, total)?;
         // Reading past the end also makes the gzip decoder compare its checksum.
         if !self.read_up_to(1, total)?.is_empty() {
-            return Err(DataError::TrailingBytes { file: self.file.to_owned(), expected: total });
+            return Err(DataError::TrailingBytes {
+                file: self.file.to_owned(),
+                expected: total,
+            });
         }
         let extents = extents.into_iter().map(|extent| extent as usize).collect();
-        Ok(IdxArray { file: self.file.to_owned(), extents, bytes })
+        Ok(IdxArray {
+            file: self.file.to_owned(),
+            extents,
+            bytes,
+        })
     }
 
     /// Exactly `count` bytes of a content that has `total`.
@@ -120,9 +147,12 @@ impl<R: Read> Parser<'_, R> {
         let file = self.file.to_owned();
         match result {
             Ok(_) => Ok(bytes),
-            Err(source) if self.is_gzip => {
-                Err(DataError::Gzip { file, expected: total, found: self.position, source })
-            }
+            Err(source) if self.is_gzip => Err(DataError::Gzip {
+                file,
+                expected: total,
+                found: self.position,
+                source,
+            }),
             Err(source) => Err(DataError::Read { file, source }),
         }
     }
@@ -130,7 +160,9 @@ impl<R: Read> Parser<'_, R> {
 
 /// The number in four bytes.
 fn big_endian(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 /// An image file with its label file.
@@ -160,17 +192,28 @@ impl LabelledFiles {
 
     /// One more than the largest label.
     pub(crate) fn classes(&self) -> usize {
-        self.labels.bytes.iter().max().map_or(0, |label| usize::from(*label) + 1)
+        self.labels
+            .bytes
+            .iter()
+            .max()
+            .map_or(0, |label| usize::from(*label) + 1)
     }
 
     /// The data set, grey images.
     pub(crate) fn into_dataset(self, name: &str, class_names: Vec<String>) -> Result<Dataset> {
         let Self { images, labels } = self;
-        let shape =
-            ImageShape { height: images.extents[1], width: images.extents[2], channels: 1 };
+        let shape = ImageShape {
+            height: images.extents[1],
+            width: images.extents[2],
+            channels: 1,
+        };
         let values = labels.bytes.into_iter().map(u32::from).collect();
-        Dataset::new(name, shape, images.bytes, values, class_names)
-            .map_err(|source| DataError::InFile { file: labels.file, source: source.into() })
+        Dataset::new(name, shape, images.bytes, values, class_names).map_err(|source| {
+            DataError::InFile {
+                file: labels.file,
+                source: source.into(),
+            }
+        })
     }
 }
 
@@ -243,7 +286,10 @@ mod tests {
             "some-file is not an IDX file of unsigned bytes with 3 dimension(s): \
              expected it to begin with 0x00000803, found 0x00000801"
         );
-        assert!(matches!(parse(b"PK\x03\x04 an archive", 1), Err(DataError::Magic { .. })));
+        assert!(matches!(
+            parse(b"PK\x03\x04 an archive", 1),
+            Err(DataError::Magic { .. })
+        ));
         for last in [[0; 4], [0xff; 4]] {
             let mut file = [0xff; 16];
             file[..4].copy_from_slice(&[0, 0, 8, 3]);
@@ -252,9 +298,18 @@ mod tests {
         }
         let mut huge = labels(&[1, 2]);
         huge[4] = 0xff;
-        assert!(matches!(parse(&huge, 1), Err(DataError::Truncated { found: 10, .. })));
-        for more in [[labels(&[1]), vec![9]].concat(), gzip(&[labels(&[1]), vec![9]].concat())] {
-            assert!(matches!(parse(&more, 1), Err(DataError::TrailingBytes { expected: 9, .. })));
+        assert!(matches!(
+            parse(&huge, 1),
+            Err(DataError::Truncated { found: 10, .. })
+        ));
+        for more in [
+            [labels(&[1]), vec![9]].concat(),
+            gzip(&[labels(&[1]), vec![9]].concat()),
+        ] {
+            assert!(matches!(
+                parse(&more, 1),
+                Err(DataError::TrailingBytes { expected: 9, .. })
+            ));
         }
         assert!(matches!(
             parse(&[gzip(&labels(&[1])), vec![9]].concat(), 1),
@@ -268,7 +323,17 @@ mod tests {
         let checksum = file.len() - 8;
         file[checksum] ^= 1;
         let error = parse(&file, 3).unwrap_err();
-        assert!(matches!(error, DataError::Gzip { expected: 28, found: 28, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                DataError::Gzip {
+                    expected: 28,
+                    found: 28,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]
@@ -279,11 +344,20 @@ mod tests {
             LabelledFiles::new(parse(&images(), 3).unwrap(), labels)
         };
         let error = pair(&[1, 2, 3]).err().unwrap().to_string();
-        assert!(error.starts_with("some-file has 2 images but label-file has 3 labels"), "{error}");
+        assert!(
+            error.starts_with("some-file has 2 images but label-file has 3 labels"),
+            "{error}"
+        );
         let files = pair(&[0, 4]).unwrap();
         assert_eq!(files.classes(), 5);
-        let error = files.into_dataset("d", vec!["only".into()]).unwrap_err().to_string();
-        assert!(error.starts_with("label-file: label 4 at index 1 of data set `d`"), "{error}");
+        let error = files
+            .into_dataset("d", vec!["only".into()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("label-file: label 4 at index 1 of data set `d`"),
+            "{error}"
+        );
     }
 
     proptest! {

@@ -65,7 +65,10 @@ impl Normalisation {
 
     /// The byte value nearest to each channel's mean.
     pub(crate) fn mean_bytes(&self) -> Vec<u8> {
-        self.mean.iter().map(|mean| (mean * 255.0).round() as u8).collect()
+        self.mean
+            .iter()
+            .map(|mean| (mean * 255.0).round() as u8)
+            .collect()
     }
 }
 
@@ -89,7 +92,10 @@ pub(crate) fn channel_statistics(dataset: &Dataset) -> Normalisation {
     };
     Normalisation {
         mean: sums.iter().map(|(sum, _)| mean(*sum)).collect(),
-        std: sums.iter().map(|(sum, squares)| std(*sum, *squares)).collect(),
+        std: sums
+            .iter()
+            .map(|(sum, squares)| std(*sum, *squares))
+            .collect(),
     }
 }
 
@@ -99,7 +105,11 @@ mod tests {
     use crate::ImageShape;
 
     fn two_channels(bytes: &[u8]) -> Dataset {
-        let shape = ImageShape { height: 1, width: 2, channels: 2 };
+        let shape = ImageShape {
+            height: 1,
+            width: 2,
+            channels: 2,
+        };
         let labels = vec![0; bytes.len() / 4];
         Dataset::new("d", shape, bytes.to_vec(), labels, vec!["x".into()]).unwrap()
     }
@@ -117,14 +127,24 @@ mod tests {
 
     #[test]
     fn a_constant_channel_has_no_normalisation() {
-        let error = Normalisation::of(&two_channels(&[1, 7, 2, 7])).unwrap_err().to_string();
-        assert!(error.starts_with("channel 1 of `d` has the value 7/255 everywhere"), "{error}");
+        let error = Normalisation::of(&two_channels(&[1, 7, 2, 7]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("channel 1 of `d` has the value 7/255 everywhere"),
+            "{error}"
+        );
     }
 
     #[test]
     fn illegal_numbers_are_errors() {
         let check = |mean: &[f32], std: &[f32]| {
-            Normalisation { mean: mean.to_vec(), std: std.to_vec() }.check(1).is_ok()
+            Normalisation {
+                mean: mean.to_vec(),
+                std: std.to_vec(),
+            }
+            .check(1)
+            .is_ok()
         };
         assert!(check(&[0.5], &[0.2]));
         assert!(!check(&[0.5, 0.5], &[0.2]));

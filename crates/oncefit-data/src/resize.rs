@@ -72,8 +72,16 @@ impl Resize {
     /// # Panics
     /// If `image` or `out` has another size than the shapes say.
     pub fn apply(&self, image: &[u8], scratch: &mut Vec<f32>, out: &mut [f32]) {
-        assert_eq!(image.len(), self.shape.bytes(), "bytes of the image to resize");
-        assert_eq!(out.len(), self.output_shape().bytes(), "values of the resized image");
+        assert_eq!(
+            image.len(),
+            self.shape.bytes(),
+            "bytes of the image to resize"
+        );
+        assert_eq!(
+            out.len(),
+            self.output_shape().bytes(),
+            "values of the resized image"
+        );
         if self.is_identity() {
             for (out, value) in out.iter_mut().zip(image) {
                 *out = f32::from(*value);
@@ -110,7 +118,12 @@ impl Resize {
 /// The taps of each of `new` pixels along an axis of `old` pixels.
 fn taps(old: usize, new: usize) -> Vec<Taps> {
     if old == new {
-        return (0..new).map(|first| Taps { first, weights: vec![1.0] }).collect();
+        return (0..new)
+            .map(|first| Taps {
+                first,
+                weights: vec![1.0],
+            })
+            .collect();
     }
     let scale = old as f64 / new as f64;
     let reach = scale.max(1.0);
@@ -124,7 +137,10 @@ fn taps(old: usize, new: usize) -> Vec<Taps> {
             let first = inside.peek().copied().unwrap_or(from);
             let raw: Vec<f64> = inside.map(weight).collect();
             let sum: f64 = raw.iter().sum();
-            Taps { first, weights: raw.iter().map(|weight| (weight / sum) as f32).collect() }
+            Taps {
+                first,
+                weights: raw.iter().map(|weight| (weight / sum) as f32).collect(),
+            }
         })
         .collect()
 }
@@ -136,7 +152,16 @@ mod tests {
 
     fn resize(shape: (usize, usize, usize), size: (usize, usize), image: &[u8]) -> Vec<f32> {
         let (height, width, channels) = shape;
-        let resize = Resize::new(ImageShape { height, width, channels }, size.0, size.1).unwrap();
+        let resize = Resize::new(
+            ImageShape {
+                height,
+                width,
+                channels,
+            },
+            size.0,
+            size.1,
+        )
+        .unwrap();
         let mut out = vec![f32::NAN; size.0 * size.1 * channels];
         resize.apply(image, &mut Vec::new(), &mut out);
         out
@@ -145,7 +170,10 @@ mod tests {
     fn assert_close(found: &[f32], expected: &[f32]) {
         assert_eq!(found.len(), expected.len());
         for (found_value, value) in found.iter().zip(expected) {
-            assert!((found_value - value).abs() < 1e-4, "{found:?} instead of {expected:?}");
+            assert!(
+                (found_value - value).abs() < 1e-4,
+                "{found:?} instead of {expected:?}"
+            );
         }
     }
 
@@ -164,7 +192,10 @@ mod tests {
     fn a_scale_that_is_no_integer_has_its_hand_computed_values() {
         // 3 to 2, scale 3/2: pixel 0 lies at ¾; the centres ½, 1½, 2½ are ¼, ¾, 1¾ away, which
         // weighs 5/6, 1/2 and nothing.
-        let expected = [(5.0 * 30.0 + 3.0 * 60.0) / 8.0, (3.0 * 60.0 + 5.0 * 200.0) / 8.0];
+        let expected = [
+            (5.0 * 30.0 + 3.0 * 60.0) / 8.0,
+            (3.0 * 60.0 + 5.0 * 200.0) / 8.0,
+        ];
         assert_close(&resize((1, 3, 1), (1, 2), &[30, 60, 200]), &expected);
     }
 
@@ -189,7 +220,11 @@ mod tests {
 
     #[test]
     fn a_size_of_zero_is_an_error() {
-        let shape = ImageShape { height: 2, width: 2, channels: 1 };
+        let shape = ImageShape {
+            height: 2,
+            width: 2,
+            channels: 1,
+        };
         assert_eq!(
             Resize::new(shape, 0, 2).unwrap_err().to_string(),
             "resized height is 0; expected at least 1"

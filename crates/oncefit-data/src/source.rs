@@ -59,7 +59,11 @@ impl LoadedData {
     /// As [`Dataset::hold_out`].
     pub fn split(&self, validation: ValidationSplit) -> Result<Split> {
         let (train, validation) = self.train.hold_out(validation)?;
-        Ok(Split { train, validation, test: self.test.clone() })
+        Ok(Split {
+            train,
+            validation,
+            test: self.test.clone(),
+        })
     }
 }
 
@@ -104,7 +108,13 @@ impl DataSource {
             Self::FashionMnist { path } => {
                 fashion_mnist(path.as_deref().unwrap_or(Path::new(FASHION_MNIST_FOLDER)))
             }
-            Self::Idx { train_images, train_labels, test_images, test_labels, class_names } => {
+            Self::Idx {
+                train_images,
+                train_labels,
+                test_images,
+                test_labels,
+                class_names,
+            } => {
                 let train = LabelledFiles::read(train_images, train_labels)?;
                 let test = LabelledFiles::read(test_images, test_labels)?;
                 let classes = train.classes().max(test.classes());
@@ -126,21 +136,34 @@ impl DataSource {
 /// If `folder` or one of the files is missing, or a file is malformed.
 pub fn fashion_mnist(folder: &Path) -> Result<LoadedData> {
     if !folder.is_dir() {
-        return Err(DataError::NoFashionMnist { folder: folder.to_owned() });
+        return Err(DataError::NoFashionMnist {
+            folder: folder.to_owned(),
+        });
     }
     let find = |name: &'static str| {
         [folder.join(format!("{name}.gz")), folder.join(name)]
             .into_iter()
             .find(|file| file.exists())
-            .ok_or_else(|| DataError::NoFashionMnistFile { folder: folder.to_owned(), name })
+            .ok_or_else(|| DataError::NoFashionMnistFile {
+                folder: folder.to_owned(),
+                name,
+            })
     };
-    let train =
-        (find("train-images-idx3-ubyte")?, find("train-labels-idx1-ubyte")?);
-    let test = (find("t10k-images-idx3-ubyte")?, find("t10k-labels-idx1-ubyte")?);
+    let train = (
+        find("train-images-idx3-ubyte")?,
+        find("train-labels-idx1-ubyte")?,
+    );
+    let test = (
+        find("t10k-images-idx3-ubyte")?,
+        find("t10k-labels-idx1-ubyte")?,
+    );
     let read = |name, (images, labels): (PathBuf, PathBuf)| {
         LabelledFiles::read(&images, &labels)?.into_dataset(name, fashion_mnist_classes())
     };
-    LoadedData::new(read("fashion-mnist/train", train)?, read("fashion-mnist/test", test)?)
+    LoadedData::new(
+        read("fashion-mnist/train", train)?,
+        read("fashion-mnist/test", test)?,
+    )
 }
 
 pub(crate) fn fashion_mnist_classes() -> Vec<String> {
@@ -150,9 +173,10 @@ pub(crate) fn fashion_mnist_classes() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use std::fs;
 
-    use serde::de::value::{Error, MapDeserializer, StrDeserializer};
+    use serde::de::value::{Error, MapAccessDeserializer, MapDeserializer, StrDeserializer};
 
     /// Writes `count` images of 2 x 2 pixels with labels 0, 1, 2, 0, … and returns both files.
     fn write_pair(folder: &Path, images: &str, labels: &str, count: u8) -> (PathBuf, PathBuf) {
@@ -182,8 +206,14 @@ mod tests {
         assert_eq!((data.train.len(), data.test.len()), (2, 5));
         assert_eq!(data.train.class_names(), ["0", "1", "2"]);
         assert_eq!(data.test.image(1), [4, 5, 6, 7]);
-        let error = source(Some(vec!["x".into(), "y".into()])).load().unwrap_err().to_string();
-        assert!(error.contains("label 2 at index 2 of data set `idx/test`"), "{error}");
+        let error = source(Some(vec!["x".into(), "y".into()]))
+            .load()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("label 2 at index 2 of data set `idx/test`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -195,17 +225,27 @@ mod tests {
             "train-labels-idx1-ubyte",
             6,
         );
-        write_pair(folder.path(), "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 3);
+        write_pair(
+            folder.path(),
+            "t10k-images-idx3-ubyte",
+            "t10k-labels-idx1-ubyte",
+            3,
+        );
         let data = fashion_mnist(folder.path()).unwrap();
         assert_eq!((data.train.len(), data.test.len()), (6, 3));
         assert_eq!(data.train.class_names()[9], "Ankle boot");
 
         fs::remove_file(labels).unwrap();
         let error = fashion_mnist(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("neither `train-labels-idx1-ubyte.gz` nor"), "{error}");
+        assert!(
+            error.contains("neither `train-labels-idx1-ubyte.gz` nor"),
+            "{error}"
+        );
 
         let path = folder.path().join("missing");
-        let source = DataSource::FashionMnist { path: Some(path.clone()) };
+        let source = DataSource::FashionMnist {
+            path: Some(path.clone()),
+        };
         let error = source.load().unwrap_err().to_string();
         for part in ["dataset-fashion-mnist", "`path`", path.to_str().unwrap()] {
             assert!(error.contains(part), "{error}");
@@ -215,22 +255,42 @@ mod tests {
     #[test]
     fn shapes_must_agree() {
         let of = |name: &str, width| {
-            let shape = crate::ImageShape { height: 1, width, channels: 1 };
+            let shape = crate::ImageShape {
+                height: 1,
+                width,
+                channels: 1,
+            };
             Dataset::new(name, shape, vec![0; width], vec![0], vec!["x".into()]).unwrap()
         };
-        let error = LoadedData::new(of("a", 2), of("b", 3)).unwrap_err().to_string();
-        assert!(error.starts_with("`a` has images of 1x2x1 but `b` of 1x3x1"), "{error}");
+        let error = LoadedData::new(of("a", 2), of("b", 3))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("`a` has images of 1x2x1 but `b` of 1x3x1"),
+            "{error}"
+        );
     }
 
     #[test]
     fn sources_have_their_names_in_text() {
-        let embedded =
-            DataSource::deserialize(StrDeserializer::<Error>::new("embedded")).unwrap();
+        let embedded = DataSource::deserialize(StrDeserializer::<Error>::new("embedded")).unwrap();
         assert_eq!(embedded, DataSource::Embedded);
-        let path = std::collections::BTreeMap::from([("path", "there")]);
-        let source = DataSource::deserialize(MapDeserializer::<_, Error>::new(
-            [("fashion-mnist", path)].into_iter(),
-        ));
-        assert_eq!(source.unwrap(), DataSource::FashionMnist { path: Some("there".into()) });
+        let files = ["train_images", "train_labels", "test_images", "test_labels"];
+        let files = BTreeMap::from(files.map(|name| (name, name)));
+        let map = MapDeserializer::<_, Error>::new([("idx", files)].into_iter());
+        let idx = DataSource::deserialize(MapAccessDeserializer::new(map)).unwrap();
+        let expected = DataSource::Idx {
+            train_images: "train_images".into(),
+            train_labels: "train_labels".into(),
+            test_images: "test_images".into(),
+            test_labels: "test_labels".into(),
+            class_names: None,
+        };
+        assert_eq!(idx, expected);
+        let map = MapDeserializer::<_, Error>::new(
+            [("fashion-mnist", BTreeMap::<&str, &str>::new())].into_iter(),
+        );
+        let whole = DataSource::deserialize(MapAccessDeserializer::new(map)).unwrap();
+        assert_eq!(whole, DataSource::FashionMnist { path: None });
     }
 }

@@ -60,7 +60,9 @@ impl Dataset {
         }
         let (held_out, kept): (Vec<usize>, Vec<usize>) =
             (0..self.len()).partition(|index| is_held_out[*index]);
-        let validation = self.subset(&held_out)?.renamed(format!("{} (held out)", self.name()));
+        let validation = self
+            .subset(&held_out)?
+            .renamed(format!("{} (held out)", self.name()));
         Ok((self.subset(&kept)?, validation))
     }
 }
@@ -74,8 +76,14 @@ mod tests {
 
     /// Images whose two bytes are their index, labels 0, 1, 2, 0, …
     fn numbered(count: usize) -> Dataset {
-        let shape = ImageShape { height: 1, width: 2, channels: 1 };
-        let bytes = (0..count).flat_map(|index| (index as u16).to_be_bytes()).collect();
+        let shape = ImageShape {
+            height: 1,
+            width: 2,
+            channels: 1,
+        };
+        let bytes = (0..count)
+            .flat_map(|index| (index as u16).to_be_bytes())
+            .collect();
         let labels = (0..count).map(|index| index as u32 % 3).collect();
         let names = ["a", "b", "c"].map(String::from).to_vec();
         Dataset::new("numbered", shape, bytes, labels, names).unwrap()
@@ -107,7 +115,12 @@ mod tests {
     #[test]
     fn the_choice_follows_the_seed_and_grows_with_the_size() {
         let hold_out = |size, seed| {
-            numbers(&numbered(300).hold_out(ValidationSplit { size, seed }).unwrap().1)
+            numbers(
+                &numbered(300)
+                    .hold_out(ValidationSplit { size, seed })
+                    .unwrap()
+                    .1,
+            )
         };
         assert_eq!(hold_out(30, 1), hold_out(30, 1));
         assert_ne!(hold_out(30, 1), hold_out(30, 2));
@@ -126,7 +139,10 @@ mod tests {
     #[test]
     fn impossible_sizes_are_errors() {
         let error = |size| {
-            numbered(9).hold_out(ValidationSplit { size, seed: 0 }).unwrap_err().to_string()
+            numbered(9)
+                .hold_out(ValidationSplit { size, seed: 0 })
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(
             error(2),
@@ -136,6 +152,10 @@ mod tests {
             error(7),
             "class `a` of `numbered` has 3 images; holding out 3 of them leaves none to train on"
         );
-        assert!(numbered(9).hold_out(ValidationSplit { size: 6, seed: 0 }).is_ok());
+        assert!(
+            numbered(9)
+                .hold_out(ValidationSplit { size: 6, seed: 0 })
+                .is_ok()
+        );
     }
 }

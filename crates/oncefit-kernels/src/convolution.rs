@@ -8,7 +8,6 @@
 //! forward   y  = A·Wᵀ + bias
 //! backward  dA = dY·W        dW += dYᵀ·A        dbias += Σ dY
 //! ```
-#![allow(unsafe_code)]
 
 use std::ops::Range;
 

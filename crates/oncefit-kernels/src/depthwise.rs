@@ -4,7 +4,6 @@
 //! that the loops over taps have no borders. For the gradient of the input with stride `s`, input
 //! pixel `x` is reached by the taps `t ≡ x + padding (mod s)` only: inputs of equal remainder form
 //! a plain correlation of the output gradient, and no zero is ever multiplied.
-#![allow(unsafe_code)]
 
 use std::ops::Range;
 

@@ -1,5 +1,4 @@
 //! Operations that read one or two stored tensors pixel by pixel.
-#![allow(unsafe_code)]
 
 use std::ops::Range;
 

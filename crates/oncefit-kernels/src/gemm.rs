@@ -3,7 +3,6 @@
 //! Both products work on a tile of rows that lies in cache: `out = A·B` with `B` packed in panels
 //! of one vector, and `out += Gᵀ·A` for weight gradients. Each element is summed in a fixed order,
 //! whatever the leading dimensions are.
-#![allow(unsafe_code)]
 
 use crate::simd::Simd;
 

@@ -32,10 +32,8 @@ pub(crate) struct Parts<'a, T> {
 }
 
 // SAFETY: a part is handed out under the promise that no two threads hold the same elements.
-#[allow(unsafe_code)]
 unsafe impl<T: Send> Sync for Parts<'_, T> {}
 // SAFETY: as above.
-#[allow(unsafe_code)]
 unsafe impl<T: Send> Send for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
@@ -47,7 +45,6 @@ impl<'a, T> Parts<'a, T> {
     ///
     /// # Safety
     /// No two parts that live at the same time may overlap.
-    #[allow(unsafe_code)]
     pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.length, "a part lies in its slice");
         // SAFETY: in bounds by the assertion, not shared by the caller's promise.

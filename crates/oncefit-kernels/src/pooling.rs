@@ -1,5 +1,4 @@
 //! Global average pooling, and the gate of squeeze-excite that is made from it.
-#![allow(unsafe_code)]
 
 use crate::cpu::{Cpu, Kernel};
 use crate::elementwise::{add_lanes, load_affine};

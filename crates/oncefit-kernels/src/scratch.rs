@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 #[repr(align(64))]
 #[derive(Clone, Copy)]
-struct Line([f32; 16]);
+struct Line(#[allow(dead_code, reason = "read through a cast")] [f32; 16]);
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
@@ -46,7 +46,6 @@ impl Deref for Scratch {
 
     fn deref(&self) -> &[f32] {
         // SAFETY: the lines are at least `length` initialised values of f32.
-        #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length)
         }
@@ -57,7 +56,6 @@ impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
         let pointer = self.lines.as_mut_ptr().cast();
         // SAFETY: the lines are at least `length` initialised values of f32, borrowed mutably.
-        #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts_mut(pointer, self.length)
         }

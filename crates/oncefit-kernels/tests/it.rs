@@ -426,7 +426,7 @@ fn pass(cpu: Cpu) -> Vec<u32> {
     };
     let source = stored.source();
     let mut all: Vec<f32> = Vec::new();
-    let mut push_sums = |sums: &ChannelSums, all: &mut Vec<f32>| {
+    let push_sums = |sums: &ChannelSums, all: &mut Vec<f32>| {
         all.extend(sums.first.iter().chain(&sums.second).map(|sum| *sum as f32));
     };
     for window in [Window { kernel: 1, stride: 1 }, Window { kernel: 3, stride: 2 }] {

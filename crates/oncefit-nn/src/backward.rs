@@ -7,7 +7,7 @@
 
 use oncefit_kernels as kernels;
 use oncefit_kernels::{
-    Activation, BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient,
+    BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient,
 };
 
 use crate::error::{NnError, Result};
@@ -408,6 +408,10 @@ impl Pass<'_, '_> {
 
     fn release(&mut self, tensor: usize, gradient: Vec<f32>) {
         self.executor.pool.give(gradient);
+        // A gate's value is read again when the pool of the map it gates is reached.
+        if self.plan.tensors.iter().any(|info| info.view.gate == Some(tensor)) {
+            return;
+        }
         if let Some(buffer) = self.tape.tensors[tensor].take() {
             self.executor.pool.give(buffer);
         }

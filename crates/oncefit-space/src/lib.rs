@@ -1,1 +1,39 @@
-//! placeholder
+//! Search spaces as data: decisions, traces, counting, graphs and their exact costs.
+//!
+//! A [`Space`] is an immutable tree of decisions and modules, read from a small language
+//! (`spaces/*.space`). A [`Trace`] holds the values chosen; a [`Subnet`] is a complete, validated
+//! trace with its [`Graph`]: one network as operations and shapes. No tensors, no closures, no
+//! global state.
+//!
+//! ```
+//! use oncefit_space::Space;
+//! let space = Space::builtin("fm-nano")?;
+//! let subnet = space.parse_subnet("resolution=28:depth=1:kernel=3:expand=3")?;
+//! assert_eq!(subnet.graph().macs(), 355_448);
+//! assert_eq!(space.count()?, (819u64.pow(3) * 3).into());
+//! # Ok::<(), oncefit_space::SpaceError>(())
+//! ```
+
+mod cost;
+mod count;
+mod envelope;
+mod error;
+mod expression;
+mod families;
+mod graph;
+mod parser;
+mod printer;
+mod scope;
+mod space;
+mod trace;
+mod tree;
+mod value;
+mod walk;
+
+pub use envelope::{Envelope, EnvelopeNode};
+pub use error::{Result, SpaceError};
+pub use expression::make_divisible;
+pub use graph::{Activation, FeatureShape, Graph, GraphNode, Op, ParameterSpec};
+pub use space::{Space, Step};
+pub use trace::{Choice, Subnet, Trace};
+pub use value::{DecisionSlot, Domain, Value};

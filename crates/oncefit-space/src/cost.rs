@@ -1,0 +1,103 @@
+//! Exact costs of a graph.
+
+use crate::graph::{Graph, Op};
+
+impl Graph {
+    /// Weights, biases and batch-norm's scales and shifts. Kernel matrices of a supernet are not
+    /// part of a network.
+    pub fn parameters(&self) -> u64 {
+        self.parameter_specs()
+            .iter()
+            .map(|spec| spec.shape.iter().map(|&extent| extent as u64).product::<u64>())
+            .sum()
+    }
+
+    /// Multiply-accumulates for one image: convolutions and linear layers only (brief
+    /// `once-for-all` §2.4).
+    pub fn macs(&self) -> u64 {
+        self.nodes
+            .iter()
+            .map(|node| {
+                let source = self.source_shape(node);
+                let outputs = node.shape.len() as u64;
+                match node.op {
+                    Op::Convolution { kernel, .. } => {
+                        outputs * (kernel * kernel * source.channels) as u64
+                    }
+                    Op::Depthwise { kernel, .. } => outputs * (kernel * kernel) as u64,
+                    Op::Linear { .. } => outputs * source.len() as u64,
+                    _ => 0,
+                }
+            })
+            .sum()
+    }
+
+    /// Bytes of live activations at the worst moment: batch 1, f32, nodes in order, batch-norm
+    /// folded into the convolution before it and dropout removed. Every other node owns its
+    /// output from when it runs until its last reader has run.
+    pub fn peak_activation_bytes(&self) -> u64 {
+        // A folded node is another name for its input.
+        let mut owner: Vec<usize> = (0..self.nodes.len()).collect();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if matches!(node.op, Op::BatchNorm { .. } | Op::Dropout { .. }) {
+                owner[index] = owner[node.inputs[0]];
+            }
+        }
+        let mut last_use: Vec<usize> = (0..self.nodes.len()).collect();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for &input in &node.inputs {
+                last_use[owner[input]] = index;
+            }
+        }
+        let bytes = |index: usize| 4 * self.nodes[index].shape.len() as u64;
+        let (mut live, mut peak) = (0, 0);
+        for index in 0..self.nodes.len() {
+            if owner[index] == index {
+                live += bytes(index);
+                peak = peak.max(live);
+            }
+            for tensor in 0..=index {
+                let is_output = owner[self.nodes.len() - 1] == tensor;
+                if owner[tensor] == tensor && last_use[tensor] == index && !is_output {
+                    live -= bytes(tensor);
+                }
+            }
+        }
+        peak
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Activation, FeatureShape, GraphNode};
+
+    #[test]
+    fn the_costs_of_a_small_graph_are_those_worked_out_by_hand() {
+        let shape = |height, channels| FeatureShape { height, width: height, channels };
+        let node = |path: &str, op, inputs: &[usize], shape| GraphNode {
+            path: path.into(),
+            op,
+            inputs: inputs.to_vec(),
+            shape,
+        };
+        let convolution = |out_channels, stride| Op::Convolution { out_channels, kernel: 3, stride, bias: false };
+        let graph = Graph {
+            nodes: vec![
+                node("input", Op::Input, &[], shape(4, 1)),
+                node("a", convolution(2, 1), &[0], shape(4, 2)),
+                node("n", Op::BatchNorm { epsilon: 1e-5 }, &[1], shape(4, 2)),
+                node("r", Op::Activation(Activation::Relu), &[2], shape(4, 2)),
+                node("b", convolution(2, 1), &[3], shape(4, 2)),
+                node("s", Op::Add, &[4, 3], shape(4, 2)),
+                node("p", Op::GlobalAveragePool, &[5], shape(1, 2)),
+                node("l", Op::Linear { out_features: 3, bias: true }, &[6], shape(1, 3)),
+            ],
+        };
+        graph.validate().unwrap();
+        assert_eq!(graph.macs(), 16 * 2 * 9 + 16 * 2 * 18 + 6);
+        assert_eq!(graph.parameters(), 18 + 4 + 36 + 9);
+        // While `s` runs: r, b and s, 32 values each.
+        assert_eq!(graph.peak_activation_bytes(), 4 * 96);
+    }
+}

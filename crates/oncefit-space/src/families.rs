@@ -1,0 +1,45 @@
+//! The families that come with Oncefit, as `.space` files.
+
+use crate::error::{Result, SpaceError, suggestion};
+use crate::space::Space;
+use crate::value::Value;
+
+const FAMILIES: [(&str, &str); 4] = [
+    ("fm-nano", include_str!("../spaces/fm-nano.space")),
+    ("ofa-mobilenet-v3", include_str!("../spaces/ofa-mobilenet-v3.space")),
+    ("ofa-proxylessnas", include_str!("../spaces/ofa-proxylessnas.space")),
+    ("deps-cifar-mobilenet-v3", include_str!("../spaces/deps-cifar-mobilenet-v3.space")),
+];
+
+impl Space {
+    /// The names of the families.
+    pub fn builtin_names() -> Vec<&'static str> {
+        FAMILIES.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// A family.
+    ///
+    /// # Errors
+    /// If there is no family of that name; the message lists them.
+    pub fn builtin(name: &str) -> Result<Self> {
+        Self::builtin_with(name, &[])
+    }
+
+    /// A family with some of its parameters set.
+    ///
+    /// # Errors
+    /// If there is no family of that name or it has no such parameter.
+    pub fn builtin_with(name: &str, parameters: &[(&str, Value)]) -> Result<Self> {
+        match FAMILIES.iter().find(|(family, _)| *family == name) {
+            Some((family, text)) => Self::parse_with(text, &format!("{family}.space"), parameters),
+            None => {
+                let names = Self::builtin_names();
+                let hint = suggestion(name, names.iter().copied());
+                Err(SpaceError::Illegal(format!(
+                    "there is no family `{name}`{hint}; families: {}",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+}
