@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use oncefit_data::{Batch, Dataset, Loader, Normalisation, Prefetch};
 use oncefit_nn::{
-    DropoutDraws, Executor, Gradients, Mode, Plan, Sgd, Supernet, Target, Tiers, softmax,
+    DropoutDraws, Executor, Gradients, Mode, Sgd, Supernet, Target, Tiers, softmax,
     softmax_cross_entropy, sort_channels,
 };
 use oncefit_space::Subnet;
@@ -46,7 +46,7 @@ impl RunData {
             size: recipe.data.validation,
             seed: recipe.data.validation_seed,
         })?;
-        let normalisation = Normalisation::of(&train);
+        let normalisation = Normalisation::of(&train)?;
         Ok(Self { train, validation, test: loaded.test, normalisation })
     }
 }
@@ -155,6 +155,7 @@ impl<'r> Trainer<'r> {
             recipe.seed,
             recipe.build_augmentation(),
             data.normalisation.clone(),
+            true,
         )?;
         let sgd = |parameters: &_| {
             let recipe = &recipe.optimiser;
@@ -253,7 +254,9 @@ impl<'r> Trainer<'r> {
         let mut batches = self.prefetch(steps);
         while self.step < steps {
             let Some(batch) = batches.next() else { break };
+            let batch = batch?;
             let report = self.train_step(&batch, saved_step)?;
+            batches.recycle(batch);
             self.epoch_loss += report.loss;
             observe(Event::Step(report));
             let ends_epoch = self.step.is_multiple_of(steps_per_epoch);
@@ -358,7 +361,7 @@ impl<'r> Trainer<'r> {
             loss: first_loss,
             learning_rate: rate,
             networks: networks.len(),
-            images: batch.count,
+            images: batch.images_count,
         })
     }
 
@@ -402,7 +405,7 @@ impl<'r> Trainer<'r> {
             first_logits.extend_from_slice(logits);
         }
         self.executor.backward(&plan, parameters, tape, &gradient, &mut self.gradients)?;
-        self.train_macs += 3 * network.subnet.graph().macs() * batch.count as u64;
+        self.train_macs += 3 * network.subnet.graph().macs() * batch.images_count as u64;
         Ok(loss)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oncefit_data::{Batch, Dataset, Normalisation, calibration_batches, evaluation_batches};
+use oncefit_data::{Augmentation, Batch, Dataset, Normalisation, calibration_batches, evaluation_batches};
 use oncefit_nn::{Calibration, Executor, Images, Mode, Network, Parameters, Plan, Supernet, Target, softmax_cross_entropy};
 use oncefit_space::Subnet;
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,6 @@ pub struct Evaluator {
     normalisation: Normalisation,
     calibration_images: usize,
     batch_size: usize,
-    seed: u64,
     calibration: BTreeMap<usize, Vec<Batch>>,
     splits: BTreeMap<(Split, usize), Vec<Batch>>,
 }
@@ -63,7 +62,6 @@ impl Evaluator {
             normalisation: normalisation.clone(),
             calibration_images: recipe.evaluation.calibration_images,
             batch_size: recipe.evaluation.batch_size,
-            seed: CALIBRATION_SEED,
             calibration: BTreeMap::new(),
             splits: BTreeMap::new(),
         }
@@ -71,24 +69,32 @@ impl Evaluator {
 
     /// Reads and resizes what evaluations at `resolution` need, so that [`Evaluator::measure`] can
     /// run on several threads.
-    pub fn prepare(&mut self, split: Split, resolution: usize) {
-        self.calibration.entry(resolution).or_insert_with(|| {
-            calibration_batches(
+    ///
+    /// # Errors
+    /// If the data set has too few images for the calibration.
+    pub fn prepare(&mut self, split: Split, resolution: usize) -> Result<()> {
+        if !self.calibration.contains_key(&resolution) {
+            let batches = calibration_batches(
                 &self.train,
-                self.calibration_images,
+                self.calibration_images.min(self.train.len()),
                 self.batch_size,
                 resolution,
                 &self.normalisation,
-                self.seed,
-            )
-        });
-        let dataset = match split {
-            Split::Validation => &self.validation,
-            Split::Test => &self.test,
-        };
-        self.splits.entry((split, resolution)).or_insert_with(|| {
-            evaluation_batches(dataset, self.batch_size, resolution, &self.normalisation)
-        });
+                CALIBRATION_SEED,
+                Augmentation::default(),
+            )?;
+            self.calibration.insert(resolution, batches);
+        }
+        if !self.splits.contains_key(&(split, resolution)) {
+            let dataset = match split {
+                Split::Validation => &self.validation,
+                Split::Test => &self.test,
+            };
+            let batches =
+                evaluation_batches(dataset, self.batch_size, resolution, &self.normalisation)?;
+            self.splits.insert((split, resolution), batches);
+        }
+        Ok(())
     }
 
     /// Calibrates a subnet.
@@ -102,7 +108,7 @@ impl Evaluator {
         subnet: &Subnet,
     ) -> Result<Calibration> {
         let plan = supernet.plan(subnet)?;
-        self.prepare(Split::Validation, plan.input_shape().height);
+        self.prepare(Split::Validation, plan.input_shape().height)?;
         self.calibrate_prepared(executor, &plan, &supernet.parameters)
     }
 
@@ -127,7 +133,7 @@ impl Evaluator {
         subnet: &Subnet,
         split: Split,
     ) -> Result<Accuracy> {
-        self.prepare(split, subnet.graph().input_shape().height);
+        self.prepare(split, subnet.graph().input_shape().height)?;
         self.measure(executor, supernet, subnet, split)
     }
 
@@ -158,7 +164,7 @@ impl Evaluator {
         split: Split,
     ) -> Result<Accuracy> {
         let plan = network.plan()?;
-        self.prepare(split, plan.input_shape().height);
+        self.prepare(split, plan.input_shape().height)?;
         self.predict(executor, &plan, &network.parameters, &network.calibration, split)
     }
 
@@ -183,8 +189,8 @@ impl Evaluator {
             unused_gradient.resize(logits.len(), 0.0);
             let target = Target::Labels { labels: &batch.labels, smoothing: 0.0 };
             let mean = softmax_cross_entropy(logits, classes, target, &mut unused_gradient, 0.0);
-            loss += mean * batch.count as f64;
-            count += batch.count;
+            loss += mean * batch.images_count as f64;
+            count += batch.images_count;
             executor.recycle(tape);
         }
         Ok(Accuracy {
@@ -194,10 +200,13 @@ impl Evaluator {
         })
     }
 
-    /// The prepared images of a split, for checks in other engines.
-    pub fn batches(&mut self, split: Split, resolution: usize) -> &[Batch] {
-        self.prepare(split, resolution);
-        &self.splits[&(split, resolution)]
+    /// The images of a split at a resolution, for checks in other engines.
+    ///
+    /// # Errors
+    /// As [`Evaluator::prepare`].
+    pub fn batches(&mut self, split: Split, resolution: usize) -> Result<&[Batch]> {
+        self.prepare(split, resolution)?;
+        Ok(&self.splits[&(split, resolution)])
     }
 
     /// How training images are normalised.
@@ -208,7 +217,7 @@ impl Evaluator {
 
 /// A batch as an executor reads it.
 pub fn images(batch: &Batch) -> Images<'_> {
-    Images { data: &batch.images, count: batch.count }
+    Images { data: &batch.images, count: batch.images_count }
 }
 
 /// The index of the largest value; the first of equals.

@@ -309,9 +309,8 @@ impl Recipe {
         .into_iter()
         .flatten()
         {
-            if file.is_relative() {
-                *file = folder.join(&*file);
-            }
+            let joined = folder.join(&*file);
+            *file = std::path::absolute(&joined).map_err(TrainError::file("find", &joined))?;
         }
         if recipe.name == Self::default().name
             && let Some(stem) = path.file_stem()
