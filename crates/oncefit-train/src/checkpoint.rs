@@ -155,11 +155,19 @@ impl CheckpointFolder {
         Ok(Self { folder: folder.to_owned(), keep })
     }
 
+    /// A folder to read from only: nothing in it is changed.
+    pub fn open_to_read(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), keep: usize::MAX }
+    }
+
     /// The checkpoints, oldest first.
     ///
     /// # Errors
     /// If the folder cannot be read.
     pub fn list(&self) -> Result<Vec<PathBuf>> {
+        if !self.folder.exists() {
+            return Ok(Vec::new());
+        }
         let entries = fs::read_dir(&self.folder).map_err(TrainError::file("read", &self.folder))?;
         let mut paths: Vec<PathBuf> = entries
             .flatten()

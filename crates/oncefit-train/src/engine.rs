@@ -115,6 +115,19 @@ pub enum Outcome {
     },
 }
 
+/// What a training will cost.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Estimate {
+    /// Steps in all.
+    pub steps: u64,
+    /// Multiply-accumulates, from a sample of the steps.
+    pub train_macs: u64,
+    /// Seconds on this machine, from a few timed steps.
+    pub seconds: f64,
+    /// Bytes of one checkpoint.
+    pub checkpoint_bytes: u64,
+}
+
 /// A training in progress.
 pub struct Trainer<'r> {
     run: &'r Run,
@@ -300,6 +313,46 @@ impl<'r> Trainer<'r> {
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    /// What the whole training will cost, from a few steps that are run and forgotten.
+    ///
+    /// # Errors
+    /// If a step cannot be run.
+    pub fn estimate(mut self) -> Result<Estimate> {
+        const SAMPLED_STEPS: u64 = 64;
+        let (steps, steps_per_epoch) = (self.steps(), self.loader.steps_per_epoch());
+        let learning_rate = self.run.recipe().learning_rate();
+        let seed = self.run.recipe().seed;
+        let batch_size = self.run.recipe().training.batch_size as u64;
+        let mut sampled = 0;
+        let stride = (steps / SAMPLED_STEPS).max(1);
+        let picked: Vec<u64> = (0..steps).step_by(stride as usize).collect();
+        for &step in &picked {
+            let epoch = step as f64 / steps_per_epoch as f64;
+            let networks = self.schedule.networks(&self.space, &learning_rate, seed, step, epoch)?;
+            let macs: u64 = networks.iter().map(|network| network.subnet.graph().macs()).sum();
+            sampled += 3 * macs * batch_size;
+        }
+        let train_macs = (u128::from(sampled) * u128::from(steps) / picked.len() as u128) as u64;
+        let mut timed = None;
+        for step in [steps - 1, 0, steps / 2, steps - 1] {
+            self.step = step;
+            let resolution = self.schedule.resolution(&self.space, seed, step);
+            let height = self.space.largest(resolution).graph().input_shape().height;
+            let batch = self.loader.batch(step, height)?;
+            self.train_step(&batch, 0)?;
+            // The first step fills caches and pools; it is not timed.
+            timed.get_or_insert((Instant::now(), self.train_macs));
+        }
+        let (started, before) = timed.unwrap_or((Instant::now(), 0));
+        let rate = (self.train_macs - before) as f64 / started.elapsed().as_secs_f64();
+        Ok(Estimate {
+            steps,
+            train_macs,
+            seconds: train_macs as f64 / rate,
+            checkpoint_bytes: 8 * self.supernet.parameters.values() as u64,
+        })
     }
 
     /// The batches from the current step on, made ahead in the background.

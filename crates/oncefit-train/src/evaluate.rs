@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::recipe::Recipe;
 
 /// Which images were predicted.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// Held out of the training images; choices are made on it.

@@ -15,7 +15,7 @@ mod run;
 mod schedule;
 
 pub use checkpoint::{Checkpoint, CheckpointFolder};
-pub use engine::{Event, Outcome, RunData, StepReport, Trainer, middle};
+pub use engine::{Estimate, Event, Outcome, RunData, StepReport, Trainer, middle};
 pub use error::{Result, TrainError};
 pub use evaluate::{Accuracy, Evaluator, Split, images, largest};
 pub use files::{TEMPORARY_PREFIX, write_atomically};

@@ -1,1 +1,50 @@
-//! placeholder
+//! Train one network once, fit it to every device and budget.
+//!
+//! The library behind the program: opening runs ([`LoadedRun`]), fitting them to budgets
+//! ([`fit`]), reports ([`report`]). What is typed is in [`Cli`].
+
+#[allow(missing_docs, reason = "the help texts are the documentation")]
+mod cli;
+mod chart;
+mod commands;
+mod error;
+pub mod fit;
+mod format;
+mod loaded;
+mod progress;
+mod provenance;
+pub mod report;
+mod stop;
+
+pub use cli::Cli;
+pub use error::{Error, Result};
+pub use loaded::{EvaluationRow, LoadedRun};
+
+use cli::{Command, DataCommand};
+
+/// Carries out what was typed.
+///
+/// # Errors
+/// With the failure and its exit code.
+pub fn run(cli: Cli) -> Result<()> {
+    stop::ignore_file_size_signal()?;
+    if let Some(threads) = cli.threads {
+        if threads == 0 {
+            return Err(Error::Request("--threads must be at least 1".into()));
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|error| Error::Request(format!("--threads {threads}: {error}")))?;
+    }
+    match cli.command {
+        Command::Quickstart(args) => commands::quickstart(&args),
+        Command::Train(args) => commands::train(&args),
+        Command::Evaluate(args) => commands::evaluate(&args),
+        Command::Fit(args) => commands::fit(&args),
+        Command::Export(args) => commands::export(&args),
+        Command::Report(args) => commands::report(&args),
+        Command::Show(args) => commands::show(&args),
+        Command::Data(DataCommand::Show(args)) => commands::data_show(&args),
+    }
+}

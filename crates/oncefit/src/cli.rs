@@ -1,0 +1,187 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use oncefit_search::Count;
+
+use crate::fit::SearcherKind;
+
+/// Train one network once, fit it to every device and budget.
+///
+/// A supernet holds the weights of very many smaller networks. It is trained once; each budget
+/// then gets its own subnet, cut out without training, as an ONNX file that has been run and
+/// checked.
+#[derive(Debug, Parser)]
+#[command(name = "oncefit", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads to use [default: one for each core]. Results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 the request makes no sense; 130 stopped by Ctrl-C after saving.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train on embedded images, fit three budgets, write three checked ONNX files and a report
+    Quickstart(QuickstartArgs),
+    /// Train a supernet (or one network) as a recipe says, into a run folder
+    Train(TrainArgs),
+    /// Calibrate and measure subnets of a run
+    Evaluate(EvaluateArgs),
+    /// Find the best subnet within a budget and write it as a checked ONNX file
+    Fit(FitArgs),
+    /// Write one subnet of a run as a checked ONNX file
+    Export(ExportArgs),
+    /// Write the report.html of a run
+    Report(ReportArgs),
+    /// Show a space, a run or an exported file
+    Show(ShowArgs),
+    /// Look at data
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct QuickstartArgs {
+    /// Folder to write to; a quickstart that is there already is replaced
+    #[arg(long, default_value = "quickstart-out", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Seed of every random draw
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Epochs to train, instead of the recipe's
+    #[arg(long)]
+    pub epochs: Option<u32>,
+    /// Subnets measured for each budget and searcher
+    #[arg(long, default_value_t = 48, value_name = "N")]
+    pub evaluations: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Recipe file, or with --resume a run folder
+    #[arg(value_name = "RECIPE")]
+    pub recipe: PathBuf,
+    /// Run folder [default: runs/<name of the recipe>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Continue a run that was stopped or killed, from its newest checkpoint
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Remove a run that is in the folder already
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Say what training would cost, from a few timed steps, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Seed, instead of the recipe's
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// Run folder
+    pub run: PathBuf,
+    /// Subnet: its text, `largest` or `smallest`; may be repeated [default: both]
+    #[arg(long, value_name = "TEXT")]
+    pub subnet: Vec<String>,
+    /// Measure this many random subnets as well
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub random: usize,
+    /// Seed of the random subnets
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Images to measure on
+    #[arg(long, default_value = "validation", value_parser = ["validation", "test"])]
+    pub split: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FitArgs {
+    /// Run folder
+    pub run: PathBuf,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// File to write
+    #[arg(long, default_value = "model.onnx", value_name = "FILE")]
+    pub out: PathBuf,
+    /// Search algorithm
+    #[arg(long, value_enum, default_value = "evolution")]
+    pub searcher: SearcherKind,
+    /// Subnets to measure
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub evaluations: usize,
+    /// Seed of the search
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct LimitArgs {
+    /// Most multiply-accumulates for one image: 800k, 1.2M
+    #[arg(long, value_name = "COUNT")]
+    pub max_macs: Option<Count>,
+    /// Most weights: 50k
+    #[arg(long, value_name = "COUNT")]
+    pub max_parameters: Option<Count>,
+    /// Most bytes of live activations, batch 1, f32: 64k
+    #[arg(long, value_name = "COUNT")]
+    pub max_peak_memory: Option<Count>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Run folder
+    pub run: PathBuf,
+    /// Subnet: its text, `largest` or `smallest`
+    #[arg(long, value_name = "TEXT")]
+    pub subnet: String,
+    /// File to write
+    #[arg(long, default_value = "model.onnx", value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run folder
+    pub run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// A run folder, a .space file, a family (fm-nano …) or an .onnx file
+    pub what: String,
+    /// Show this subnet, layer by layer
+    #[arg(long, value_name = "TEXT")]
+    pub subnet: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Show classes and counts of a recipe's images, and draw a contact sheet
+    Show(DataShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DataShowArgs {
+    /// Recipe file [default: the embedded images]
+    pub recipe: Option<PathBuf>,
+    /// Write a contact sheet of the training images as PNG
+    #[arg(long, value_name = "FILE")]
+    pub sheet: Option<PathBuf>,
+    /// Images of each class on the sheet
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    pub per_class: usize,
+}

@@ -1,0 +1,63 @@
+//! What a command can fail with, and the exit code of each failure.
+
+use std::path::PathBuf;
+
+use oncefit_data::DataError;
+use oncefit_export::ExportError;
+use oncefit_nn::NnError;
+use oncefit_search::SearchError;
+use oncefit_space::SpaceError;
+use oncefit_train::TrainError;
+
+/// An error of a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// From the space.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// From the network.
+    #[error(transparent)]
+    Network(#[from] NnError),
+    /// From the data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// From training or the run folder.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// From the search.
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    /// From an exported file.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// A file of the command itself.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The request makes no sense; the message says what would.
+    #[error("{0}")]
+    Request(String),
+    /// The command was asked to stop and has saved its state.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+impl Error {
+    /// The exit code: 1 for failures, 2 for requests that make no sense, 130 when stopped.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Stopped(_) => 130,
+            Self::Request(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// The result of a command.
+pub type Result<T> = std::result::Result<T, Error>;

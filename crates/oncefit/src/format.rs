@@ -1,0 +1,69 @@
+//! Numbers and tables as people read them.
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{CellAlignment, Table};
+
+/// `1234567` as `1.23 M`.
+pub fn count(value: u64) -> String {
+    let value = value as f64;
+    for (unit, factor) in [("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)] {
+        if value >= factor {
+            return format!("{:.2} {unit}", value / factor);
+        }
+    }
+    format!("{value}")
+}
+
+/// Bytes in KiB or MiB.
+pub fn bytes(value: u64) -> String {
+    match value {
+        0..1024 => format!("{value} B"),
+        1024..1_048_576 => format!("{:.1} KiB", value as f64 / 1024.0),
+        _ => format!("{:.1} MiB", value as f64 / 1_048_576.0),
+    }
+}
+
+/// A share as a percentage.
+pub fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// Seconds as `1 m 05 s`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round().max(0.0) as u64;
+    match whole {
+        0..60 if seconds < 10.0 => format!("{seconds:.1} s"),
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} m {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} m", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// A table; columns after the first are aligned to the right.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_234_567), "1.23 M");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(percent(0.87654), "87.65 %");
+        assert_eq!(duration(4.25), "4.2 s");
+        assert_eq!(duration(65.0), "1 m 05 s");
+        assert_eq!(duration(3700.0), "1 h 01 m");
+    }
+}

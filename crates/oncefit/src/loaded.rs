@@ -1,0 +1,182 @@
+//! A finished (or stopped) run, opened for evaluation.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use oncefit_nn::{Executor, Supernet};
+use oncefit_search::Objective;
+use oncefit_space::{Space, Subnet};
+use oncefit_train::{
+    CheckpointFolder, EVALUATIONS, Evaluator, RowLog, Run, RunData, Split, read_rows,
+};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A measured subnet, as it stands in `evaluations.jsonl`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EvaluationRow {
+    /// The subnet's text.
+    pub subnet: String,
+    /// Hash of the supernet's weights.
+    pub weights_hash: String,
+    /// The split it was measured on.
+    pub split: Split,
+    /// Training images that its batch-norm statistics are from.
+    pub calibration_images: usize,
+    /// Height of its input.
+    pub resolution: usize,
+    /// What ran it.
+    pub engine: String,
+    /// Share of the images predicted right.
+    pub accuracy: f64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Images predicted.
+    pub images: usize,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// Weights.
+    pub parameters: u64,
+}
+
+/// Name of our own kernels in evaluations.
+const ENGINE: &str = "oncefit-kernels";
+
+/// A run with its supernet and its images.
+pub struct LoadedRun {
+    /// The folder.
+    pub run: Run,
+    /// The space.
+    pub space: Space,
+    /// The newest weights.
+    pub supernet: Supernet,
+    /// Steps after which they were saved.
+    pub step: u64,
+    /// Multiply-accumulates that they cost.
+    pub train_macs: u64,
+    /// The images.
+    pub data: RunData,
+    /// Measures subnets.
+    pub evaluator: Evaluator,
+    weights_hash: String,
+    known: HashMap<(String, Split), EvaluationRow>,
+}
+
+impl LoadedRun {
+    /// Opens a run folder.
+    ///
+    /// # Errors
+    /// If it is no run, has no usable checkpoint, or its data cannot be read.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let run = Run::open_to_read(folder)?;
+        let recipe = run.recipe();
+        let data = RunData::load(recipe)?;
+        let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
+        let layout = Supernet::layout(&space)?;
+        let checkpoints = CheckpointFolder::open_to_read(&run.checkpoints());
+        let (checkpoint, damaged) = checkpoints.newest(&layout)?;
+        for error in damaged {
+            eprintln!("{error}; an older one is used");
+        }
+        let checkpoint = checkpoint.ok_or_else(|| {
+            Error::Request(format!(
+                "{} has no checkpoint yet; `oncefit train {} --resume` goes on with it",
+                folder.display(),
+                folder.display()
+            ))
+        })?;
+        let evaluator = Evaluator::new(
+            recipe,
+            &data.train,
+            &data.validation,
+            &data.test,
+            &data.normalisation,
+        );
+        let weights_hash = checkpoint.weights.hash();
+        let rows: Vec<EvaluationRow> = read_rows(&run.file(EVALUATIONS))?;
+        let known = rows
+            .into_iter()
+            .filter(|row| {
+                row.weights_hash == weights_hash
+                    && row.calibration_images == recipe.evaluation.calibration_images
+            })
+            .map(|row| ((row.subnet.clone(), row.split), row))
+            .collect();
+        Ok(Self {
+            supernet: Supernet::with_parameters(&space, checkpoint.weights)?,
+            step: checkpoint.step,
+            train_macs: checkpoint.train_macs,
+            space,
+            data,
+            evaluator,
+            weights_hash,
+            known,
+            run,
+        })
+    }
+
+    /// Hash of the weights.
+    pub fn weights_hash(&self) -> &str {
+        &self.weights_hash
+    }
+
+    /// Every evaluation of these weights on a split, in no particular order.
+    pub fn known(&self, split: Split) -> Vec<&EvaluationRow> {
+        let mut rows: Vec<&EvaluationRow> =
+            self.known.values().filter(|row| row.split == split).collect();
+        rows.sort_by(|left, right| {
+            left.macs.cmp(&right.macs).then_with(|| left.subnet.cmp(&right.subnet))
+        });
+        rows
+    }
+
+    /// Measures subnets, on all cores; what is measured already is not measured again.
+    ///
+    /// # Errors
+    /// If a subnet cannot be executed or the log not be written.
+    pub fn evaluate(&mut self, subnets: &[Subnet], split: Split) -> Result<Vec<EvaluationRow>> {
+        let mut new: Vec<&Subnet> = Vec::new();
+        for subnet in subnets {
+            let is_known = self.known.contains_key(&(subnet.text(), split));
+            if !is_known && !new.contains(&subnet) {
+                self.evaluator.prepare(split, subnet.graph().input_shape().height)?;
+                new.push(subnet);
+            }
+        }
+        let measured = new
+            .par_iter()
+            .map_init(Executor::default, |executor, subnet| {
+                let found = self.evaluator.measure(executor, &self.supernet, subnet, split)?;
+                Ok(EvaluationRow {
+                    subnet: subnet.text(),
+                    weights_hash: self.weights_hash.clone(),
+                    split,
+                    calibration_images: self.run.recipe().evaluation.calibration_images,
+                    resolution: subnet.graph().input_shape().height,
+                    engine: ENGINE.into(),
+                    accuracy: found.accuracy,
+                    loss: found.loss,
+                    images: found.images,
+                    macs: subnet.graph().macs(),
+                    parameters: subnet.graph().parameters(),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut log = RowLog::append(&self.run.file(EVALUATIONS))?;
+        for row in measured {
+            log.push(&row)?;
+            self.known.insert((row.subnet.clone(), split), row);
+        }
+        Ok(subnets.iter().map(|subnet| self.known[&(subnet.text(), split)].clone()).collect())
+    }
+}
+
+/// Accuracy on the validation split, after calibration.
+impl Objective for LoadedRun {
+    fn score(&mut self, subnets: &[Subnet]) -> std::result::Result<Vec<f64>, String> {
+        let rows = self.evaluate(subnets, Split::Validation).map_err(|error| error.to_string())?;
+        Ok(rows.into_iter().map(|row| row.accuracy).collect())
+    }
+}
