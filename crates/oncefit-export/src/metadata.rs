@@ -70,14 +70,22 @@ pub fn read_metadata(path: &Path) -> Result<Metadata> {
         path: path.to_owned(),
         source,
     })?;
-    let fails = |reason: String| ExportError::Model { path: path.to_owned(), reason };
+    let fails = |reason: String| ExportError::Model {
+        path: path.to_owned(),
+        reason,
+    };
     let model = ModelProto::decode(&bytes[..]).map_err(|error| fails(error.to_string()))?;
     // Strings stand as they are, everything else as JSON.
-    let template = serde_json::to_value(Metadata::default()).map_err(|error| fails(error.to_string()))?;
+    let template =
+        serde_json::to_value(Metadata::default()).map_err(|error| fails(error.to_string()))?;
     let mut fields = serde_json::Map::new();
     for property in &model.metadata_props {
-        let (Some(key), Some(value)) = (&property.key, &property.value) else { continue };
-        let Some(name) = key.strip_prefix(PREFIX) else { continue };
+        let (Some(key), Some(value)) = (&property.key, &property.value) else {
+            continue;
+        };
+        let Some(name) = key.strip_prefix(PREFIX) else {
+            continue;
+        };
         let value = match &template[name] {
             serde_json::Value::String(_) => serde_json::Value::String(value.clone()),
             _ => serde_json::from_str(value).map_err(|error| fails(format!("{key}: {error}")))?,

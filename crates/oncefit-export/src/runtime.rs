@@ -25,7 +25,11 @@ pub struct OnnxModel {
 
 impl std::fmt::Debug for OnnxModel {
     fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        formatter.debug_struct("OnnxModel").field("path", &self.path).field("shape", &self.shape).finish()
+        formatter
+            .debug_struct("OnnxModel")
+            .field("path", &self.path)
+            .field("shape", &self.shape)
+            .finish()
     }
 }
 
@@ -36,9 +40,16 @@ impl OnnxModel {
     /// If the file cannot be read, is damaged, or is no network of one image input.
     pub fn load(path: &Path, batch: usize) -> Result<Self> {
         if let Err(source) = std::fs::metadata(path) {
-            return Err(ExportError::File { action: "read", path: path.to_owned(), source });
+            return Err(ExportError::File {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            });
         }
-        let fails = |reason: String| ExportError::Model { path: path.to_owned(), reason };
+        let fails = |reason: String| ExportError::Model {
+            path: path.to_owned(),
+            reason,
+        };
         // A damaged file must not take the program down, whatever the engine makes of it.
         match catch_unwind(AssertUnwindSafe(|| Self::prepare(path, batch))) {
             Ok(Ok(model)) => Ok(model),
@@ -55,10 +66,16 @@ impl OnnxModel {
         let extents: Vec<Option<usize>> = fact
             .shape
             .dims()
-            .map(|extent| extent.concretize().and_then(|extent| usize::try_from(extent.to_i64().ok()?).ok()))
+            .map(|extent| {
+                extent
+                    .concretize()
+                    .and_then(|extent| usize::try_from(extent.to_i64().ok()?).ok())
+            })
             .collect();
         let [_, Some(channels), Some(height), Some(width)] = extents[..] else {
-            return Err(TractError::msg("its input is not batch × channels × height × width"));
+            return Err(TractError::msg(
+                "its input is not batch × channels × height × width",
+            ));
         };
         let shape = [batch, channels, height, width];
         model.set_input_fact(0, f32::fact(shape).into())?;
@@ -68,7 +85,11 @@ impl OnnxModel {
             let view = outputs[0].to_plain_array_view::<f32>()?;
             Ok(view.iter().copied().collect())
         };
-        Ok(Self { path: path.to_owned(), shape, run: Box::new(run) })
+        Ok(Self {
+            path: path.to_owned(),
+            shape,
+            run: Box::new(run),
+        })
     }
 
     /// Batch, channels, height and width of the input.
@@ -91,9 +112,12 @@ impl OnnxModel {
                 detail: format!("{batch} images of {channels}×{height}×{width}"),
             });
         }
-        Tensor::from_shape(&self.shape, images).and_then(|tensor| (self.run)(tensor)).map_err(|error| {
-            ExportError::Model { path: self.path.clone(), reason: format!("{error:#}") }
-        })
+        Tensor::from_shape(&self.shape, images)
+            .and_then(|tensor| (self.run)(tensor))
+            .map_err(|error| ExportError::Model {
+                path: self.path.clone(),
+                reason: format!("{error:#}"),
+            })
     }
 }
 
@@ -119,16 +143,30 @@ pub fn verify(path: &Path, images: &[f32], count: usize, expected: &[f32]) -> Re
     if found.len() != expected.len() {
         return Err(ExportError::Model {
             path: path.to_owned(),
-            reason: format!("it gives {} logits instead of {}", found.len(), expected.len()),
+            reason: format!(
+                "it gives {} logits instead of {}",
+                found.len(),
+                expected.len()
+            ),
         });
     }
     let largest_of = |values: &mut dyn Iterator<Item = f32>| {
         // NaN must not pass for a small difference.
-        values.fold(0.0f32, |largest, value| if value.is_nan() { f32::INFINITY } else { largest.max(value) })
+        values.fold(0.0f32, |largest, value| {
+            if value.is_nan() {
+                f32::INFINITY
+            } else {
+                largest.max(value)
+            }
+        })
     };
     let largest_logit = largest_of(&mut expected.iter().map(|value| value.abs()));
-    let largest_difference =
-        largest_of(&mut found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()));
+    let largest_difference = largest_of(
+        &mut found
+            .iter()
+            .zip(expected)
+            .map(|(found, expected)| (found - expected).abs()),
+    );
     let is_equal = largest_difference <= TOLERANCE * largest_logit;
     if !is_equal || !largest_logit.is_finite() {
         return Err(ExportError::Mismatch {
@@ -138,5 +176,10 @@ pub fn verify(path: &Path, images: &[f32], count: usize, expected: &[f32]) -> Re
             largest: largest_logit,
         });
     }
-    Ok(Verification { engine: ENGINE, images: count, largest_difference, largest_logit })
+    Ok(Verification {
+        engine: ENGINE,
+        images: count,
+        largest_difference,
+        largest_logit,
+    })
 }

@@ -16,8 +16,8 @@ use crate::error::{ExportError, Result};
 use crate::metadata::Metadata;
 use crate::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_proto,
-    tensor_shape_proto, type_proto,
+    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_proto, tensor_shape_proto,
+    type_proto,
 };
 
 const OPSET: i64 = 17;
@@ -29,7 +29,11 @@ const IR_VERSION: i64 = 9;
 /// If the network cannot be said in ONNX or the file cannot be written.
 pub fn save_onnx(network: &Network, metadata: &Metadata, path: &Path) -> Result<()> {
     let bytes = onnx_bytes(network, metadata)?;
-    let fails = |source| ExportError::File { action: "write", path: path.to_owned(), source };
+    let fails = |source| ExportError::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    };
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -40,10 +44,14 @@ pub fn save_onnx(network: &Network, metadata: &Metadata, path: &Path) -> Result<
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(fails)?;
+        file.as_file()
+            .set_permissions(fs::Permissions::from_mode(0o644))
+            .map_err(fails)?;
     }
     file.persist(path).map_err(|error| fails(error.error))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fails)
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fails)
 }
 
 /// The bytes of the file. Equal networks and metadata give equal bytes.
@@ -51,7 +59,11 @@ pub fn save_onnx(network: &Network, metadata: &Metadata, path: &Path) -> Result<
 /// # Errors
 /// If the network cannot be said in ONNX.
 pub fn onnx_bytes(network: &Network, metadata: &Metadata) -> Result<Vec<u8>> {
-    let mut writer = Writer { network, names: Vec::new(), graph: GraphProto::default() };
+    let mut writer = Writer {
+        network,
+        names: Vec::new(),
+        graph: GraphProto::default(),
+    };
     for index in 0..network.graph.nodes.len() {
         let name = writer.node(index)?;
         writer.names.push(name);
@@ -62,12 +74,20 @@ pub fn onnx_bytes(network: &Network, metadata: &Metadata) -> Result<Vec<u8>> {
     graph.name = Some(metadata.space.clone());
     graph.input = vec![value_info(
         INPUT,
-        &[None, Some(input.channels), Some(input.height), Some(input.width)],
+        &[
+            None,
+            Some(input.channels),
+            Some(input.height),
+            Some(input.width),
+        ],
     )];
     graph.output = vec![value_info(OUTPUT, &[None, Some(output.channels)])];
     let model = ModelProto {
         ir_version: Some(IR_VERSION),
-        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(OPSET) }],
+        opset_import: vec![OperatorSetIdProto {
+            domain: None,
+            version: Some(OPSET),
+        }],
         producer_name: Some("oncefit".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
         graph: Some(graph),
@@ -104,8 +124,11 @@ impl Writer<'_> {
     fn node(&mut self, index: usize) -> Result<String> {
         let network = self.network;
         let node = &network.graph.nodes[index];
-        let inputs: Vec<String> =
-            node.inputs.iter().map(|&input| self.names[input].clone()).collect();
+        let inputs: Vec<String> = node
+            .inputs
+            .iter()
+            .map(|&input| self.names[input].clone())
+            .collect();
         let is_last = index + 1 == network.graph.nodes.len();
         let path = &node.path;
         match node.op {
@@ -113,9 +136,17 @@ impl Writer<'_> {
             Op::Dropout { .. } if !is_last => Ok(inputs[0].clone()),
             Op::BatchNorm { .. } => match network.graph.nodes[node.inputs[0]].op {
                 Op::Convolution { .. } | Op::Depthwise { .. } if !is_last => Ok(inputs[0].clone()),
-                _ => Err(fails(node, "a batch-norm can be folded only into the convolution before it")),
+                _ => Err(fails(
+                    node,
+                    "a batch-norm can be folded only into the convolution before it",
+                )),
             },
-            Op::Convolution { out_channels, kernel, stride, .. } => {
+            Op::Convolution {
+                out_channels,
+                kernel,
+                stride,
+                ..
+            } => {
                 let in_channels = network.graph.nodes[node.inputs[0]].shape.channels;
                 let taps = kernel * kernel;
                 let stored = self.tensor(node, "weight")?;
@@ -138,16 +169,24 @@ impl Writer<'_> {
                 let weight = (0..channels * taps)
                     .map(|at| stored[at % taps * channels + at / taps])
                     .collect();
-                self.convolution(index, inputs, weight, [channels, 1, kernel, kernel], channels, stride)
+                self.convolution(
+                    index,
+                    inputs,
+                    weight,
+                    [channels, 1, kernel, kernel],
+                    channels,
+                    stride,
+                )
             }
             Op::Activation(activation) => {
                 let (kind, attributes): (&str, Vec<AttributeProto>) = match activation {
                     Activation::Identity => ("Identity", vec![]),
                     Activation::Relu => ("Relu", vec![]),
                     Activation::HardSwish => ("HardSwish", vec![]),
-                    Activation::HardSigmoid => {
-                        ("HardSigmoid", vec![float("alpha", 1.0 / 6.0), float("beta", 0.5)])
-                    }
+                    Activation::HardSigmoid => (
+                        "HardSigmoid",
+                        vec![float("alpha", 1.0 / 6.0), float("beta", 0.5)],
+                    ),
                     Activation::Relu6 => {
                         let mut inputs = inputs;
                         for (name, value) in [("low", 0.0), ("high", 6.0)] {
@@ -206,11 +245,20 @@ impl Writer<'_> {
             matches!(other.op, Op::BatchNorm { .. }) && other.inputs.first() == Some(&index)
         });
         if let Some(norm) = follower {
-            let readers = network.graph.nodes.iter().filter(|other| other.inputs.contains(&index));
+            let readers = network
+                .graph
+                .nodes
+                .iter()
+                .filter(|other| other.inputs.contains(&index));
             if readers.count() != 1 {
-                return Err(fails(norm, "something else reads the convolution before it"));
+                return Err(fails(
+                    norm,
+                    "something else reads the convolution before it",
+                ));
             }
-            let Op::BatchNorm { epsilon } = norm.op else { unreachable!("found above") };
+            let Op::BatchNorm { epsilon } = norm.op else {
+                unreachable!("found above")
+            };
             let statistics = network
                 .calibration
                 .of(&norm.path)
@@ -218,7 +266,10 @@ impl Writer<'_> {
             let scales = self.tensor(norm, "weight")?;
             let shifts = self.tensor(norm, "bias")?;
             let mut folded = Vec::with_capacity(outputs);
-            for (out, row) in weight.chunks_exact_mut(shape[1] * shape[2] * shape[3]).enumerate() {
+            for (out, row) in weight
+                .chunks_exact_mut(shape[1] * shape[2] * shape[3])
+                .enumerate()
+            {
                 let deviation = (f64::from(statistics.variance[out]) + f64::from(epsilon)).sqrt();
                 let scale = f64::from(scales[out]) / deviation;
                 for value in row {
@@ -259,7 +310,10 @@ impl Writer<'_> {
     }
 
     fn initialiser(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         self.graph.initializer.push(TensorProto {
             name: Some(name.to_owned()),
             dims: shape.iter().map(|&extent| extent as i64).collect(),
@@ -278,7 +332,11 @@ impl Writer<'_> {
         output: &str,
     ) -> String {
         self.graph.node.push(NodeProto {
-            name: Some(if kind == "Flatten" { output.to_owned() } else { node.path.clone() }),
+            name: Some(if kind == "Flatten" {
+                output.to_owned()
+            } else {
+                node.path.clone()
+            }),
             op_type: Some(kind.to_owned()),
             input: inputs,
             output: vec![output.to_owned()],
@@ -290,23 +348,39 @@ impl Writer<'_> {
 }
 
 fn fails(node: &GraphNode, reason: &str) -> ExportError {
-    ExportError::Network { path: node.path.clone(), reason: reason.to_owned() }
+    ExportError::Network {
+        path: node.path.clone(),
+        reason: reason.to_owned(),
+    }
 }
 
 fn attribute(name: &str, kind: attribute_proto::AttributeType) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), r#type: Some(kind as i32), ..Default::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(kind as i32),
+        ..Default::default()
+    }
 }
 
 fn integer(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { i: Some(value), ..attribute(name, attribute_proto::AttributeType::Int) }
+    AttributeProto {
+        i: Some(value),
+        ..attribute(name, attribute_proto::AttributeType::Int)
+    }
 }
 
 fn integers(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { ints: values.to_vec(), ..attribute(name, attribute_proto::AttributeType::Ints) }
+    AttributeProto {
+        ints: values.to_vec(),
+        ..attribute(name, attribute_proto::AttributeType::Ints)
+    }
 }
 
 fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { f: Some(value), ..attribute(name, attribute_proto::AttributeType::Float) }
+    AttributeProto {
+        f: Some(value),
+        ..attribute(name, attribute_proto::AttributeType::Float)
+    }
 }
 
 /// A float tensor; `None` is the batch.

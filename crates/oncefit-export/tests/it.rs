@@ -27,18 +27,35 @@ impl Case {
 fn case(supernet: &Supernet, subnet: &Subnet, count: usize, seed: u64) -> Case {
     let shape = subnet.graph().input_shape();
     let mut draws = Draws::new(seed, "images", 0, 0);
-    let images: Vec<f32> = (0..count * shape.len()).map(|_| draws.normal() as f32).collect();
-    let batch = Images { data: &images, count };
+    let images: Vec<f32> = (0..count * shape.len())
+        .map(|_| draws.normal() as f32)
+        .collect();
+    let batch = Images {
+        data: &images,
+        count,
+    };
     let mut executor = Executor::default();
     let plan = supernet.plan(subnet).unwrap();
-    let calibration = executor.calibrate(&plan, &supernet.parameters, [batch]).unwrap();
+    let calibration = executor
+        .calibrate(&plan, &supernet.parameters, [batch])
+        .unwrap();
     let network = supernet.extract(subnet, &calibration).unwrap();
     let plan = network.plan().unwrap();
     let tape = executor
-        .forward(&plan, &network.parameters, batch, Mode::Evaluate(&calibration))
+        .forward(
+            &plan,
+            &network.parameters,
+            batch,
+            Mode::Evaluate(&calibration),
+        )
         .unwrap();
     let logits = tape.output().to_vec();
-    Case { network, images, logits, count }
+    Case {
+        network,
+        images,
+        logits,
+        count,
+    }
 }
 
 fn supernet(space: &Space) -> Supernet {
@@ -46,7 +63,10 @@ fn supernet(space: &Space) -> Supernet {
     for (index, parameter) in supernet.parameters.iter_mut().enumerate() {
         let mut draws = Draws::new(5, "disturb", index as u64, 0);
         if parameter.kind != ParameterKind::ConvolutionWeight {
-            parameter.data.iter_mut().for_each(|value| *value += 0.2 * draws.normal() as f32);
+            parameter
+                .data
+                .iter_mut()
+                .for_each(|value| *value += 0.2 * draws.normal() as f32);
         }
     }
     supernet
@@ -96,8 +116,14 @@ fn files_of_random_subnets_give_the_networks_logits() {
 fn files_of_the_other_families_give_the_networks_logits() {
     let folder = tempfile::tempdir().unwrap();
     for (family, text) in [
-        ("ofa-mobilenet-v3", "resolution=128:depth=2:kernel=5:expand=3"),
-        ("ofa-proxylessnas", "resolution=128:depth=2:kernel=3:expand=4"),
+        (
+            "ofa-mobilenet-v3",
+            "resolution=128:depth=2:kernel=5:expand=3",
+        ),
+        (
+            "ofa-proxylessnas",
+            "resolution=128:depth=2:kernel=3:expand=4",
+        ),
         ("deps-cifar-mobilenet-v3", "smallest"),
     ] {
         let space = Space::builtin(family).unwrap();
@@ -115,8 +141,15 @@ fn files_are_functions_of_the_network_and_say_what_they_are() {
     let path = folder.path().join("model.onnx");
     write_and_verify(&case, &path);
     assert_eq!(read_metadata(&path).unwrap(), metadata());
-    assert_eq!(std::fs::read(&path).unwrap(), onnx_bytes(&case.network, &metadata()).unwrap());
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        onnx_bytes(&case.network, &metadata()).unwrap()
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "no temporary file is left"
+    );
     // For tools/onnx-check: files and expected logits, where a folder is named.
     if let Some(target) = std::env::var_os("ONCEFIT_ONNX_SAMPLES") {
         let target = Path::new(&target);
@@ -143,21 +176,31 @@ fn damaged_files_and_wrong_inputs_are_errors() {
     let error = model.run(&case.planes()[1..]).unwrap_err().to_string();
     assert!(error.contains("2 images of 1×20×20"), "{error}");
     let mut wrong = case.logits.clone();
-    wrong[3] += 0.01 * wrong.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let error = verify(&path, &case.planes(), 2, &wrong).unwrap_err().to_string();
+    wrong[3] += 0.01
+        * wrong
+            .iter()
+            .fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let error = verify(&path, &case.planes(), 2, &wrong)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("other logits"), "{error}");
     let bytes = std::fs::read(&path).unwrap();
     let cut = folder.path().join("cut.onnx");
     for length in [0, 1, 10, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(&cut, &bytes[..length]).unwrap();
         let error = OnnxModel::load(&cut, 2).unwrap_err().to_string();
-        assert!(error.contains("cut.onnx is no usable ONNX file"), "{length}: {error}");
+        assert!(
+            error.contains("cut.onnx is no usable ONNX file"),
+            "{length}: {error}"
+        );
     }
     std::fs::write(&cut, b"<html>not found</html>").unwrap();
     assert!(OnnxModel::load(&cut, 1).is_err());
     assert!(read_metadata(&cut).is_err());
     let missing = folder.path().join("no-folder/model.onnx");
-    let error = save_onnx(&case.network, &metadata(), &missing).unwrap_err().to_string();
+    let error = save_onnx(&case.network, &metadata(), &missing)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("no-folder"), "{error}");
     let error = OnnxModel::load(&missing, 1).unwrap_err().to_string();
     assert!(error.starts_with("cannot read"), "{error}");
@@ -168,6 +211,8 @@ fn a_network_without_statistics_is_not_written() {
     let space = Space::builtin("fm-nano").unwrap();
     let mut case = case(&supernet(&space), &space.smallest().unwrap(), 2, 4);
     case.network.calibration = Calibration::None;
-    let error = onnx_bytes(&case.network, &metadata()).unwrap_err().to_string();
+    let error = onnx_bytes(&case.network, &metadata())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("no calibrated statistics"), "{error}");
 }

@@ -102,7 +102,10 @@ mod tests {
         let mean = y.iter().sum::<f64>() / y.len() as f64;
         let variance = y.iter().map(|y| (y - mean).powi(2)).sum::<f64>() / y.len() as f64;
         let z = |y: f64| gamma * (y - mean) / (variance + epsilon).sqrt() + beta;
-        y.iter().zip(weights).map(|(&y, weight)| weight * z(y)).sum()
+        y.iter()
+            .zip(weights)
+            .map(|(&y, weight)| weight * z(y))
+            .sum()
     }
 
     #[test]

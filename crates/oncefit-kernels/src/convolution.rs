@@ -13,15 +13,11 @@ use std::ops::Range;
 
 use crate::cpu::{Cpu, InstructionSet, Kernel};
 use crate::elementwise::{PreActivationRows, add_lanes, load_rows, pre_activation_rows};
-use crate::gemm::{
-    Multiply, MultiplyTransposed, multiply, multiply_transposed, pack, packed_len,
-};
+use crate::gemm::{Multiply, MultiplyTransposed, multiply, multiply_transposed, pack, packed_len};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
 use crate::scratch::Scratch;
 use crate::simd::Simd;
-use crate::types::{
-    ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window,
-};
+use crate::types::{ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window};
 
 /// `output = convolution(value(source), weight) + bias`; `sums` receive Σy and Σy² per channel.
 #[allow(clippy::too_many_arguments, reason = "the operands of one formula")]
@@ -36,11 +32,25 @@ pub fn convolution_forward(
     sums: Option<&mut ChannelSums>,
 ) {
     let geometry = Geometry::new(source, window, weight, out_channels);
-    assert_eq!(output.len(), geometry.output.len(), "convolution_forward: output");
-    assert!(bias.is_none_or(|bias| bias.len() == out_channels), "convolution_forward: bias");
+    assert_eq!(
+        output.len(),
+        geometry.output.len(),
+        "convolution_forward: output"
+    );
+    assert!(
+        bias.is_none_or(|bias| bias.len() == out_channels),
+        "convolution_forward: bias"
+    );
     let packed = geometry.pack_forward(cpu, weight);
     let chunks = geometry.forward_chunks();
-    let mut partial = vec![0.0f64; if sums.is_some() { chunks * 2 * out_channels } else { 0 }];
+    let mut partial = vec![
+        0.0f64;
+        if sums.is_some() {
+            chunks * 2 * out_channels
+        } else {
+            0
+        }
+    ];
     let (outputs, partials) = (Parts::new(output), Parts::new(&mut partial));
     for_each_chunk(chunks, geometry.operations(), |chunk| {
         let rows = geometry.chunk_rows(chunks, chunk);
@@ -52,7 +62,14 @@ pub fn convolution_forward(
                 partials.part(chunk * wanted..(chunk + 1) * wanted),
             )
         };
-        cpu.run(ForwardRows { geometry: &geometry, packed: &packed, bias, rows, output, sums });
+        cpu.run(ForwardRows {
+            geometry: &geometry,
+            packed: &packed,
+            bias,
+            rows,
+            output,
+            sums,
+        });
     });
     if let Some(sums) = sums {
         merge_sums(&partial, sums);
@@ -62,7 +79,10 @@ pub fn convolution_forward(
 /// The gradients of a convolution: of its input to `input`, of its weight and bias added to
 /// `weight_gradient` (values, out_stride, in_stride: laid out like the weight) and
 /// `bias_gradient`.
-#[allow(clippy::too_many_arguments, reason = "the operands of one formula and their gradients")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the operands of one formula and their gradients"
+)]
 pub fn convolution_backward(
     cpu: Cpu,
     source: Source,
@@ -81,8 +101,16 @@ pub fn convolution_backward(
         _ => geometry.pack_backward(cpu, weight),
     };
     let chunks = geometry.backward_chunks();
-    let weight_len = if weight_gradient.is_some() { out_channels * geometry.k } else { 0 };
-    let bias_len = if bias_gradient.is_some() { out_channels } else { 0 };
+    let weight_len = if weight_gradient.is_some() {
+        out_channels * geometry.k
+    } else {
+        0
+    };
+    let bias_len = if bias_gradient.is_some() {
+        out_channels
+    } else {
+        0
+    };
     let channels = source.shape.channels;
     let mut sums_partial = vec![0.0f64; chunks * 2 * channels];
     let mut weight_partial = Scratch::zeros(chunks * weight_len);
@@ -95,7 +123,11 @@ pub fn convolution_backward(
             InputGradient::PreActivation { dz, .. } => dz,
         };
         if mode != SinkMode::Skip {
-            assert_eq!(target.len(), source.shape.len(), "convolution_backward: input gradient");
+            assert_eq!(
+                target.len(),
+                source.shape.len(),
+                "convolution_backward: input gradient"
+            );
         }
         let targets = Parts::new(target);
         let sums = Parts::new(&mut sums_partial);
@@ -132,25 +164,43 @@ pub fn convolution_backward(
             for (row, taps) in partial.chunks_exact(geometry.k).enumerate() {
                 for (tap, addends) in taps.chunks_exact(channels).enumerate() {
                     let target = &mut values[row * out_stride + tap * in_stride..][..channels];
-                    target.iter_mut().zip(addends).for_each(|(value, addend)| *value += addend);
+                    target
+                        .iter_mut()
+                        .zip(addends)
+                        .for_each(|(value, addend)| *value += addend);
                 }
             }
         }
     }
     if let Some(values) = bias_gradient {
-        assert_eq!(values.len(), out_channels, "convolution_backward: bias gradient");
+        assert_eq!(
+            values.len(),
+            out_channels,
+            "convolution_backward: bias gradient"
+        );
         for partial in bias_partial.chunks_exact(bias_len.max(1)) {
-            values.iter_mut().zip(partial).for_each(|(value, sum)| *value += *sum as f32);
+            values
+                .iter_mut()
+                .zip(partial)
+                .for_each(|(value, sum)| *value += *sum as f32);
         }
     }
 }
 
 pub(crate) fn check_output_gradient(gradient: &OutputGradient, output: Shape) {
-    assert_eq!(gradient.dz.len(), output.len(), "output gradient: values of {output:?}");
+    assert_eq!(
+        gradient.dz.len(),
+        output.len(),
+        "output gradient: values of {output:?}"
+    );
     if let Some(norm) = gradient.batch_norm {
         assert_eq!(norm.y.len(), output.len(), "output gradient: raw output");
         for coefficient in [norm.a, norm.b, norm.c] {
-            assert_eq!(coefficient.len(), output.channels, "output gradient: coefficients");
+            assert_eq!(
+                coefficient.len(),
+                output.channels,
+                "output gradient: coefficients"
+            );
         }
     }
 }
@@ -176,7 +226,11 @@ impl InputGradient<'_> {
 }
 
 pub(crate) fn lanes(cpu: Cpu) -> usize {
-    if cpu.instruction_set() == InstructionSet::Avx512 { 16 } else { 8 }
+    if cpu.instruction_set() == InstructionSet::Avx512 {
+        16
+    } else {
+        8
+    }
 }
 
 /// Sizes of a convolution; every chunk and tile border follows from them.
@@ -194,8 +248,14 @@ struct Geometry<'a> {
 impl<'a> Geometry<'a> {
     fn new(source: Source<'a>, window: Window, weight: ConvWeight, n: usize) -> Self {
         source.check();
-        assert!(window.kernel % 2 == 1 && window.stride > 0, "convolution: {window:?}");
-        assert!(!source.shape.is_empty() && n > 0, "convolution: empty tensors");
+        assert!(
+            window.kernel % 2 == 1 && window.stride > 0,
+            "convolution: {window:?}"
+        );
+        assert!(
+            !source.shape.is_empty() && n > 0,
+            "convolution: empty tensors"
+        );
         let k = window.kernel * window.kernel * source.shape.channels;
         let geometry = Self {
             source,
@@ -203,7 +263,11 @@ impl<'a> Geometry<'a> {
             output: window.output_shape(source.shape, n),
             k,
             n,
-            is_pointwise: window == Window { kernel: 1, stride: 1 },
+            is_pointwise: window
+                == Window {
+                    kernel: 1,
+                    stride: 1,
+                },
         };
         geometry.check_weight(weight.data.len(), weight.out_stride, weight.in_stride);
         geometry
@@ -217,7 +281,9 @@ impl<'a> Geometry<'a> {
         let channels = self.source.shape.channels;
         let needed = (self.n - 1) * out_stride + (self.taps() - 1) * in_stride + channels;
         assert!(
-            length >= needed && in_stride >= channels && out_stride >= (self.taps() - 1) * in_stride + channels,
+            length >= needed
+                && in_stride >= channels
+                && out_stride >= (self.taps() - 1) * in_stride + channels,
             "convolution: a weight of {length} values with strides {out_stride}, {in_stride}"
         );
     }
@@ -249,14 +315,22 @@ impl<'a> Geometry<'a> {
 
     /// Output rows of a chunk: whole images where windows overlap.
     fn chunk_rows(&self, chunks: usize, chunk: usize) -> Range<usize> {
-        let unit = if self.is_pointwise { 1 } else { self.output.height * self.output.width };
+        let unit = if self.is_pointwise {
+            1
+        } else {
+            self.output.height * self.output.width
+        };
         let range = chunk_range(self.output.rows() / unit, chunks, chunk);
         range.start * unit..range.end * unit
     }
 
     /// Inputs that belong to a chunk's rows.
     fn input_range(&self, rows: &Range<usize>) -> Range<usize> {
-        let unit = if self.is_pointwise { 1 } else { self.output.height * self.output.width };
+        let unit = if self.is_pointwise {
+            1
+        } else {
+            self.output.height * self.output.width
+        };
         let inputs = match self.is_pointwise {
             true => self.source.shape.channels,
             false => self.source.shape.len() / self.source.shape.images,
@@ -269,7 +343,13 @@ impl<'a> Geometry<'a> {
         let mut packed = Scratch::take(packed_len(self.k, self.n, lanes));
         let channels = self.source.shape.channels;
         if weight.in_stride == channels {
-            pack(weight.data, (self.k, 1), (self.n, weight.out_stride), lanes, &mut packed);
+            pack(
+                weight.data,
+                (self.k, 1),
+                (self.n, weight.out_stride),
+                lanes,
+                &mut packed,
+            );
         } else {
             let mut compact = Scratch::take(self.n * self.k);
             self.compact(weight, &mut compact);
@@ -283,7 +363,13 @@ impl<'a> Geometry<'a> {
         let mut packed = Scratch::take(packed_len(self.n, self.k, lanes));
         let channels = self.source.shape.channels;
         if weight.in_stride == channels {
-            pack(weight.data, (self.n, weight.out_stride), (self.k, 1), lanes, &mut packed);
+            pack(
+                weight.data,
+                (self.n, weight.out_stride),
+                (self.k, 1),
+                lanes,
+                &mut packed,
+            );
         } else {
             let mut compact = Scratch::take(self.n * self.k);
             self.compact(weight, &mut compact);
@@ -340,14 +426,15 @@ impl<'a> Geometry<'a> {
     #[inline(always)]
     fn input_pixel(&self, row: usize, tap: usize) -> Option<usize> {
         let (input, output) = (self.source.shape, self.output);
-        let (image, pixel) = (row / (output.height * output.width), row % (output.height * output.width));
+        let (image, pixel) = (
+            row / (output.height * output.width),
+            row % (output.height * output.width),
+        );
         let padding = self.window.padding();
         let y = pixel / output.width * self.window.stride + tap / self.window.kernel;
         let x = pixel % output.width * self.window.stride + tap % self.window.kernel;
-        let is_inside = y >= padding
-            && x >= padding
-            && y - padding < input.height
-            && x - padding < input.width;
+        let is_inside =
+            y >= padding && x >= padding && y - padding < input.height && x - padding < input.width;
         is_inside.then(|| (image * input.height + y - padding) * input.width + x - padding)
     }
 }
@@ -367,7 +454,14 @@ impl Kernel for ForwardRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { geometry, packed, bias, rows, output, sums } = self;
+        let Self {
+            geometry,
+            packed,
+            bias,
+            rows,
+            output,
+            sums,
+        } = self;
         let (k, n) = (geometry.k, geometry.n);
         let tile = geometry.tile_rows();
         let mut scratch = Scratch::take(tile * k);
@@ -377,7 +471,20 @@ impl Kernel for ForwardRows<'_> {
             let count = end - start;
             let a = geometry.load(simd, start..end, &mut scratch[..count * k]);
             let output = &mut output[(start - rows.start) * n..(end - rows.start) * n];
-            multiply(simd, &Multiply { a, lda: k, b: packed, bias, rows: count, k, n }, output, n);
+            multiply(
+                simd,
+                &Multiply {
+                    a,
+                    lda: k,
+                    b: packed,
+                    bias,
+                    rows: count,
+                    k,
+                    n,
+                },
+                output,
+                n,
+            );
             if !sums.is_empty() {
                 add_square_sums(simd, output, sums);
             }
@@ -402,7 +509,11 @@ pub(crate) fn add_square_sums<S: Simd>(simd: S, rows: &[f32], sums: &mut [f64]) 
             square = simd.fma(y, y, square);
         }
         add_lanes(simd, sum, &mut sums[first..first + count]);
-        add_lanes(simd, square, &mut sums[channels + first..channels + first + count]);
+        add_lanes(
+            simd,
+            square,
+            &mut sums[channels + first..channels + first + count],
+        );
         first += S::LANES;
     }
 }
@@ -464,7 +575,11 @@ impl Kernel for BackwardRows<'_> {
         let tile = geometry.tile_rows();
         let mut gradients = Scratch::take(tile * n);
         let mut values = Scratch::take(tile * k);
-        let mut inputs = Scratch::take(if self.mode == SinkMode::Skip { 0 } else { tile * k });
+        let mut inputs = Scratch::take(if self.mode == SinkMode::Skip {
+            0
+        } else {
+            tile * k
+        });
         let needs_clear = matches!(self.mode, SinkMode::Overwrite | SinkMode::PreActivation);
         if !geometry.is_pointwise && needs_clear {
             self.target.fill(0.0);
@@ -483,12 +598,23 @@ impl Kernel for BackwardRows<'_> {
             };
             if !self.weight.is_empty() {
                 let a = geometry.load(simd, start..end, &mut values[..count * k]);
-                let product = MultiplyTransposed { g, ldg: n, a, lda: k, rows: count, n, k };
+                let product = MultiplyTransposed {
+                    g,
+                    ldg: n,
+                    a,
+                    lda: k,
+                    rows: count,
+                    n,
+                    k,
+                };
                 multiply_transposed(simd, &product, self.weight);
             }
             if !self.bias.is_empty() {
                 for row in g.chunks_exact(n) {
-                    self.bias.iter_mut().zip(row).for_each(|(sum, g)| *sum += f64::from(*g));
+                    self.bias
+                        .iter_mut()
+                        .zip(row)
+                        .for_each(|(sum, g)| *sum += f64::from(*g));
                 }
             }
             if self.mode != SinkMode::Skip {
@@ -546,7 +672,9 @@ impl BackwardRows<'_> {
 }
 
 fn add_values(to: &mut [f32], values: &[f32]) {
-    to.iter_mut().zip(values).for_each(|(to, value)| *to += value);
+    to.iter_mut()
+        .zip(values)
+        .for_each(|(to, value)| *to += value);
 }
 
 #[inline(always)]
@@ -558,8 +686,20 @@ fn pre_activation<S: Simd>(
     sums: &mut [f64],
 ) {
     let channels = source.shape.channels;
-    assert!(source.gate.is_none(), "convolution_backward: PreActivation of a gated source");
+    assert!(
+        source.gate.is_none(),
+        "convolution_backward: PreActivation of a gated source"
+    );
     let data = &source.data[rows.start * channels..rows.end * channels];
     let (affine, activation) = (source.affine, source.activation);
-    pre_activation_rows(simd, PreActivationRows { data, affine, activation, gradient, sums });
+    pre_activation_rows(
+        simd,
+        PreActivationRows {
+            data,
+            affine,
+            activation,
+            gradient,
+            sums,
+        },
+    );
 }

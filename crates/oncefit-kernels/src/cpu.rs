@@ -25,7 +25,9 @@ impl Cpu {
         [InstructionSet::Avx512, InstructionSet::Avx2]
             .into_iter()
             .find_map(Self::with)
-            .unwrap_or(Self { set: InstructionSet::Portable })
+            .unwrap_or(Self {
+                set: InstructionSet::Portable,
+            })
     }
 
     /// A given instruction set, if this machine has it.
@@ -35,10 +37,14 @@ impl Cpu {
 
     /// Every instruction set that this machine has.
     pub fn available() -> Vec<Self> {
-        [InstructionSet::Portable, InstructionSet::Avx2, InstructionSet::Avx512]
-            .into_iter()
-            .filter_map(Self::with)
-            .collect()
+        [
+            InstructionSet::Portable,
+            InstructionSet::Avx2,
+            InstructionSet::Avx512,
+        ]
+        .into_iter()
+        .filter_map(Self::with)
+        .collect()
     }
 
     /// The instructions it stands for.

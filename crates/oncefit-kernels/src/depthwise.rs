@@ -26,7 +26,11 @@ pub fn depthwise_forward(
     sums: Option<&mut ChannelSums>,
 ) {
     let geometry = Geometry::new(source, window, weight);
-    assert_eq!(output.len(), geometry.output.len(), "depthwise_forward: output");
+    assert_eq!(
+        output.len(),
+        geometry.output.len(),
+        "depthwise_forward: output"
+    );
     let channels = source.shape.channels;
     let chunks = geometry.chunks();
     let mut partial = vec![0.0f64; chunks * 2 * channels];
@@ -41,7 +45,13 @@ pub fn depthwise_forward(
                 partials.part(chunk * 2 * channels..(chunk + 1) * 2 * channels),
             )
         };
-        cpu.run(Forward { geometry: &geometry, weight, images, output, sums });
+        cpu.run(Forward {
+            geometry: &geometry,
+            weight,
+            images,
+            output,
+            sums,
+        });
     });
     if let Some(sums) = sums {
         merge_sums(&partial, sums);
@@ -77,7 +87,11 @@ pub fn depthwise_backward(
             InputGradient::PreActivation { dz, .. } => dz,
         };
         if mode != SinkMode::Skip {
-            assert_eq!(target.len(), source.shape.len(), "depthwise_backward: input gradient");
+            assert_eq!(
+                target.len(),
+                source.shape.len(),
+                "depthwise_backward: input gradient"
+            );
         }
         let image = match mode {
             SinkMode::Skip => 0,
@@ -108,9 +122,16 @@ pub fn depthwise_backward(
         merge_sums(&sums_partial, sums);
     }
     if let Some(values) = weight_gradient {
-        assert_eq!(values.len(), weight.len(), "depthwise_backward: weight gradient");
+        assert_eq!(
+            values.len(),
+            weight.len(),
+            "depthwise_backward: weight gradient"
+        );
         for partial in weight_partial.chunks_exact(weight.len()) {
-            values.iter_mut().zip(partial).for_each(|(value, addend)| *value += addend);
+            values
+                .iter_mut()
+                .zip(partial)
+                .for_each(|(value, addend)| *value += addend);
         }
     }
 }
@@ -137,7 +158,11 @@ impl<'a> Geometry<'a> {
             window.kernel * window.kernel * source.shape.channels,
             "depthwise: weight of {window:?}"
         );
-        Self { source, window, output: window.output_shape(source.shape, source.shape.channels) }
+        Self {
+            source,
+            window,
+            output: window.output_shape(source.shape, source.shape.channels),
+        }
     }
 
     fn operations(&self) -> usize {
@@ -151,7 +176,10 @@ impl<'a> Geometry<'a> {
     /// Height and width of the padded input.
     fn padded(&self) -> (usize, usize) {
         let margin = 2 * self.window.padding();
-        (self.source.shape.height + margin, self.source.shape.width + margin)
+        (
+            self.source.shape.height + margin,
+            self.source.shape.width + margin,
+        )
     }
 
     /// Zeros around the output gradient: as far as a tap can reach beyond it.
@@ -217,8 +245,17 @@ where
     });
     move |pixel| {
         // SAFETY: the pixel lies in the image.
-        let x = unsafe { simd.load_some(source.data.as_ptr().add(base + pixel * shape.channels), count) };
-        let z = if source.affine.is_some() { simd.fma(x, scale, shift) } else { x };
+        let x = unsafe {
+            simd.load_some(
+                source.data.as_ptr().add(base + pixel * shape.channels),
+                count,
+            )
+        };
+        let z = if source.affine.is_some() {
+            simd.fma(x, scale, shift)
+        } else {
+            x
+        };
         let value = simd.activate(source.activation, z);
         match gate {
             Some(gate) => simd.mul(value, gate),
@@ -268,7 +305,11 @@ impl Kernel for Forward<'_> {
 impl Forward<'_> {
     #[inline(always)]
     fn images<S: Simd, const K: usize>(&mut self, simd: S) {
-        let Geometry { source, window, output } = self.geometry;
+        let Geometry {
+            source,
+            window,
+            output,
+        } = self.geometry;
         let channels = source.shape.channels;
         let (padded_height, padded_width) = self.geometry.padded();
         let mut plane = Scratch::take(padded_height * padded_width * S::LANES);
@@ -287,7 +328,8 @@ impl Forward<'_> {
                 for y in 0..output.height {
                     let mut x = 0;
                     while x < output.width {
-                        let from = (y * window.stride * padded_width + x * window.stride) * S::LANES;
+                        let from =
+                            (y * window.stride * padded_width + x * window.stride) * S::LANES;
                         let to = (y * output.width + x) * channels + first;
                         let block = Block {
                             row: padded_width * S::LANES,
@@ -317,7 +359,11 @@ impl Forward<'_> {
                     }
                 }
                 add_lanes(simd, sum, &mut self.sums[first..first + count]);
-                add_lanes(simd, square, &mut self.sums[channels + first..channels + first + count]);
+                add_lanes(
+                    simd,
+                    square,
+                    &mut self.sums[channels + first..channels + first + count],
+                );
                 first += S::LANES;
             }
         }
@@ -387,7 +433,11 @@ impl Kernel for Backward<'_> {
 impl Backward<'_> {
     #[inline(always)]
     fn images<S: Simd, const K: usize>(&mut self, simd: S) {
-        let Geometry { source, window, output } = self.geometry;
+        let Geometry {
+            source,
+            window,
+            output,
+        } = self.geometry;
         let channels = source.shape.channels;
         let (padded_height, padded_width) = self.geometry.padded();
         let margin = self.geometry.gradient_margin();
@@ -402,8 +452,18 @@ impl Backward<'_> {
                 let size = (source.shape.height, source.shape.width);
                 fill_plane(simd, &mut values, size, window.padding(), value);
                 let dy = output_gradient(simd, &self.gradient, *output, image, first, count);
-                fill_plane(simd, &mut gradients, (output.height, output.width), margin, dy);
-                let view = GradientPlane { values: &gradients, width: gradient_width, margin };
+                fill_plane(
+                    simd,
+                    &mut gradients,
+                    (output.height, output.width),
+                    margin,
+                    dy,
+                );
+                let view = GradientPlane {
+                    values: &gradients,
+                    width: gradient_width,
+                    margin,
+                };
                 self.add_weight_gradient::<S, K>(simd, &values, padded_width, &view, first, count);
                 if self.mode != SinkMode::Skip {
                     self.input_gradient::<S, K>(simd, &view, (index, image), first, count);
@@ -424,7 +484,11 @@ impl Backward<'_> {
         first: usize,
         count: usize,
     ) {
-        let Geometry { source, window, output } = self.geometry;
+        let Geometry {
+            source,
+            window,
+            output,
+        } = self.geometry;
         let channels = source.shape.channels;
         for tap_y in 0..K {
             // Two sets of sums hide the latency of the multiplications.
@@ -468,7 +532,12 @@ impl Backward<'_> {
         count: usize,
     ) {
         let Geometry { source, window, .. } = self.geometry;
-        let Shape { height, width, channels, .. } = source.shape;
+        let Shape {
+            height,
+            width,
+            channels,
+            ..
+        } = source.shape;
         let (stride, padding) = (window.stride, window.padding());
         let mut taps = [simd.zero(); 49];
         load_taps(simd, self.weight, channels, first, count, &mut taps);
@@ -489,8 +558,9 @@ impl Backward<'_> {
                         let out_y = (y + padding + gradients.margin * stride - tap_y) / stride;
                         let mut tap_x = (phase + padding) % stride;
                         while tap_x < K {
-                            let out_x =
-                                (phase + padding + gradients.margin * stride - tap_x) / stride + block;
+                            let out_x = (phase + padding + gradients.margin * stride - tap_x)
+                                / stride
+                                + block;
                             let weight = taps[tap_y * K + tap_x];
                             // SAFETY: the margin holds every output a tap can reach, and blocks
                             // end with the row.
@@ -538,7 +608,11 @@ impl Backward<'_> {
         }
         if self.mode == SinkMode::PreActivation {
             add_lanes(simd, sum, &mut self.sums[first..first + count]);
-            add_lanes(simd, product, &mut self.sums[channels + first..channels + first + count]);
+            add_lanes(
+                simd,
+                product,
+                &mut self.sums[channels + first..channels + first + count],
+            );
         }
     }
 }

@@ -26,7 +26,11 @@ pub fn materialise(cpu: Cpu, source: Source, output: &mut [f32]) {
         let rows = chunk_range(source.shape.rows(), chunks, chunk);
         // SAFETY: chunks are disjoint ranges of rows.
         let output = unsafe { parts.part(rows.start * channels..rows.end * channels) };
-        cpu.run(LoadRows { source, rows, output });
+        cpu.run(LoadRows {
+            source,
+            rows,
+            output,
+        });
     });
 }
 
@@ -35,7 +39,10 @@ pub fn add(cpu: Cpu, left: Source, right: Source, output: &mut [f32]) {
     left.check();
     right.check();
     assert_eq!(left.shape, right.shape, "add: shapes");
-    assert!(left.gate.is_none() && right.gate.is_none(), "add: gated sources are not supported");
+    assert!(
+        left.gate.is_none() && right.gate.is_none(),
+        "add: gated sources are not supported"
+    );
     assert_eq!(output.len(), left.data.len(), "add: output");
     let channels = left.shape.channels;
     let chunks = row_chunks(left.shape.rows());
@@ -44,7 +51,12 @@ pub fn add(cpu: Cpu, left: Source, right: Source, output: &mut [f32]) {
         let rows = chunk_range(left.shape.rows(), chunks, chunk);
         // SAFETY: chunks are disjoint ranges of rows.
         let output = unsafe { parts.part(rows.start * channels..rows.end * channels) };
-        cpu.run(AddRows { left, right, rows, output });
+        cpu.run(AddRows {
+            left,
+            right,
+            rows,
+            output,
+        });
     });
 }
 
@@ -69,8 +81,15 @@ pub fn activation_backward_in_place(
     sums: Option<&mut ChannelSums>,
 ) {
     source.check();
-    assert!(source.gate.is_none(), "activation_backward: gated sources have their own kernel");
-    assert_eq!(gradient.len(), source.data.len(), "activation_backward: gradient");
+    assert!(
+        source.gate.is_none(),
+        "activation_backward: gated sources have their own kernel"
+    );
+    assert_eq!(
+        gradient.len(),
+        source.data.len(),
+        "activation_backward: gradient"
+    );
     let shape = source.shape;
     let chunks = row_chunks(shape.rows());
     let mut partial = vec![0.0f64; chunks * 2 * shape.channels];
@@ -86,7 +105,13 @@ pub fn activation_backward_in_place(
         };
         let data = &source.data[rows.start * shape.channels..rows.end * shape.channels];
         let (affine, activation) = (source.affine, source.activation);
-        cpu.run(PreActivationRows { data, affine, activation, gradient, sums });
+        cpu.run(PreActivationRows {
+            data,
+            affine,
+            activation,
+            gradient,
+            sums,
+        });
     });
     if let Some(sums) = sums {
         merge_sums(&partial, sums);
@@ -147,7 +172,11 @@ pub(crate) fn load_rows<S: Simd>(simd: S, source: Source, rows: Range<usize>, ou
             let mut to = output.as_mut_ptr().add(first);
             for row in rows.clone() {
                 let x = simd.load_some(from, count);
-                let z = if source.affine.is_some() { simd.fma(x, scale, shift) } else { x };
+                let z = if source.affine.is_some() {
+                    simd.fma(x, scale, shift)
+                } else {
+                    x
+                };
                 let mut value = simd.activate(source.activation, z);
                 if let Some(gate) = source.gate {
                     let gate = gate.as_ptr().add(row / pixels * channels + first);
@@ -174,7 +203,12 @@ impl Kernel for AddRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { left, right, rows, output } = self;
+        let Self {
+            left,
+            right,
+            rows,
+            output,
+        } = self;
         let channels = left.shape.channels;
         assert!(rows.end <= left.shape.rows() && output.len() >= rows.len() * channels);
         let mut first = 0;
@@ -220,7 +254,13 @@ impl Kernel for PreActivationRows<'_> {
 
 #[inline(always)]
 pub(crate) fn pre_activation_rows<S: Simd>(simd: S, pass: PreActivationRows) {
-    let PreActivationRows { data, affine, activation, gradient, sums } = pass;
+    let PreActivationRows {
+        data,
+        affine,
+        activation,
+        gradient,
+        sums,
+    } = pass;
     let channels = sums.len() / 2;
     assert_eq!(data.len(), gradient.len());
     let rows = data.len() / channels;
@@ -243,7 +283,11 @@ pub(crate) fn pre_activation_rows<S: Simd>(simd: S, pass: PreActivationRows) {
             }
         }
         add_lanes(simd, sum, &mut sums[first..first + count]);
-        add_lanes(simd, product, &mut sums[channels + first..channels + first + count]);
+        add_lanes(
+            simd,
+            product,
+            &mut sums[channels + first..channels + first + count],
+        );
         first += S::LANES;
     }
 }

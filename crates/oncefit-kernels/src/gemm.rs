@@ -18,13 +18,20 @@ pub(crate) fn pack(
     lanes: usize,
     to: &mut [f32],
 ) {
-    for (panel, packed) in to[..packed_len(k, n, lanes)].chunks_exact_mut(k * lanes).enumerate() {
+    for (panel, packed) in to[..packed_len(k, n, lanes)]
+        .chunks_exact_mut(k * lanes)
+        .enumerate()
+    {
         let first = panel * lanes;
         let columns = lanes.min(n - first);
         for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
             let base = row * k_stride + first * n_stride;
             for (lane, value) in values.iter_mut().enumerate() {
-                *value = if lane < columns { from[base + lane * n_stride] } else { 0.0 };
+                *value = if lane < columns {
+                    from[base + lane * n_stride]
+                } else {
+                    0.0
+                };
             }
         }
     }
@@ -55,7 +62,10 @@ pub(crate) fn multiply<S: Simd>(simd: S, m: &Multiply, out: &mut [f32], ldo: usi
     if m.rows == 0 || m.n == 0 {
         return;
     }
-    assert!(m.k == 0 || m.a.len() >= (m.rows - 1) * m.lda + m.k, "multiply: A");
+    assert!(
+        m.k == 0 || m.a.len() >= (m.rows - 1) * m.lda + m.k,
+        "multiply: A"
+    );
     assert!(m.b.len() >= packed_len(m.k, m.n, S::LANES), "multiply: B");
     assert!(out.len() >= (m.rows - 1) * ldo + m.n, "multiply: out");
     let panels = m.n.div_ceil(S::LANES);
@@ -166,8 +176,14 @@ pub(crate) fn multiply_transposed<S: Simd>(simd: S, m: &MultiplyTransposed, out:
     if m.rows == 0 || m.n == 0 || m.k == 0 {
         return;
     }
-    assert!(m.g.len() >= (m.rows - 1) * m.ldg + m.n, "multiply_transposed: G");
-    assert!(m.a.len() >= (m.rows - 1) * m.lda + m.k, "multiply_transposed: A");
+    assert!(
+        m.g.len() >= (m.rows - 1) * m.ldg + m.n,
+        "multiply_transposed: G"
+    );
+    assert!(
+        m.a.len() >= (m.rows - 1) * m.lda + m.k,
+        "multiply_transposed: A"
+    );
     assert!(out.len() >= m.n * m.k, "multiply_transposed: out");
     let panels = m.k.div_ceil(S::LANES);
     let mut panel = 0;

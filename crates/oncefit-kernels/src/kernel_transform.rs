@@ -14,11 +14,32 @@ fn centre_tap(from: usize, to: usize, index: usize) -> usize {
     (start + index / to) * from + start + index % to
 }
 
-fn check(from: usize, to: usize, channels: usize, larger: usize, smaller: usize, matrix: Option<usize>) {
-    assert!(to <= from && (from - to).is_multiple_of(2), "kernel_transform: {from} to {to}");
-    assert_eq!(larger, from * from * channels, "kernel_transform: larger kernel");
-    assert_eq!(smaller, to * to * channels, "kernel_transform: smaller kernel");
-    assert!(matrix.is_none_or(|length| length == to.pow(4)), "kernel_transform: matrix");
+fn check(
+    from: usize,
+    to: usize,
+    channels: usize,
+    larger: usize,
+    smaller: usize,
+    matrix: Option<usize>,
+) {
+    assert!(
+        to <= from && (from - to).is_multiple_of(2),
+        "kernel_transform: {from} to {to}"
+    );
+    assert_eq!(
+        larger,
+        from * from * channels,
+        "kernel_transform: larger kernel"
+    );
+    assert_eq!(
+        smaller,
+        to * to * channels,
+        "kernel_transform: smaller kernel"
+    );
+    assert!(
+        matrix.is_none_or(|length| length == to.pow(4)),
+        "kernel_transform: matrix"
+    );
 }
 
 /// Makes the `to`×`to` kernel; without a matrix it is the plain centre.
@@ -31,7 +52,14 @@ pub fn kernel_transform_forward(
     matrix: Option<&[f32]>,
     smaller: &mut [f32],
 ) {
-    check(from, to, channels, kernel.len(), smaller.len(), matrix.map(<[f32]>::len));
+    check(
+        from,
+        to,
+        channels,
+        kernel.len(),
+        smaller.len(),
+        matrix.map(<[f32]>::len),
+    );
     let taps = to * to;
     for (j, out) in smaller.chunks_exact_mut(channels.max(1)).enumerate() {
         match matrix {
@@ -41,7 +69,9 @@ pub fn kernel_transform_forward(
                 for i in 0..taps {
                     let source = &kernel[centre_tap(from, to, i) * channels..][..channels];
                     let factor = matrix[j * taps + i];
-                    out.iter_mut().zip(source).for_each(|(sum, value)| *sum += factor * value);
+                    out.iter_mut()
+                        .zip(source)
+                        .for_each(|(sum, value)| *sum += factor * value);
                 }
             }
         }
@@ -49,7 +79,10 @@ pub fn kernel_transform_forward(
 }
 
 /// Adds the gradients of the larger kernel and of the matrix, given that of the smaller kernel.
-#[allow(clippy::too_many_arguments, reason = "the operands of one formula and their gradients")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the operands of one formula and their gradients"
+)]
 pub fn kernel_transform_backward(
     _cpu: Cpu,
     kernel: &[f32],
@@ -61,8 +94,19 @@ pub fn kernel_transform_backward(
     kernel_gradient: &mut [f32],
     matrix_gradient: Option<&mut [f32]>,
 ) {
-    check(from, to, channels, kernel.len(), smaller_gradient.len(), matrix.map(<[f32]>::len));
-    assert_eq!(kernel_gradient.len(), kernel.len(), "kernel_transform: gradient");
+    check(
+        from,
+        to,
+        channels,
+        kernel.len(),
+        smaller_gradient.len(),
+        matrix.map(<[f32]>::len),
+    );
+    assert_eq!(
+        kernel_gradient.len(),
+        kernel.len(),
+        "kernel_transform: gradient"
+    );
     let taps = to * to;
     let gradients = || smaller_gradient.chunks_exact(channels.max(1)).enumerate();
     for (j, gradient) in gradients() {
@@ -73,15 +117,26 @@ pub fn kernel_transform_backward(
                 None => continue,
             };
             let target = &mut kernel_gradient[centre_tap(from, to, i) * channels..][..channels];
-            target.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += factor * value);
+            target
+                .iter_mut()
+                .zip(gradient)
+                .for_each(|(sum, value)| *sum += factor * value);
         }
     }
     if let Some(matrix_gradient) = matrix_gradient {
-        assert_eq!(matrix_gradient.len(), taps * taps, "kernel_transform: matrix gradient");
+        assert_eq!(
+            matrix_gradient.len(),
+            taps * taps,
+            "kernel_transform: matrix gradient"
+        );
         for (j, gradient) in gradients() {
             for i in 0..taps {
                 let source = &kernel[centre_tap(from, to, i) * channels..][..channels];
-                let dot: f32 = source.iter().zip(gradient).map(|(left, right)| left * right).sum();
+                let dot: f32 = source
+                    .iter()
+                    .zip(gradient)
+                    .map(|(left, right)| left * right)
+                    .sum();
                 matrix_gradient[j * taps + i] += dot;
             }
         }
@@ -93,21 +148,36 @@ mod tests {
     use super::*;
 
     fn values(count: usize, salt: f32) -> Vec<f32> {
-        (0..count).map(|index| ((index as f32 + salt) * 0.7).sin()).collect()
+        (0..count)
+            .map(|index| ((index as f32 + salt) * 0.7).sin())
+            .collect()
     }
 
     #[test]
     fn the_identity_gives_the_exact_centre() {
         let channels = 3;
         let kernel = values(49 * channels, 0.0);
-        let identity: Vec<f32> =
-            (0..625).map(|index| if index % 26 == 0 { 1.0 } else { 0.0 }).collect();
+        let identity: Vec<f32> = (0..625)
+            .map(|index| if index % 26 == 0 { 1.0 } else { 0.0 })
+            .collect();
         let (mut plain, mut transformed) = (vec![0.0; 25 * channels], vec![9.0; 25 * channels]);
         let cpu = Cpu::detect();
         kernel_transform_forward(cpu, &kernel, 7, 5, channels, None, &mut plain);
-        kernel_transform_forward(cpu, &kernel, 7, 5, channels, Some(&identity), &mut transformed);
+        kernel_transform_forward(
+            cpu,
+            &kernel,
+            7,
+            5,
+            channels,
+            Some(&identity),
+            &mut transformed,
+        );
         assert_eq!(plain, transformed);
-        assert_eq!(plain[..channels], kernel[8 * channels..9 * channels], "row 1, column 1 of 7×7");
+        assert_eq!(
+            plain[..channels],
+            kernel[8 * channels..9 * channels],
+            "row 1, column 1 of 7×7"
+        );
     }
 
     #[test]
@@ -119,11 +189,22 @@ mod tests {
         let loss = |kernel: &[f32], matrix: &[f32]| -> f64 {
             let mut smaller = vec![0.0; 9 * channels];
             kernel_transform_forward(cpu, kernel, from, to, channels, Some(matrix), &mut smaller);
-            smaller.iter().zip(&weights).map(|(w, g)| f64::from(*w) * f64::from(*g)).sum()
+            smaller
+                .iter()
+                .zip(&weights)
+                .map(|(w, g)| f64::from(*w) * f64::from(*g))
+                .sum()
         };
         let (mut dkernel, mut dmatrix) = (vec![0.0; kernel.len()], vec![0.0; 81]);
         kernel_transform_backward(
-            cpu, &kernel, from, to, channels, Some(&matrix), &weights, &mut dkernel,
+            cpu,
+            &kernel,
+            from,
+            to,
+            channels,
+            Some(&matrix),
+            &weights,
+            &mut dkernel,
             Some(&mut dmatrix),
         );
         let moved = |values: &[f32], index: usize, by: f32| {
@@ -135,12 +216,18 @@ mod tests {
         for index in 0..kernel.len() {
             let expected = loss(&moved(&kernel, index, 0.5), &matrix)
                 - loss(&moved(&kernel, index, -0.5), &matrix);
-            assert!((f64::from(dkernel[index]) - expected).abs() < 1e-4, "kernel {index}");
+            assert!(
+                (f64::from(dkernel[index]) - expected).abs() < 1e-4,
+                "kernel {index}"
+            );
         }
         for index in 0..81 {
             let expected = loss(&kernel, &moved(&matrix, index, 0.5))
                 - loss(&kernel, &moved(&matrix, index, -0.5));
-            assert!((f64::from(dmatrix[index]) - expected).abs() < 1e-4, "matrix {index}");
+            assert!(
+                (f64::from(dmatrix[index]) - expected).abs() < 1e-4,
+                "matrix {index}"
+            );
         }
     }
 }

@@ -34,9 +34,7 @@ pub use batch_norm::{
 pub use convolution::{convolution_backward, convolution_forward};
 pub use cpu::{Cpu, InstructionSet};
 pub use depthwise::{depthwise_backward, depthwise_forward};
-pub use elementwise::{
-    activation_backward, activation_backward_in_place, add, materialise,
-};
+pub use elementwise::{activation_backward, activation_backward_in_place, add, materialise};
 pub use kernel_transform::{kernel_transform_backward, kernel_transform_forward};
 pub use loss::{Target, softmax, softmax_cross_entropy};
 pub use optimiser::{SgdStep, sgd_step};

@@ -45,8 +45,15 @@ pub fn softmax_cross_entropy(
             assert_eq!(labels.len(), rows, "softmax_cross_entropy: labels");
             1.0
         }
-        Target::Soft { probabilities, temperature } => {
-            assert_eq!(probabilities.len(), logits.len(), "softmax_cross_entropy: probabilities");
+        Target::Soft {
+            probabilities,
+            temperature,
+        } => {
+            assert_eq!(
+                probabilities.len(),
+                logits.len(),
+                "softmax_cross_entropy: probabilities"
+            );
             f64::from(temperature)
         }
     };
@@ -58,7 +65,11 @@ pub fn softmax_cross_entropy(
         let log_sum = softmax_row(logits, temperature, &mut row_probabilities);
         let aim = |class: usize| match target {
             Target::Labels { labels, smoothing } => {
-                let hit = if labels[row] as usize == class { 1.0 } else { 0.0 };
+                let hit = if labels[row] as usize == class {
+                    1.0
+                } else {
+                    0.0
+                };
                 (1.0 - f64::from(smoothing)) * hit + f64::from(smoothing) / classes as f64
             }
             Target::Soft { probabilities, .. } => f64::from(probabilities[row * classes + class]),
@@ -81,7 +92,10 @@ pub fn softmax_cross_entropy(
 pub fn softmax(logits: &[f32], classes: usize, temperature: f32, out: &mut [f32]) {
     assert_eq!(out.len(), logits.len(), "softmax: out");
     let mut row = vec![0.0f64; classes];
-    for (logits, out) in logits.chunks_exact(classes).zip(out.chunks_exact_mut(classes)) {
+    for (logits, out) in logits
+        .chunks_exact(classes)
+        .zip(out.chunks_exact_mut(classes))
+    {
         softmax_row(logits, f64::from(temperature), &mut row);
         for (value, probability) in out.iter_mut().zip(&row) {
             *value = *probability as f32;
@@ -98,7 +112,9 @@ fn softmax_row(logits: &[f32], temperature: f64, probabilities: &mut [f64]) -> f
         *probability = (scaled(logit) - largest).exp();
         sum += *probability;
     }
-    probabilities.iter_mut().for_each(|probability| *probability /= sum);
+    probabilities
+        .iter_mut()
+        .for_each(|probability| *probability /= sum);
     largest + sum.ln()
 }
 
@@ -120,23 +136,41 @@ mod tests {
                 softmax_cross_entropy(&moved, 3, target, &mut [0.0; 6], weight)
             };
             let expected = f64::from(weight) * (at(step) - at(-step)) / (2.0 * f64::from(step));
-            assert!((f64::from(gradient[index]) - expected).abs() < 2e-5, "{target:?} {index}");
+            assert!(
+                (f64::from(gradient[index]) - expected).abs() < 2e-5,
+                "{target:?} {index}"
+            );
         }
     }
 
     #[test]
     fn gradients_are_finite_differences() {
-        check_gradient(Target::Labels { labels: &[2, 0], smoothing: 0.0 });
-        check_gradient(Target::Labels { labels: &[2, 1], smoothing: 0.1 });
+        check_gradient(Target::Labels {
+            labels: &[2, 0],
+            smoothing: 0.0,
+        });
+        check_gradient(Target::Labels {
+            labels: &[2, 1],
+            smoothing: 0.1,
+        });
         let probabilities = [0.2, 0.3, 0.5, 0.9, 0.05, 0.05];
-        check_gradient(Target::Soft { probabilities: &probabilities, temperature: 1.0 });
-        check_gradient(Target::Soft { probabilities: &probabilities, temperature: 3.0 });
+        check_gradient(Target::Soft {
+            probabilities: &probabilities,
+            temperature: 1.0,
+        });
+        check_gradient(Target::Soft {
+            probabilities: &probabilities,
+            temperature: 3.0,
+        });
     }
 
     #[test]
     fn a_certain_and_a_uniform_prediction_have_known_losses() {
         let loss = |logits: &[f32]| {
-            let target = Target::Labels { labels: &[0], smoothing: 0.0 };
+            let target = Target::Labels {
+                labels: &[0],
+                smoothing: 0.0,
+            };
             softmax_cross_entropy(logits, 4, target, &mut [0.0; 4], 1.0)
         };
         assert!((loss(&[0.0; 4]) - 4f64.ln()).abs() < 1e-12);
@@ -148,9 +182,15 @@ mod tests {
     fn a_target_equal_to_the_prediction_has_no_gradient() {
         let mut probabilities = [0.0; 6];
         softmax(&LOGITS, 3, 2.0, &mut probabilities);
-        let target = Target::Soft { probabilities: &probabilities, temperature: 2.0 };
+        let target = Target::Soft {
+            probabilities: &probabilities,
+            temperature: 2.0,
+        };
         let mut gradient = [1.0; 6];
         softmax_cross_entropy(&LOGITS, 3, target, &mut gradient, 1.0);
-        assert!(gradient.iter().all(|value| value.abs() < 1e-7), "{gradient:?}");
+        assert!(
+            gradient.iter().all(|value| value.abs() < 1e-7),
+            "{gradient:?}"
+        );
     }
 }

@@ -29,7 +29,12 @@ pub fn sgd_step(
         "sgd_step: {} parameters",
         parameter.len()
     );
-    cpu.run(Update { parameter, gradient, buffer, step });
+    cpu.run(Update {
+        parameter,
+        gradient,
+        buffer,
+        step,
+    });
 }
 
 struct Update<'a> {
@@ -44,12 +49,25 @@ impl Kernel for Update<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let SgdStep { learning_rate, momentum, nesterov, weight_decay } = self.step;
-        let values = self.parameter.iter_mut().zip(self.gradient).zip(self.buffer);
+        let SgdStep {
+            learning_rate,
+            momentum,
+            nesterov,
+            weight_decay,
+        } = self.step;
+        let values = self
+            .parameter
+            .iter_mut()
+            .zip(self.gradient)
+            .zip(self.buffer);
         for ((parameter, gradient), buffer) in values {
             let gradient = gradient + weight_decay * *parameter;
             *buffer = momentum * *buffer + gradient;
-            let direction = if nesterov { gradient + momentum * *buffer } else { *buffer };
+            let direction = if nesterov {
+                gradient + momentum * *buffer
+            } else {
+                *buffer
+            };
             *parameter -= learning_rate * direction;
         }
     }
@@ -65,8 +83,12 @@ mod tests {
     fn two_steps_have_pytorchs_values() {
         for cpu in Cpu::available() {
             let (mut parameter, mut buffer) = ([1.0f32, -2.0], [0.0; 2]);
-            let step =
-                SgdStep { learning_rate: 0.1, momentum: 0.9, nesterov: true, weight_decay: 0.01 };
+            let step = SgdStep {
+                learning_rate: 0.1,
+                momentum: 0.9,
+                nesterov: true,
+                weight_decay: 0.01,
+            };
             for _ in 0..2 {
                 sgd_step(cpu, &mut parameter, &[0.5, -1.0], &mut buffer, step);
             }

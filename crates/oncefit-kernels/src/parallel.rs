@@ -38,7 +38,11 @@ unsafe impl<T: Send> Send for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
     pub fn new(slice: &'a mut [T]) -> Self {
-        Self { pointer: slice.as_mut_ptr(), length: slice.len(), life: PhantomData }
+        Self {
+            pointer: slice.as_mut_ptr(),
+            length: slice.len(),
+            life: PhantomData,
+        }
     }
 
     /// The elements of `range`.
@@ -46,7 +50,10 @@ impl<'a, T> Parts<'a, T> {
     /// # Safety
     /// No two parts that live at the same time may overlap.
     pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(range.start <= range.end && range.end <= self.length, "a part lies in its slice");
+        assert!(
+            range.start <= range.end && range.end <= self.length,
+            "a part lies in its slice"
+        );
         // SAFETY: in bounds by the assertion, not shared by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(range.start), range.len()) }
     }
@@ -59,7 +66,13 @@ pub(crate) fn merge_sums(partial: &[f64], sums: &mut crate::types::ChannelSums) 
     sums.second.fill(0.0);
     for pair in partial.chunks_exact(2 * channels.max(1)) {
         let (first, second) = pair.split_at(channels);
-        sums.first.iter_mut().zip(first).for_each(|(sum, value)| *sum += value);
-        sums.second.iter_mut().zip(second).for_each(|(sum, value)| *sum += value);
+        sums.first
+            .iter_mut()
+            .zip(first)
+            .for_each(|(sum, value)| *sum += value);
+        sums.second
+            .iter_mut()
+            .zip(second)
+            .for_each(|(sum, value)| *sum += value);
     }
 }

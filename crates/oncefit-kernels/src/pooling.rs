@@ -16,7 +16,10 @@ pub fn global_average_pool(cpu: Cpu, source: Source, output: &mut [f32]) {
 /// gate, given the gradient of the gated value.
 pub fn gate_gradient(cpu: Cpu, source: Source, gradient: &[f32], gate_gradient: &mut [f32]) {
     source.check();
-    assert!(source.gate.is_none(), "gate_gradient: the source is the map before its gate");
+    assert!(
+        source.gate.is_none(),
+        "gate_gradient: the source is the map before its gate"
+    );
     assert_eq!(gradient.len(), source.data.len(), "gate_gradient: gradient");
     pool_images(cpu, source, Some(gradient), 1.0, gate_gradient);
 }
@@ -33,9 +36,20 @@ pub fn gated_backward_in_place(
 ) {
     source.check();
     let shape = source.shape;
-    assert!(source.gate.is_some(), "gated_backward: the source has its gate");
-    assert_eq!(gradient.len(), source.data.len(), "gated_backward: gradient");
-    assert_eq!(pooled_gradient.len(), shape.images * shape.channels, "gated_backward: pool");
+    assert!(
+        source.gate.is_some(),
+        "gated_backward: the source has its gate"
+    );
+    assert_eq!(
+        gradient.len(),
+        source.data.len(),
+        "gated_backward: gradient"
+    );
+    assert_eq!(
+        pooled_gradient.len(),
+        shape.images * shape.channels,
+        "gated_backward: pool"
+    );
     let image = pixels(shape) * shape.channels;
     let mut partial = vec![0.0f64; shape.images * 2 * shape.channels];
     let (parts, partials) = (Parts::new(gradient), Parts::new(&mut partial));
@@ -47,7 +61,13 @@ pub fn gated_backward_in_place(
                 partials.part(n * 2 * shape.channels..(n + 1) * 2 * shape.channels),
             )
         };
-        cpu.run(GatedImage { source, image: n, gradient, pooled_gradient, sums });
+        cpu.run(GatedImage {
+            source,
+            image: n,
+            gradient,
+            pooled_gradient,
+            sums,
+        });
     });
     if let Some(sums) = sums {
         merge_sums(&partial, sums);
@@ -62,8 +82,16 @@ pub fn global_average_pool_backward(
     gradient: &mut [f32],
     adds: bool,
 ) {
-    assert_eq!(gradient.len(), shape.len(), "global_average_pool_backward: gradient");
-    assert_eq!(pooled_gradient.len(), shape.images * shape.channels, "global_average_pool_backward");
+    assert_eq!(
+        gradient.len(),
+        shape.len(),
+        "global_average_pool_backward: gradient"
+    );
+    assert_eq!(
+        pooled_gradient.len(),
+        shape.images * shape.channels,
+        "global_average_pool_backward"
+    );
     let factor = 1.0 / pixels(shape) as f32;
     let images = gradient.chunks_exact_mut((pixels(shape) * shape.channels).max(1));
     for (image, pooled) in images.zip(pooled_gradient.chunks_exact(shape.channels.max(1))) {
@@ -81,12 +109,22 @@ fn pixels(shape: Shape) -> usize {
 
 fn pool_images(cpu: Cpu, source: Source, weights: Option<&[f32]>, factor: f32, output: &mut [f32]) {
     let shape = source.shape;
-    assert_eq!(output.len(), shape.images * shape.channels, "pool: images × channels");
+    assert_eq!(
+        output.len(),
+        shape.images * shape.channels,
+        "pool: images × channels"
+    );
     let parts = Parts::new(output);
     for_each_chunk(shape.images, 4 * source.data.len(), |image| {
         // SAFETY: images are disjoint.
         let output = unsafe { parts.part(image * shape.channels..(image + 1) * shape.channels) };
-        cpu.run(PoolImage { source, image, weights, factor, output });
+        cpu.run(PoolImage {
+            source,
+            image,
+            weights,
+            factor,
+            output,
+        });
     });
 }
 
@@ -104,7 +142,13 @@ impl Kernel for PoolImage<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { source, image, weights, factor, output } = self;
+        let Self {
+            source,
+            image,
+            weights,
+            factor,
+            output,
+        } = self;
         let channels = source.shape.channels;
         let pixels = pixels(source.shape);
         let mut first = 0;
@@ -150,7 +194,13 @@ impl Kernel for GatedImage<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { source, image, gradient, pooled_gradient, sums } = self;
+        let Self {
+            source,
+            image,
+            gradient,
+            pooled_gradient,
+            sums,
+        } = self;
         let channels = source.shape.channels;
         let pixels = pixels(source.shape);
         let gates = source.gate.unwrap_or_default();
@@ -179,7 +229,11 @@ impl Kernel for GatedImage<'_> {
                 }
             }
             add_lanes(simd, sum, &mut sums[first..first + count]);
-            add_lanes(simd, product, &mut sums[channels + first..channels + first + count]);
+            add_lanes(
+                simd,
+                product,
+                &mut sums[channels + first..channels + first + count],
+            );
             first += S::LANES;
         }
     }

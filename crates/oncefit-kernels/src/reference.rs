@@ -16,7 +16,12 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
 
 /// Every value of a source as its consumer reads it.
 pub fn load(source: &Source) -> Vec<f64> {
-    let Shape { height, width, channels, .. } = source.shape;
+    let Shape {
+        height,
+        width,
+        channels,
+        ..
+    } = source.shape;
     source
         .data
         .iter()
@@ -28,14 +33,22 @@ pub fn load(source: &Source) -> Vec<f64> {
                 x * f64::from(affine.scale[channel]) + f64::from(affine.shift[channel])
             });
             let image = index / (height * width * channels);
-            let gate = source.gate.map_or(1.0, |gate| f64::from(gate[image * channels + channel]));
+            let gate = source
+                .gate
+                .map_or(1.0, |gate| f64::from(gate[image * channels + channel]));
             activate(source.activation, z) * gate
         })
         .collect()
 }
 
 /// The input pixel under a tap of an output pixel, if it lies in the image.
-fn input_at(shape: Shape, window: Window, y: usize, x: usize, tap: usize) -> Option<(usize, usize)> {
+fn input_at(
+    shape: Shape,
+    window: Window,
+    y: usize,
+    x: usize,
+    tap: usize,
+) -> Option<(usize, usize)> {
     let padding = window.kernel / 2;
     let y = (y * window.stride + tap / window.kernel).checked_sub(padding)?;
     let x = (x * window.stride + tap % window.kernel).checked_sub(padding)?;
@@ -60,7 +73,9 @@ pub fn convolution(
         let (image, y) = (row / output.height, row % output.height);
         *value = bias.get(out).copied().unwrap_or(0.0);
         for tap in 0..taps {
-            let Some((y, x)) = input_at(shape, window, y, x, tap) else { continue };
+            let Some((y, x)) = input_at(shape, window, y, x, tap) else {
+                continue;
+            };
             for channel in 0..shape.channels {
                 let at = ((image * shape.height + y) * shape.width + x) * shape.channels + channel;
                 *value += input[at] * weight[(out * taps + tap) * shape.channels + channel];
@@ -79,7 +94,9 @@ pub fn depthwise(input: &[f64], shape: Shape, window: Window, weight: &[f64]) ->
         let (row, x) = (pixel / output.width, pixel % output.width);
         let (image, y) = (row / output.height, row % output.height);
         for tap in 0..window.kernel * window.kernel {
-            let Some((y, x)) = input_at(shape, window, y, x, tap) else { continue };
+            let Some((y, x)) = input_at(shape, window, y, x, tap) else {
+                continue;
+            };
             let at = ((image * shape.height + y) * shape.width + x) * shape.channels + channel;
             *value += input[at] * weight[tap * shape.channels + channel];
         }

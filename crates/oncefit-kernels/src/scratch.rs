@@ -46,9 +46,7 @@ impl Deref for Scratch {
 
     fn deref(&self) -> &[f32] {
         // SAFETY: the lines are at least `length` initialised values of f32.
-        unsafe {
-            std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length)
-        }
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
     }
 }
 
@@ -56,8 +54,6 @@ impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
         let pointer = self.lines.as_mut_ptr().cast();
         // SAFETY: the lines are at least `length` initialised values of f32, borrowed mutably.
-        unsafe {
-            std::slice::from_raw_parts_mut(pointer, self.length)
-        }
+        unsafe { std::slice::from_raw_parts_mut(pointer, self.length) }
     }
 }

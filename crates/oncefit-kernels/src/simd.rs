@@ -53,7 +53,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn load_some(self, from: *const f32, count: usize) -> Self::V {
         // SAFETY: the caller's.
         unsafe {
-            if count == Self::LANES { self.load(from) } else { self.load_partial(from, count) }
+            if count == Self::LANES {
+                self.load(from)
+            } else {
+                self.load_partial(from, count)
+            }
         }
     }
 
@@ -172,15 +176,35 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn min(self, left: [f32; 8], right: [f32; 8]) -> [f32; 8] {
-        Self::map2(left, right, |left, right| if left < right { left } else { right })
+        Self::map2(
+            left,
+            right,
+            |left, right| if left < right { left } else { right },
+        )
     }
     #[inline(always)]
     fn max(self, left: [f32; 8], right: [f32; 8]) -> [f32; 8] {
-        Self::map2(left, right, |left, right| if left > right { left } else { right })
+        Self::map2(
+            left,
+            right,
+            |left, right| if left > right { left } else { right },
+        )
     }
     #[inline(always)]
-    fn select_greater(self, left: [f32; 8], right: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|lane| if left[lane] > right[lane] { yes[lane] } else { no[lane] })
+    fn select_greater(
+        self,
+        left: [f32; 8],
+        right: [f32; 8],
+        yes: [f32; 8],
+        no: [f32; 8],
+    ) -> [f32; 8] {
+        std::array::from_fn(|lane| {
+            if left[lane] > right[lane] {
+                yes[lane]
+            } else {
+                no[lane]
+            }
+        })
     }
 }
 
@@ -313,9 +337,7 @@ pub(crate) mod x86 {
         }
         #[inline(always)]
         fn select_greater(self, left: __m512, right: __m512, yes: __m512, no: __m512) -> __m512 {
-            unsafe {
-                _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(left, right), no, yes)
-            }
+            unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(left, right), no, yes) }
         }
     }
 }

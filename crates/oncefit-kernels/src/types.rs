@@ -72,7 +72,13 @@ pub struct Source<'a> {
 impl<'a> Source<'a> {
     /// A tensor that is read as it is stored.
     pub fn plain(data: &'a [f32], shape: Shape) -> Self {
-        Self { data, shape, affine: None, activation: Activation::Identity, gate: None }
+        Self {
+            data,
+            shape,
+            affine: None,
+            activation: Activation::Identity,
+            gate: None,
+        }
     }
 
     pub(crate) fn is_plain(&self) -> bool {
@@ -81,7 +87,12 @@ impl<'a> Source<'a> {
 
     pub(crate) fn check(&self) {
         let channels = self.shape.channels;
-        assert_eq!(self.data.len(), self.shape.len(), "source: values of {:?}", self.shape);
+        assert_eq!(
+            self.data.len(),
+            self.shape.len(),
+            "source: values of {:?}",
+            self.shape
+        );
         if let Some(affine) = self.affine {
             assert!(
                 affine.scale.len() == channels && affine.shift.len() == channels,
@@ -106,7 +117,10 @@ pub struct ChannelSums {
 impl ChannelSums {
     /// Zero sums.
     pub fn new(channels: usize) -> Self {
-        Self { first: vec![0.0; channels], second: vec![0.0; channels] }
+        Self {
+            first: vec![0.0; channels],
+            second: vec![0.0; channels],
+        }
     }
 }
 

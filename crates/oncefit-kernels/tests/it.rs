@@ -27,7 +27,9 @@ fn wide(values: &[f32]) -> Vec<f64> {
 
 fn assert_close(found: &[f32], expected: &[f64], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(1.0f64, |largest, value| largest.max(value.abs()));
+    let largest = expected
+        .iter()
+        .fold(1.0f64, |largest, value| largest.max(value.abs()));
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (f64::from(*found) - expected).abs();
         assert!(
@@ -63,7 +65,10 @@ impl Stored {
         Source {
             data: &self.data,
             shape: self.shape,
-            affine: self.has_affine.then_some(Affine { scale: &self.scale, shift: &self.shift }),
+            affine: self.has_affine.then_some(Affine {
+                scale: &self.scale,
+                shift: &self.shift,
+            }),
             activation: self.activation,
             gate: self.has_gate.then_some(&self.gate),
         }
@@ -71,24 +76,45 @@ impl Stored {
 }
 
 fn stored(max_side: usize, max_channels: usize) -> impl Strategy<Value = Stored> {
-    (1..4usize, 1..=max_side, 1..=max_side, 1..=max_channels, 0..5usize, any::<[bool; 2]>(), any::<u64>())
-        .prop_map(|(images, height, width, channels, activation, [has_affine, has_gate], salt)| {
-            let shape = Shape { images, height, width, channels };
-            Stored {
-                shape,
-                data: values(shape.len(), salt).iter().map(|value| value * 4.0).collect(),
-                scale: values(channels, salt ^ 1),
-                shift: values(channels, salt ^ 2),
-                gate: values(images * channels, salt ^ 3),
-                activation: ACTIVATIONS[activation],
-                has_affine,
-                has_gate,
-            }
-        })
+    (
+        1..4usize,
+        1..=max_side,
+        1..=max_side,
+        1..=max_channels,
+        0..5usize,
+        any::<[bool; 2]>(),
+        any::<u64>(),
+    )
+        .prop_map(
+            |(images, height, width, channels, activation, [has_affine, has_gate], salt)| {
+                let shape = Shape {
+                    images,
+                    height,
+                    width,
+                    channels,
+                };
+                Stored {
+                    shape,
+                    data: values(shape.len(), salt)
+                        .iter()
+                        .map(|value| value * 4.0)
+                        .collect(),
+                    scale: values(channels, salt ^ 1),
+                    shift: values(channels, salt ^ 2),
+                    gate: values(images * channels, salt ^ 3),
+                    activation: ACTIVATIONS[activation],
+                    has_affine,
+                    has_gate,
+                }
+            },
+        )
 }
 
 fn window() -> impl Strategy<Value = Window> {
-    (0..4usize, 1..=2usize).prop_map(|(k, stride)| Window { kernel: 2 * k + 1, stride })
+    (0..4usize, 1..=2usize).prop_map(|(k, stride)| Window {
+        kernel: 2 * k + 1,
+        stride,
+    })
 }
 
 /// Sums of products in f64: Σ first and Σ first·second by channel.
@@ -152,8 +178,16 @@ impl NormCase {
 
     fn gradient<'a>(&'a self, dz: &'a [f32], has_norm: bool) -> OutputGradient<'a> {
         let [a, b, c] = &self.coefficients;
-        let norm = BatchNormGradient { y: &self.y, a, b, c };
-        OutputGradient { dz, batch_norm: has_norm.then_some(norm) }
+        let norm = BatchNormGradient {
+            y: &self.y,
+            a,
+            b,
+            c,
+        };
+        OutputGradient {
+            dz,
+            batch_norm: has_norm.then_some(norm),
+        }
     }
 
     fn expected(&self, dz: &[f32], has_norm: bool, channels: usize) -> Vec<f64> {
@@ -166,7 +200,13 @@ impl NormCase {
         };
         dz.iter()
             .enumerate()
-            .map(|(index, &dz)| if has_norm { wide(index, dz) } else { f64::from(dz) })
+            .map(|(index, &dz)| {
+                if has_norm {
+                    wide(index, dz)
+                } else {
+                    f64::from(dz)
+                }
+            })
             .collect()
     }
 }
@@ -174,11 +214,20 @@ impl NormCase {
 /// The gradient of `Σ gradient·f(input)` for an `f` that is linear: f applied to each unit vector
 /// would be slow, so one difference for each of some indices; the step is large because f is
 /// linear.
-fn linear_gradient_at(f: impl Fn(&[f64]) -> Vec<f64>, input: &[f64], gradient: &[f64], index: usize) -> f64 {
+fn linear_gradient_at(
+    f: impl Fn(&[f64]) -> Vec<f64>,
+    input: &[f64],
+    gradient: &[f64],
+    index: usize,
+) -> f64 {
     let loss = |by: f64| {
         let mut moved = input.to_vec();
         moved[index] += by;
-        f(&moved).iter().zip(gradient).map(|(value, gradient)| value * gradient).sum::<f64>()
+        f(&moved)
+            .iter()
+            .zip(gradient)
+            .map(|(value, gradient)| value * gradient)
+            .sum::<f64>()
     };
     (loss(0.5) - loss(-0.5)) / 1.0
 }
@@ -200,13 +249,19 @@ fn check_sinks(source: Source, d_value: &[f64], run: impl Fn(InputGradient)) {
     let start = values(length, 99);
     let mut accumulated = start.clone();
     run(InputGradient::Accumulate(&mut accumulated));
-    let expected: Vec<f64> =
-        d_value.iter().zip(&start).map(|(value, start)| value + f64::from(*start)).collect();
+    let expected: Vec<f64> = d_value
+        .iter()
+        .zip(&start)
+        .map(|(value, start)| value + f64::from(*start))
+        .collect();
     assert_close(&accumulated, &expected, "accumulate");
     if source.gate.is_none() {
         let mut dz = vec![7.0; length];
         let mut sums = ChannelSums::new(source.shape.channels);
-        run(InputGradient::PreActivation { dz: &mut dz, sums: &mut sums });
+        run(InputGradient::PreActivation {
+            dz: &mut dz,
+            sums: &mut sums,
+        });
         assert_close(&dz, &expected_dz(&source, d_value), "pre-activation");
         assert_sums(&sums, &dz, source.data, "pre-activation sums");
     }
@@ -406,14 +461,22 @@ fn derivatives_are_finite_differences_of_the_activations() {
             let difference = (reference::activate(activation, x + step)
                 - reference::activate(activation, x - step))
                 / (2.0 * step);
-            assert!((derivative(activation, x) - difference).abs() < 1e-6, "{activation:?} at {x}");
+            assert!(
+                (derivative(activation, x) - difference).abs() < 1e-6,
+                "{activation:?} at {x}"
+            );
         }
     }
 }
 
 /// All outputs of a forward and a backward pass large enough to be spread over threads.
 fn pass(cpu: Cpu) -> Vec<u32> {
-    let shape = Shape { images: 24, height: 14, width: 14, channels: 24 };
+    let shape = Shape {
+        images: 24,
+        height: 14,
+        width: 14,
+        channels: 24,
+    };
     let stored = Stored {
         shape,
         data: values(shape.len(), 1),
@@ -429,27 +492,63 @@ fn pass(cpu: Cpu) -> Vec<u32> {
     let push_sums = |sums: &ChannelSums, all: &mut Vec<f32>| {
         all.extend(sums.first.iter().chain(&sums.second).map(|sum| *sum as f32));
     };
-    for window in [Window { kernel: 1, stride: 1 }, Window { kernel: 3, stride: 2 }] {
+    for window in [
+        Window {
+            kernel: 1,
+            stride: 1,
+        },
+        Window {
+            kernel: 3,
+            stride: 2,
+        },
+    ] {
         let taps = window.kernel * window.kernel;
         let data = values(40 * taps * 24, 5);
-        let weight = ConvWeight { data: &data, out_stride: taps * 24, in_stride: 24 };
+        let weight = ConvWeight {
+            data: &data,
+            out_stride: taps * 24,
+            in_stride: 24,
+        };
         let mut output = vec![0.0; window.output_shape(shape, 40).len()];
         let mut sums = ChannelSums::new(40);
-        convolution_forward(cpu, source, window, weight, 40, None, &mut output, Some(&mut sums));
+        convolution_forward(
+            cpu,
+            source,
+            window,
+            weight,
+            40,
+            None,
+            &mut output,
+            Some(&mut sums),
+        );
         push_sums(&sums, &mut all);
         let mut dz = vec![0.0; shape.len()];
         let mut sums = ChannelSums::new(24);
         let mut weight_gradient = vec![0.0; data.len()];
         convolution_backward(
-            cpu, source, window, weight, 40,
-            OutputGradient { dz: &output, batch_norm: None },
-            InputGradient::PreActivation { dz: &mut dz, sums: &mut sums },
-            Some((&mut weight_gradient, taps * 24, 24)), None,
+            cpu,
+            source,
+            window,
+            weight,
+            40,
+            OutputGradient {
+                dz: &output,
+                batch_norm: None,
+            },
+            InputGradient::PreActivation {
+                dz: &mut dz,
+                sums: &mut sums,
+            },
+            Some((&mut weight_gradient, taps * 24, 24)),
+            None,
         );
         push_sums(&sums, &mut all);
         all.extend(output.into_iter().chain(dz).chain(weight_gradient));
     }
-    let window = Window { kernel: 5, stride: 1 };
+    let window = Window {
+        kernel: 5,
+        stride: 1,
+    };
     let weight = values(25 * 24, 6);
     let mut output = vec![0.0; shape.len()];
     let mut sums = ChannelSums::new(24);
@@ -458,9 +557,18 @@ fn pass(cpu: Cpu) -> Vec<u32> {
     let mut dz = vec![0.0; shape.len()];
     let mut weight_gradient = vec![0.0; weight.len()];
     depthwise_backward(
-        cpu, source, window, &weight,
-        OutputGradient { dz: &output, batch_norm: None },
-        InputGradient::PreActivation { dz: &mut dz, sums: &mut sums },
+        cpu,
+        source,
+        window,
+        &weight,
+        OutputGradient {
+            dz: &output,
+            batch_norm: None,
+        },
+        InputGradient::PreActivation {
+            dz: &mut dz,
+            sums: &mut sums,
+        },
         Some(&mut weight_gradient),
     );
     push_sums(&sums, &mut all);
@@ -472,7 +580,10 @@ fn pass(cpu: Cpu) -> Vec<u32> {
 fn the_number_of_threads_does_not_change_a_bit() {
     for cpu in Cpu::available() {
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| pass(cpu))
         };
         let one = run(1);

@@ -6,9 +6,7 @@
 //! needs; otherwise the tensor's producer converts the buffer before it uses it.
 
 use oncefit_kernels as kernels;
-use oncefit_kernels::{
-    BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient,
-};
+use oncefit_kernels::{BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient};
 
 use crate::error::{NnError, Result};
 use crate::execute::{Executor, Tape, apply_dropout};
@@ -64,7 +62,9 @@ impl Executor {
         let mut pass = Pass {
             plan,
             parameters,
-            grads: (0..plan.tensors.len()).map(|_| TensorGradient::default()).collect(),
+            grads: (0..plan.tensors.len())
+                .map(|_| TensorGradient::default())
+                .collect(),
             executor: self,
             tape,
             gradients,
@@ -115,9 +115,10 @@ impl Sink {
             SinkKind::Skip => InputGradient::Skip,
             SinkKind::Overwrite => InputGradient::Overwrite(&mut self.buffer),
             SinkKind::Accumulate => InputGradient::Accumulate(&mut self.buffer),
-            SinkKind::PreActivation => {
-                InputGradient::PreActivation { dz: &mut self.buffer, sums: &mut self.sums }
-            }
+            SinkKind::PreActivation => InputGradient::PreActivation {
+                dz: &mut self.buffer,
+                sums: &mut self.sums,
+            },
         }
     }
 }
@@ -126,8 +127,18 @@ impl Pass<'_, '_> {
     fn step(&mut self, index: usize) {
         let plan = self.plan;
         match &plan.steps[index] {
-            Step::Convolution { source, window, weight, out_stride, in_stride, bias, out } => {
-                let Some((dz, norm)) = self.output_gradient(*out) else { return };
+            Step::Convolution {
+                source,
+                window,
+                weight,
+                out_stride,
+                in_stride,
+                bias,
+                out,
+            } => {
+                let Some((dz, norm)) = self.output_gradient(*out) else {
+                    return;
+                };
                 let mut sink = self.sink(*source);
                 let (weight_gradient, bias_gradient) = match bias {
                     Some(bias) => {
@@ -146,7 +157,10 @@ impl Pass<'_, '_> {
                         in_stride: *in_stride,
                     },
                     plan.tensors[*out].shape.channels,
-                    OutputGradient { dz: &dz, batch_norm: norm.as_gradient(&self.tape, *out) },
+                    OutputGradient {
+                        dz: &dz,
+                        batch_norm: norm.as_gradient(&self.tape, *out),
+                    },
                     sink.as_input_gradient(),
                     Some((weight_gradient, *out_stride, *in_stride)),
                     bias_gradient,
@@ -154,8 +168,18 @@ impl Pass<'_, '_> {
                 self.settle(sink);
                 self.release(*out, dz);
             }
-            Step::Depthwise { source, window, weight, stored_kernel, stored_channels, links, out } => {
-                let Some((dz, norm)) = self.output_gradient(*out) else { return };
+            Step::Depthwise {
+                source,
+                window,
+                weight,
+                stored_kernel,
+                stored_channels,
+                links,
+                out,
+            } => {
+                let Some((dz, norm)) = self.output_gradient(*out) else {
+                    return;
+                };
                 let mut sink = self.sink(*source);
                 let baked = std::mem::take(&mut self.tape.kernels[index]);
                 let channels = plan.tensors[*out].shape.channels;
@@ -167,7 +191,10 @@ impl Pass<'_, '_> {
                     self.tape.source(plan, *source),
                     *window,
                     kernel,
-                    OutputGradient { dz: &dz, batch_norm: norm.as_gradient(&self.tape, *out) },
+                    OutputGradient {
+                        dz: &dz,
+                        batch_norm: norm.as_gradient(&self.tape, *out),
+                    },
                     sink.as_input_gradient(),
                     Some(&mut gradient),
                 );
@@ -175,7 +202,11 @@ impl Pass<'_, '_> {
                 self.release(*out, dz);
                 // Back through the chain of kernels, smallest first.
                 for (position, link) in links.iter().enumerate().rev() {
-                    let from = if position == 0 { *stored_kernel } else { links[position - 1].kernel };
+                    let from = if position == 0 {
+                        *stored_kernel
+                    } else {
+                        links[position - 1].kernel
+                    };
                     let mut larger = self.executor.pool.take(from * from * channels);
                     larger.fill(0.0);
                     let matrix = link.transform.map(|at| &self.parameters.at(at).data[..]);
@@ -191,22 +222,34 @@ impl Pass<'_, '_> {
                         &mut larger,
                         matrix_gradient,
                     );
-                    self.executor.pool.give(std::mem::replace(&mut gradient, larger));
+                    self.executor
+                        .pool
+                        .give(std::mem::replace(&mut gradient, larger));
                 }
                 let stored = self.gradients.at_mut(*weight);
                 for (tap, taps) in gradient.chunks_exact(channels).enumerate() {
                     let target = &mut stored[tap * stored_channels..][..channels];
-                    target.iter_mut().zip(taps).for_each(|(value, addend)| *value += addend);
+                    target
+                        .iter_mut()
+                        .zip(taps)
+                        .for_each(|(value, addend)| *value += addend);
                 }
                 self.executor.pool.give(gradient);
-                baked.into_iter().for_each(|buffer| self.executor.pool.give(buffer));
+                baked
+                    .into_iter()
+                    .for_each(|buffer| self.executor.pool.give(buffer));
             }
             Step::GlobalAveragePool { source, out } => {
-                let Some((pooled, _)) = self.output_gradient(*out) else { return };
+                let Some((pooled, _)) = self.output_gradient(*out) else {
+                    return;
+                };
                 if plan.tensors[source.tensor].view.gate.is_some() {
                     self.convert_gated(source.tensor, &pooled);
                 } else {
-                    let mut sink = self.sink(View { gate: None, ..*source });
+                    let mut sink = self.sink(View {
+                        gate: None,
+                        ..*source
+                    });
                     let shape = self.tape.source(plan, *source).shape;
                     let adds = sink.kind == SinkKind::Accumulate;
                     kernels::global_average_pool_backward(
@@ -222,14 +265,18 @@ impl Pass<'_, '_> {
                 self.release(*out, pooled);
             }
             Step::Add { left, right, out } => {
-                let Some((gradient, _)) = self.output_gradient(*out) else { return };
+                let Some((gradient, _)) = self.output_gradient(*out) else {
+                    return;
+                };
                 for view in [left, right] {
                     self.pass_through(*view, &gradient);
                 }
                 self.release(*out, gradient);
             }
             Step::Activate { source, out } => {
-                let Some((gradient, _)) = self.output_gradient(*out) else { return };
+                let Some((gradient, _)) = self.output_gradient(*out) else {
+                    return;
+                };
                 if source.gate.is_some() {
                     // A gated tensor is converted when its pool is reached; until then its buffer
                     // holds the gradient of the gated value.
@@ -255,7 +302,9 @@ impl Pass<'_, '_> {
                 self.grads[*gate].buffer = Some(gate_gradient);
             }
             Step::Dropout { source, rate, out } => {
-                let Some((mut gradient, _)) = self.output_gradient(*out) else { return };
+                let Some((mut gradient, _)) = self.output_gradient(*out) else {
+                    return;
+                };
                 if let Some(draws) = self.tape.dropout {
                     apply_dropout(draws, index, *rate, &mut gradient);
                 }
@@ -309,8 +358,14 @@ impl Pass<'_, '_> {
             info.epsilon,
         );
         let (scale, shift) = self.gradients.pair_mut(info.scale, info.shift);
-        scale.iter_mut().zip(&found.dgamma).for_each(|(value, addend)| *value += addend);
-        shift.iter_mut().zip(&found.dbeta).for_each(|(value, addend)| *value += addend);
+        scale
+            .iter_mut()
+            .zip(&found.dgamma)
+            .for_each(|(value, addend)| *value += addend);
+        shift
+            .iter_mut()
+            .zip(&found.dbeta)
+            .for_each(|(value, addend)| *value += addend);
         NormCoefficients(Some([found.a, found.b, found.c]))
     }
 
@@ -324,9 +379,21 @@ impl Pass<'_, '_> {
         } else {
             let buffer = self.executor.pool.take(self.tape.data(view.tensor).len());
             let converts = info.is_converted_by_consumer();
-            (buffer, if converts { SinkKind::PreActivation } else { SinkKind::Overwrite })
+            (
+                buffer,
+                if converts {
+                    SinkKind::PreActivation
+                } else {
+                    SinkKind::Overwrite
+                },
+            )
         };
-        Sink { view, buffer, kind, sums: ChannelSums::new(channels) }
+        Sink {
+            view,
+            buffer,
+            kind,
+            sums: ChannelSums::new(channels),
+        }
     }
 
     /// Puts a filled sink back into its tensor's state.
@@ -360,7 +427,10 @@ impl Pass<'_, '_> {
         match sink.kind {
             SinkKind::Skip => {}
             SinkKind::Accumulate => {
-                sink.buffer.iter_mut().zip(gradient).for_each(|(value, addend)| *value += addend);
+                sink.buffer
+                    .iter_mut()
+                    .zip(gradient)
+                    .for_each(|(value, addend)| *value += addend);
             }
             SinkKind::Overwrite => sink.buffer.copy_from_slice(gradient),
             SinkKind::PreActivation => kernels::activation_backward(
@@ -377,7 +447,10 @@ impl Pass<'_, '_> {
     fn add_gradient(&mut self, tensor: usize, gradient: &[f32]) {
         match &mut self.grads[tensor].buffer {
             Some(buffer) => {
-                buffer.iter_mut().zip(gradient).for_each(|(value, addend)| *value += addend);
+                buffer
+                    .iter_mut()
+                    .zip(gradient)
+                    .for_each(|(value, addend)| *value += addend);
             }
             None => {
                 let mut buffer = self.executor.pool.take(gradient.len());
@@ -402,14 +475,22 @@ impl Pass<'_, '_> {
             pooled,
             Some(&mut sums),
         );
-        self.grads[tensor] =
-            TensorGradient { buffer: Some(buffer), sums: Some(sums), is_converted: true };
+        self.grads[tensor] = TensorGradient {
+            buffer: Some(buffer),
+            sums: Some(sums),
+            is_converted: true,
+        };
     }
 
     fn release(&mut self, tensor: usize, gradient: Vec<f32>) {
         self.executor.pool.give(gradient);
         // A gate's value is read again when the pool of the map it gates is reached.
-        if self.plan.tensors.iter().any(|info| info.view.gate == Some(tensor)) {
+        if self
+            .plan
+            .tensors
+            .iter()
+            .any(|info| info.view.gate == Some(tensor))
+        {
             return;
         }
         if let Some(buffer) = self.tape.tensors[tensor].take() {
@@ -424,6 +505,11 @@ struct NormCoefficients(Option<[Vec<f32>; 3]>);
 
 impl NormCoefficients {
     fn as_gradient<'s>(&'s self, tape: &'s Tape, tensor: usize) -> Option<BatchNormGradient<'s>> {
-        self.0.as_ref().map(|[a, b, c]| BatchNormGradient { y: tape.data(tensor), a, b, c })
+        self.0.as_ref().map(|[a, b, c]| BatchNormGradient {
+            y: tape.data(tensor),
+            a,
+            b,
+            c,
+        })
     }
 }

@@ -10,7 +10,9 @@ pub(crate) struct BufferPool {
 impl BufferPool {
     /// A buffer of `length` values; what they are is not specified.
     pub fn take(&mut self, length: usize) -> Vec<f32> {
-        let at = self.free.partition_point(|buffer| buffer.capacity() < length);
+        let at = self
+            .free
+            .partition_point(|buffer| buffer.capacity() < length);
         let mut buffer = if at < self.free.len() {
             self.free.remove(at)
         } else {
@@ -22,7 +24,9 @@ impl BufferPool {
 
     /// Takes a buffer back.
     pub fn give(&mut self, buffer: Vec<f32>) {
-        let at = self.free.partition_point(|other| other.capacity() < buffer.capacity());
+        let at = self
+            .free
+            .partition_point(|other| other.capacity() < buffer.capacity());
         self.free.insert(at, buffer);
     }
 }

@@ -41,9 +41,17 @@ pub enum Calibration {
 
 impl Calibration {
     pub(crate) fn statistics(&self, plan: &Plan, norm: &NormInfo) -> Result<(&[f32], &[f32])> {
-        let Self::BatchNorm { graph_id, statistics, .. } = self else {
+        let Self::BatchNorm {
+            graph_id,
+            statistics,
+            ..
+        } = self
+        else {
             return Err(NnError::NotCalibrated {
-                reason: format!("batch-norm `{}` needs statistics and there are none", norm.path),
+                reason: format!(
+                    "batch-norm `{}` needs statistics and there are none",
+                    norm.path
+                ),
             });
         };
         if graph_id != plan.graph_id() {
@@ -110,14 +118,26 @@ impl Executor {
             self.recycle(tape);
         }
         if images == 0 {
-            return Err(NnError::NotCalibrated { reason: "there are no calibration images".into() });
+            return Err(NnError::NotCalibrated {
+                reason: "there are no calibration images".into(),
+            });
         }
-        let average =
-            |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / images as f64) as f32).collect();
-        let statistics = plan.norms.iter().zip(sums).map(|(norm, (means, variances))| {
-            let found = ChannelStatistics { mean: average(means), variance: average(variances) };
-            (norm.path.clone(), found)
-        });
+        let average = |sums: Vec<f64>| {
+            sums.into_iter()
+                .map(|sum| (sum / images as f64) as f32)
+                .collect()
+        };
+        let statistics = plan
+            .norms
+            .iter()
+            .zip(sums)
+            .map(|(norm, (means, variances))| {
+                let found = ChannelStatistics {
+                    mean: average(means),
+                    variance: average(variances),
+                };
+                (norm.path.clone(), found)
+            });
         Ok(Calibration::BatchNorm {
             graph_id: plan.graph_id().to_owned(),
             images,

@@ -82,19 +82,26 @@ pub struct Tape<'a> {
 impl Tape<'_> {
     /// The output: `count × features`.
     pub fn output(&self) -> &[f32] {
-        self.tensors[self.output].as_deref().unwrap_or(self.images.data)
+        self.tensors[self.output]
+            .as_deref()
+            .unwrap_or(self.images.data)
     }
 
     /// Mean and biased variance that each batch-norm of the plan used, in plan order.
     pub fn statistics(&self) -> impl Iterator<Item = (&[f32], &[f32])> {
-        self.norms.iter().map(|norm| (&norm.mean[..], &norm.variance[..]))
+        self.norms
+            .iter()
+            .map(|norm| (&norm.mean[..], &norm.variance[..]))
     }
 }
 
 impl Executor {
     /// An executor that uses the instructions of `cpu`.
     pub fn new(cpu: Cpu) -> Self {
-        Self { cpu, pool: BufferPool::default() }
+        Self {
+            cpu,
+            pool: BufferPool::default(),
+        }
     }
 
     /// The processor whose instructions it uses.
@@ -167,7 +174,12 @@ impl Executor {
 
     /// Takes the memory of a tape back; a tape that is dropped instead costs an allocation later.
     pub fn recycle(&mut self, tape: Tape) {
-        for buffer in tape.tensors.into_iter().flatten().chain(tape.kernels.into_iter().flatten()) {
+        for buffer in tape
+            .tensors
+            .into_iter()
+            .flatten()
+            .chain(tape.kernels.into_iter().flatten())
+        {
             self.pool.give(buffer);
         }
     }
@@ -184,10 +196,19 @@ impl Executor {
         let count = tape.images.count;
         let mut new_tensor = |tensor: usize| {
             let shape = plan.tensors[tensor].shape;
-            self.pool.take(count * shape.height * shape.width * shape.channels)
+            self.pool
+                .take(count * shape.height * shape.width * shape.channels)
         };
         match step {
-            Step::Convolution { source, window, weight, out_stride, in_stride, bias, out } => {
+            Step::Convolution {
+                source,
+                window,
+                weight,
+                out_stride,
+                in_stride,
+                bias,
+                out,
+            } => {
                 let mut output = new_tensor(*out);
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
@@ -208,7 +229,15 @@ impl Executor {
                 tape.tensors[*out] = Some(output);
                 tape.take_statistics(plan, parameters, *out, sums);
             }
-            Step::Depthwise { source, window, weight, stored_kernel, stored_channels, links, out } => {
+            Step::Depthwise {
+                source,
+                window,
+                weight,
+                stored_kernel,
+                stored_channels,
+                links,
+                out,
+            } => {
                 let channels = plan.tensors[*out].shape.channels;
                 tape.kernels[index] = bake_kernel(
                     self.cpu,
@@ -221,9 +250,13 @@ impl Executor {
                     channels,
                 );
                 let shape = plan.tensors[*out].shape;
-                let mut output = self.pool.take(count * shape.height * shape.width * shape.channels);
+                let mut output = self
+                    .pool
+                    .take(count * shape.height * shape.width * shape.channels);
                 let mut sums = norm_sums(plan, *out, takes_statistics);
-                let kernel = tape.kernels[index].last().expect("baking makes at least one kernel");
+                let kernel = tape.kernels[index]
+                    .last()
+                    .expect("baking makes at least one kernel");
                 kernels::depthwise_forward(
                     self.cpu,
                     tape.source(plan, *source),

@@ -32,7 +32,12 @@ impl Sgd {
     pub fn new(parameters: &Parameters, momentum: f32, nesterov: bool, weight_decay: f32) -> Self {
         let mut buffers = parameters.clone();
         buffers.iter_mut().for_each(|buffer| buffer.data.fill(0.0));
-        Self { momentum, nesterov, weight_decay, buffers }
+        Self {
+            momentum,
+            nesterov,
+            weight_decay,
+            buffers,
+        }
     }
 
     /// One step.
@@ -52,7 +57,11 @@ impl Sgd {
                 learning_rate,
                 momentum: self.momentum,
                 nesterov: self.nesterov,
-                weight_decay: if parameter.kind.decays() { self.weight_decay } else { 0.0 },
+                weight_decay: if parameter.kind.decays() {
+                    self.weight_decay
+                } else {
+                    0.0
+                },
             };
             kernels::sgd_step(
                 cpu,

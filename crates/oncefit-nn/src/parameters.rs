@@ -61,7 +61,8 @@ impl Parameters {
         match self.index.get(&parameter.name) {
             Some(&at) => self.tensors[at] = parameter,
             None => {
-                self.index.insert(parameter.name.clone(), self.tensors.len());
+                self.index
+                    .insert(parameter.name.clone(), self.tensors.len());
                 self.tensors.push(parameter);
             }
         }
@@ -114,7 +115,9 @@ impl Parameters {
     pub fn get(&self, name: &str) -> Result<&Parameter> {
         self.position(name)
             .map(|at| &self.tensors[at])
-            .ok_or_else(|| NnError::MissingParameter { name: name.to_owned() })
+            .ok_or_else(|| NnError::MissingParameter {
+                name: name.to_owned(),
+            })
     }
 
     /// A 128-bit content hash in hexadecimal: names, shapes and values.
@@ -153,7 +156,10 @@ impl Gradients {
     /// Zero gradients for `parameters`, all absent.
     pub fn zeros(parameters: &Parameters) -> Self {
         Self {
-            data: parameters.iter().map(|tensor| vec![0.0; tensor.data.len()]).collect(),
+            data: parameters
+                .iter()
+                .map(|tensor| vec![0.0; tensor.data.len()])
+                .collect(),
             present: vec![false; parameters.len()],
         }
     }
@@ -213,7 +219,10 @@ impl Gradients {
 
     /// `self *= factor`.
     pub fn scale(&mut self, factor: f32) {
-        self.data.iter_mut().flatten().for_each(|value| *value *= factor);
+        self.data
+            .iter_mut()
+            .flatten()
+            .for_each(|value| *value *= factor);
     }
 
     /// The position of the first gradient that holds a value that is not finite.

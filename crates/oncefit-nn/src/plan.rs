@@ -29,7 +29,12 @@ pub(crate) struct View {
 
 impl View {
     fn stored(tensor: usize) -> Self {
-        Self { tensor, norm: None, activation: Activation::Identity, gate: None }
+        Self {
+            tensor,
+            norm: None,
+            activation: Activation::Identity,
+            gate: None,
+        }
     }
 
     /// Whether reading it changes nothing.
@@ -89,13 +94,30 @@ pub(crate) enum Step {
         links: Vec<KernelLink>,
         out: usize,
     },
-    GlobalAveragePool { source: View, out: usize },
-    Add { left: View, right: View, out: usize },
+    GlobalAveragePool {
+        source: View,
+        out: usize,
+    },
+    Add {
+        left: View,
+        right: View,
+        out: usize,
+    },
     /// Makes a view a stored tensor.
-    Activate { source: View, out: usize },
+    Activate {
+        source: View,
+        out: usize,
+    },
     /// Nothing in the forward direction; backward, it makes the gate's gradient.
-    Gate { feature: View, gate: usize },
-    Dropout { source: View, rate: f32, out: usize },
+    Gate {
+        feature: View,
+        gate: usize,
+    },
+    Dropout {
+        source: View,
+        rate: f32,
+        out: usize,
+    },
 }
 
 /// A graph compiled for execution with given parameters.
@@ -187,7 +209,12 @@ impl Lowering<'_> {
         let step = self.plan.steps.len();
         match &node.op {
             Op::Input => unreachable!("handled above"),
-            Op::Convolution { out_channels, kernel, stride, bias } => {
+            Op::Convolution {
+                out_channels,
+                kernel,
+                stride,
+                bias,
+            } => {
                 let in_channels = self.shape_of(node.inputs[0]).channels;
                 let weight = self.parameter(node, "weight")?;
                 let shape = self.parameters.at(weight).shape.clone();
@@ -207,7 +234,10 @@ impl Lowering<'_> {
                 self.read(source, step);
                 self.plan.steps.push(Step::Convolution {
                     source,
-                    window: Window { kernel: *kernel, stride: *stride },
+                    window: Window {
+                        kernel: *kernel,
+                        stride: *stride,
+                    },
                     weight,
                     out_stride: shape[1] * shape[2] * shape[3],
                     in_stride: shape[3],
@@ -226,9 +256,8 @@ impl Lowering<'_> {
                 }
                 let weight = self.parameter(node, "weight")?;
                 let stored = self.parameters.at(weight).shape.clone();
-                let fits = stored.len() == 2
-                    && stored[0] >= *out_features
-                    && stored[1] >= shape.channels;
+                let fits =
+                    stored.len() == 2 && stored[0] >= *out_features && stored[1] >= shape.channels;
                 if !fits {
                     return Err(self.too_small(
                         weight,
@@ -240,7 +269,10 @@ impl Lowering<'_> {
                 self.read(source, step);
                 self.plan.steps.push(Step::Convolution {
                     source,
-                    window: Window { kernel: 1, stride: 1 },
+                    window: Window {
+                        kernel: 1,
+                        stride: 1,
+                    },
                     weight,
                     out_stride: stored[1],
                     in_stride: stored[1],
@@ -268,7 +300,10 @@ impl Lowering<'_> {
                 self.read(source, step);
                 self.plan.steps.push(Step::Depthwise {
                     source,
-                    window: Window { kernel: *kernel, stride: *stride },
+                    window: Window {
+                        kernel: *kernel,
+                        stride: *stride,
+                    },
                     weight,
                     stored_kernel: shape[0],
                     stored_channels: shape[2],
@@ -299,15 +334,25 @@ impl Lowering<'_> {
                     scale,
                     shift,
                 });
-                Ok(self.extend(View { norm: Some(self.plan.norms.len() - 1), ..source }))
+                Ok(self.extend(View {
+                    norm: Some(self.plan.norms.len() - 1),
+                    ..source
+                }))
             }
             Op::Activation(activation) => {
                 let is_lazy = source.activation == Activation::Identity
                     && source.gate.is_none()
                     && source.tensor != 0
                     && self.is_sole_consumer(node.inputs[0]);
-                let source = if is_lazy { source } else { View::stored(self.copied(source)) };
-                Ok(self.extend(View { activation: *activation, ..source }))
+                let source = if is_lazy {
+                    source
+                } else {
+                    View::stored(self.copied(source))
+                };
+                Ok(self.extend(View {
+                    activation: *activation,
+                    ..source
+                }))
             }
             Op::GlobalAveragePool => {
                 if source.gate.is_some() {
@@ -347,15 +392,25 @@ impl Lowering<'_> {
                     ));
                 }
                 let gate = self.stored(gate);
-                self.plan.steps.push(Step::Gate { feature: source, gate });
-                Ok(self.extend(View { gate: Some(gate), ..source }))
+                self.plan.steps.push(Step::Gate {
+                    feature: source,
+                    gate,
+                });
+                Ok(self.extend(View {
+                    gate: Some(gate),
+                    ..source
+                }))
             }
             Op::Dropout { rate } => {
                 let out = self.new_tensor(node.shape);
                 let source = self.without_gate(source);
                 let step = self.plan.steps.len();
                 self.read(source, step);
-                self.plan.steps.push(Step::Dropout { source, rate: *rate, out });
+                self.plan.steps.push(Step::Dropout {
+                    source,
+                    rate: *rate,
+                    out,
+                });
                 Ok(View::stored(out))
             }
             other @ (Op::AveragePool { .. } | Op::MaxPool { .. }) => {
@@ -368,18 +423,27 @@ impl Lowering<'_> {
         let out = self.new_tensor(node.shape);
         let step = self.plan.steps.len();
         self.read(source, step);
-        self.plan.steps.push(Step::GlobalAveragePool { source, out });
+        self.plan
+            .steps
+            .push(Step::GlobalAveragePool { source, out });
         View::stored(out)
     }
 
     /// The chain of kernel sizes from the stored one down to `kernel`, with its matrices.
-    fn kernel_links(&self, node: &GraphNode, stored: usize, kernel: usize) -> Result<Vec<KernelLink>> {
+    fn kernel_links(
+        &self,
+        node: &GraphNode,
+        stored: usize,
+        kernel: usize,
+    ) -> Result<Vec<KernelLink>> {
         let mut links = Vec::new();
         let mut from = stored;
         while from > kernel {
             let next = (kernel..from).rev().find_map(|to| {
                 let name = transform_name(&node.path, from, to);
-                self.parameters.position(&name).map(|transform| (to, transform))
+                self.parameters
+                    .position(&name)
+                    .map(|transform| (to, transform))
             });
             let (to, transform) = match next {
                 Some((to, transform)) => (to, Some(transform)),
@@ -391,7 +455,10 @@ impl Lowering<'_> {
                     &format!("a {to}×{to} kernel has no centre in a {from}×{from} one"),
                 ));
             }
-            links.push(KernelLink { kernel: to, transform });
+            links.push(KernelLink {
+                kernel: to,
+                transform,
+            });
             from = to;
         }
         Ok(links)
@@ -437,7 +504,11 @@ impl Lowering<'_> {
 
     /// The stored tensor that holds the value of `view`.
     fn stored(&mut self, view: View) -> usize {
-        if view.is_plain() { view.tensor } else { self.copied(view) }
+        if view.is_plain() {
+            view.tensor
+        } else {
+            self.copied(view)
+        }
     }
 
     /// A new stored tensor with the value of `view`.
@@ -450,7 +521,11 @@ impl Lowering<'_> {
     }
 
     fn without_gate(&mut self, view: View) -> View {
-        if view.gate.is_some() { View::stored(self.stored(view)) } else { view }
+        if view.gate.is_some() {
+            View::stored(self.stored(view))
+        } else {
+            view
+        }
     }
 
     fn parameter(&self, node: &GraphNode, role: &str) -> Result<usize> {
@@ -476,11 +551,16 @@ impl Lowering<'_> {
         is_there: bool,
         length: usize,
     ) -> Result<Option<usize>> {
-        is_there.then(|| self.vector(node, role, length)).transpose()
+        is_there
+            .then(|| self.vector(node, role, length))
+            .transpose()
     }
 
     fn unsupported(&self, node: &GraphNode, reason: &str) -> NnError {
-        NnError::Unsupported { path: node.path.clone(), reason: reason.to_owned() }
+        NnError::Unsupported {
+            path: node.path.clone(),
+            reason: reason.to_owned(),
+        }
     }
 
     fn too_small(&self, position: usize, needed: String) -> NnError {

@@ -68,10 +68,13 @@ pub fn sort_channels(
         let mut order: Vec<usize> = (0..importance.len()).collect();
         let mut start = 0;
         for end in boundaries {
-            order[start..end].sort_by(|&left, &right| importance[right].total_cmp(&importance[left]));
+            order[start..end]
+                .sort_by(|&left, &right| importance[right].total_cmp(&importance[left]));
             start = end;
         }
-        let found = ChannelOrder { moves: group.moves(envelope, parameters, &order) };
+        let found = ChannelOrder {
+            moves: group.moves(envelope, parameters, &order),
+        };
         found.apply(parameters);
         all.moves.extend(found.moves);
     }
@@ -97,11 +100,17 @@ impl Group {
             .copied()
             .filter(|&reader| !is_behind_a_pool(envelope, reader))
             .collect();
-        let readers = if direct.is_empty() { &self.readers } else { &direct };
+        let readers = if direct.is_empty() {
+            &self.readers
+        } else {
+            &direct
+        };
         let mut importance = vec![0.0; envelope.nodes[self.writers[0]].out_channels];
         for &reader in readers {
             let name = format!("{}.weight", envelope.nodes[reader].path);
-            let Some(position) = parameters.position(&name) else { continue };
+            let Some(position) = parameters.position(&name) else {
+                continue;
+            };
             for row in parameters.at(position).data.chunks_exact(importance.len()) {
                 for (sum, weight) in importance.iter_mut().zip(row) {
                     *sum += f64::from(weight.abs());
@@ -117,7 +126,11 @@ impl Group {
             let name = format!("{}.{role}", envelope.nodes[node].path);
             if let Some(position) = parameters.position(&name) {
                 let axis = axis_of(parameters.at(position));
-                moves.push(Move { position, axis, order: order.to_vec() });
+                moves.push(Move {
+                    position,
+                    axis,
+                    order: order.to_vec(),
+                });
             }
         };
         let last: fn(&Parameter) -> usize = |parameter| parameter.shape.len() - 1;
@@ -161,7 +174,8 @@ fn groups(envelope: &Envelope) -> Vec<Group> {
         }
         node
     }
-    let makes_channels = |op: &Op| matches!(op, Op::Input | Op::Convolution { .. } | Op::Linear { .. });
+    let makes_channels =
+        |op: &Op| matches!(op, Op::Input | Op::Convolution { .. } | Op::Linear { .. });
     for (index, node) in nodes.iter().enumerate() {
         if !makes_channels(&node.op) {
             for &input in &node.inputs {
@@ -170,20 +184,28 @@ fn groups(envelope: &Envelope) -> Vec<Group> {
             }
         }
     }
-    let representative: Vec<usize> = (0..nodes.len()).map(|node| find(&mut parent, node)).collect();
+    let representative: Vec<usize> = (0..nodes.len())
+        .map(|node| find(&mut parent, node))
+        .collect();
     let output = representative.last().copied();
     let mut found = Vec::new();
     for root in 0..nodes.len() {
-        let members: Vec<usize> =
-            (0..nodes.len()).filter(|&node| representative[node] == root).collect();
-        let is_elastic = members.iter().any(|&node| nodes[node].out_channel_choices.len() > 1);
-        let is_border = Some(root) == output
-            || members.iter().any(|&node| nodes[node].op == Op::Input);
+        let members: Vec<usize> = (0..nodes.len())
+            .filter(|&node| representative[node] == root)
+            .collect();
+        let is_elastic = members
+            .iter()
+            .any(|&node| nodes[node].out_channel_choices.len() > 1);
+        let is_border =
+            Some(root) == output || members.iter().any(|&node| nodes[node].op == Op::Input);
         if !is_elastic || is_border {
             continue;
         }
-        let writers: Vec<usize> =
-            members.iter().copied().filter(|&node| makes_channels(&nodes[node].op)).collect();
+        let writers: Vec<usize> = members
+            .iter()
+            .copied()
+            .filter(|&node| makes_channels(&nodes[node].op))
+            .collect();
         let channelwise = members
             .iter()
             .copied()
@@ -192,14 +214,23 @@ fn groups(envelope: &Envelope) -> Vec<Group> {
         let readers: Vec<usize> = (0..nodes.len())
             .filter(|&node| {
                 makes_channels(&nodes[node].op)
-                    && nodes[node].inputs.iter().any(|&input| representative[input] == root)
+                    && nodes[node]
+                        .inputs
+                        .iter()
+                        .any(|&input| representative[input] == root)
             })
             .collect();
         let width = nodes[writers[0]].out_channels;
-        let is_whole = members.iter().all(|&node| nodes[node].out_channels == width)
+        let is_whole = members
+            .iter()
+            .all(|&node| nodes[node].out_channels == width)
             && readers.iter().all(|&node| nodes[node].in_channels == width);
         if is_whole && !readers.is_empty() {
-            found.push(Group { writers, channelwise, readers });
+            found.push(Group {
+                writers,
+                channelwise,
+                readers,
+            });
         }
     }
     found
@@ -209,7 +240,11 @@ fn permute(parameter: &mut Parameter, axis: usize, order: &[usize]) {
     let inner: usize = parameter.shape[axis + 1..].iter().product();
     let old = parameter.data.clone();
     let block = order.len() * inner;
-    for (block_new, block_old) in parameter.data.chunks_exact_mut(block).zip(old.chunks_exact(block)) {
+    for (block_new, block_old) in parameter
+        .data
+        .chunks_exact_mut(block)
+        .zip(old.chunks_exact(block))
+    {
         for (target, &source) in block_new.chunks_exact_mut(inner).zip(order) {
             target.copy_from_slice(&block_old[source * inner..][..inner]);
         }
@@ -226,7 +261,9 @@ mod tests {
         let parameter = |shape: Vec<usize>| Parameter {
             name: "w".into(),
             kind: ParameterKind::LinearWeight,
-            data: (0..shape.iter().product::<usize>()).map(|value| value as f32).collect(),
+            data: (0..shape.iter().product::<usize>())
+                .map(|value| value as f32)
+                .collect(),
             shape,
         };
         let mut rows = parameter(vec![3, 2]);

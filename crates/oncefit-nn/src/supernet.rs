@@ -32,7 +32,10 @@ impl Supernet {
         for parameter in parameters.iter_mut() {
             initialise(parameter, seed);
         }
-        Ok(Self { space: space.clone(), parameters })
+        Ok(Self {
+            space: space.clone(),
+            parameters,
+        })
     }
 
     /// A supernet with given weights.
@@ -50,7 +53,10 @@ impl Supernet {
                 });
             }
         }
-        Ok(Self { space: space.clone(), parameters })
+        Ok(Self {
+            space: space.clone(),
+            parameters,
+        })
     }
 
     /// The weights that `space` needs, all zero, in canonical order.
@@ -80,7 +86,15 @@ impl Supernet {
         }
         let mut baked = std::collections::HashMap::new();
         for step in &plan.steps {
-            if let Step::Depthwise { weight, stored_kernel, stored_channels, links, out, .. } = step {
+            if let Step::Depthwise {
+                weight,
+                stored_kernel,
+                stored_channels,
+                links,
+                out,
+                ..
+            } = step
+            {
                 let channels = plan.tensors[*out].shape.channels;
                 let kernels = bake_kernel(
                     Cpu::detect(),
@@ -97,9 +111,12 @@ impl Supernet {
         }
         let mut parameters = Parameters::default();
         for spec in subnet.graph().parameter_specs() {
-            let position = self.parameters.position(&spec.name).ok_or_else(|| {
-                NnError::MissingParameter { name: spec.name.clone() }
-            })?;
+            let position =
+                self.parameters
+                    .position(&spec.name)
+                    .ok_or_else(|| NnError::MissingParameter {
+                        name: spec.name.clone(),
+                    })?;
             let stored = self.parameters.at(position);
             let data = match baked.remove(&position) {
                 Some(kernel) => kernel,
@@ -146,7 +163,12 @@ fn layout(envelope: &Envelope) -> Parameters {
     for node in &envelope.nodes {
         let mut insert = |role: &str, kind, shape: Vec<usize>| {
             let data = vec![0.0; shape.iter().product()];
-            parameters.insert(Parameter { name: format!("{}.{role}", node.path), kind, shape, data });
+            parameters.insert(Parameter {
+                name: format!("{}.{role}", node.path),
+                kind,
+                shape,
+                data,
+            });
         };
         let (inputs, outputs) = (node.in_channels, node.out_channels);
         match &node.op {
@@ -165,7 +187,11 @@ fn layout(envelope: &Envelope) -> Parameters {
             }
             Op::Depthwise { transform, .. } => {
                 let kernel = largest_kernel(node);
-                insert("weight", ParameterKind::DepthwiseWeight, vec![kernel, kernel, outputs]);
+                insert(
+                    "weight",
+                    ParameterKind::DepthwiseWeight,
+                    vec![kernel, kernel, outputs],
+                );
                 if *transform {
                     for pair in node.kernels.windows(2).rev() {
                         let area = pair[0] * pair[0];
@@ -194,7 +220,12 @@ fn largest_kernel(node: &EnvelopeNode) -> usize {
 }
 
 fn initialise(parameter: &mut Parameter, seed: u64) {
-    let mut draws = Draws::new(seed, "initialisation", fnv1a64(parameter.name.as_bytes()), 0);
+    let mut draws = Draws::new(
+        seed,
+        "initialisation",
+        fnv1a64(parameter.name.as_bytes()),
+        0,
+    );
     let shape = &parameter.shape;
     match parameter.kind {
         ParameterKind::ConvolutionWeight | ParameterKind::DepthwiseWeight => {
@@ -255,7 +286,10 @@ mod tests {
             shape: vec![2, 1, 1, 3],
             data: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
         };
-        assert_eq!(leading_slice(&parameter, &[2, 1, 1, 2]), [1.0, 2.0, 4.0, 5.0]);
+        assert_eq!(
+            leading_slice(&parameter, &[2, 1, 1, 2]),
+            [1.0, 2.0, 4.0, 5.0]
+        );
         assert_eq!(leading_slice(&parameter, &[1, 1, 1, 3]), [1.0, 2.0, 3.0]);
     }
 }

@@ -9,7 +9,9 @@ const COUNT: usize = 6;
 fn images(subnet: &Subnet, seed: u64) -> Vec<f32> {
     let shape = subnet.graph().input_shape();
     let mut draws = Draws::new(seed, "images", 0, 0);
-    (0..COUNT * shape.len()).map(|_| draws.normal() as f32).collect()
+    (0..COUNT * shape.len())
+        .map(|_| draws.normal() as f32)
+        .collect()
 }
 
 /// A supernet whose batch-norms, biases and kernel transforms are not what they start as.
@@ -55,13 +57,26 @@ fn add_pass(
 ) -> f64 {
     let plan = supernet.plan(subnet).unwrap();
     let batch = Images { data, count: COUNT };
-    let mode = Mode::Train { dropout: Some(DropoutDraws { seed: 1, step: 2, network: 0 }) };
-    let tape = executor.forward(&plan, &supernet.parameters, batch, mode).unwrap();
+    let mode = Mode::Train {
+        dropout: Some(DropoutDraws {
+            seed: 1,
+            step: 2,
+            network: 0,
+        }),
+    };
+    let tape = executor
+        .forward(&plan, &supernet.parameters, batch, mode)
+        .unwrap();
     let labels: Vec<u32> = (0..COUNT as u32).collect();
     let mut gradient = vec![0.0; tape.output().len()];
-    let target = Target::Labels { labels: &labels, smoothing: 0.1 };
+    let target = Target::Labels {
+        labels: &labels,
+        smoothing: 0.1,
+    };
     let loss = softmax_cross_entropy(tape.output(), 10, target, &mut gradient, weight);
-    executor.backward(&plan, &supernet.parameters, tape, &gradient, gradients).unwrap();
+    executor
+        .backward(&plan, &supernet.parameters, tape, &gradient, gradients)
+        .unwrap();
     loss
 }
 
@@ -77,17 +92,29 @@ fn gradients_are_finite_differences_for_every_parameter() {
         for position in 0..supernet.parameters.len() {
             let parameter = supernet.parameters.at(position);
             let gradient = gradients.at(position);
-            let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let norm = gradient
+                .iter()
+                .map(|g| f64::from(*g).powi(2))
+                .sum::<f64>()
+                .sqrt();
             if !gradients.is_present(position) {
                 assert_eq!(norm, 0.0, "{}", parameter.name);
                 continue;
             }
             // Along the gradient itself the loss changes most, so that rounding matters least.
-            let direction: Vec<f32> =
-                gradient.iter().map(|g| (f64::from(*g) / norm.max(1e-12)) as f32).collect();
+            let direction: Vec<f32> = gradient
+                .iter()
+                .map(|g| (f64::from(*g) / norm.max(1e-12)) as f32)
+                .collect();
             let moved = |by: f32| {
                 let mut moved = supernet.clone();
-                for (value, d) in moved.parameters.at_mut(position).data.iter_mut().zip(&direction) {
+                for (value, d) in moved
+                    .parameters
+                    .at_mut(position)
+                    .data
+                    .iter_mut()
+                    .zip(&direction)
+                {
                     *value += by * d;
                 }
                 pass(&moved, subnet, &data).0
@@ -117,7 +144,14 @@ fn gradients_of_several_networks_are_the_sum_of_their_gradients() {
     let mut together = Gradients::zeros(&supernet.parameters);
     let mut apart = Gradients::zeros(&supernet.parameters);
     for (subnet, weight) in subnets.iter().zip([1.0, 0.5, 0.25]) {
-        add_pass(&mut executor, &supernet, subnet, &data, weight, &mut together);
+        add_pass(
+            &mut executor,
+            &supernet,
+            subnet,
+            &data,
+            weight,
+            &mut together,
+        );
         let mut one = Gradients::zeros(&supernet.parameters);
         add_pass(&mut executor, &supernet, subnet, &data, 1.0, &mut one);
         apart.axpy(weight, &one);
@@ -141,18 +175,34 @@ fn extracted_networks_give_the_same_bits() {
     let mut executor = Executor::default();
     for (index, subnet) in some_subnets(&space).iter().enumerate() {
         let data = images(subnet, 20 + index as u64);
-        let batch = Images { data: &data, count: COUNT };
+        let batch = Images {
+            data: &data,
+            count: COUNT,
+        };
         let plan = supernet.plan(subnet).unwrap();
-        let calibration = executor.calibrate(&plan, &supernet.parameters, [batch]).unwrap();
+        let calibration = executor
+            .calibrate(&plan, &supernet.parameters, [batch])
+            .unwrap();
         let network = supernet.extract(subnet, &calibration).unwrap();
-        for (parameter, spec) in network.parameters.iter().zip(subnet.graph().parameter_specs()) {
-            assert_eq!((&parameter.name, &parameter.shape), (&spec.name, &spec.shape));
+        for (parameter, spec) in network
+            .parameters
+            .iter()
+            .zip(subnet.graph().parameter_specs())
+        {
+            assert_eq!(
+                (&parameter.name, &parameter.shape),
+                (&spec.name, &spec.shape)
+            );
         }
         let mode = Mode::Evaluate(&calibration);
-        let sliced = executor.forward(&plan, &supernet.parameters, batch, mode).unwrap();
+        let sliced = executor
+            .forward(&plan, &supernet.parameters, batch, mode)
+            .unwrap();
         let alone = network.plan().unwrap();
         let mode = Mode::Evaluate(&network.calibration);
-        let extracted = executor.forward(&alone, &network.parameters, batch, mode).unwrap();
+        let extracted = executor
+            .forward(&alone, &network.parameters, batch, mode)
+            .unwrap();
         assert!(sliced.output().iter().any(|logit| *logit != 0.0));
         assert_eq!(sliced.output(), extracted.output(), "{}", subnet.text());
     }
@@ -164,10 +214,15 @@ fn a_network_without_its_calibration_is_not_evaluated() {
     let supernet = supernet(&space);
     let (large, small) = (space.largest().unwrap(), space.smallest().unwrap());
     let data = images(&large, 1);
-    let batch = Images { data: &data, count: COUNT };
+    let batch = Images {
+        data: &data,
+        count: COUNT,
+    };
     let mut executor = Executor::default();
     let plan = supernet.plan(&large).unwrap();
-    let own = executor.calibrate(&plan, &supernet.parameters, [batch]).unwrap();
+    let own = executor
+        .calibrate(&plan, &supernet.parameters, [batch])
+        .unwrap();
     let message = |calibration: &Calibration| {
         let mode = Mode::Evaluate(calibration);
         Executor::default()
@@ -176,16 +231,31 @@ fn a_network_without_its_calibration_is_not_evaluated() {
             .map(|error| error.to_string())
     };
     assert_eq!(message(&own), None);
-    assert!(message(&Calibration::None).unwrap().contains("not calibrated"));
+    assert!(
+        message(&Calibration::None)
+            .unwrap()
+            .contains("not calibrated")
+    );
     let small_plan = supernet.plan(&small).unwrap();
     let data = images(&small, 1);
     let other = executor
-        .calibrate(&small_plan, &supernet.parameters, [Images { data: &data, count: COUNT }])
+        .calibrate(
+            &small_plan,
+            &supernet.parameters,
+            [Images {
+                data: &data,
+                count: COUNT,
+            }],
+        )
         .unwrap();
     assert!(message(&other).unwrap().contains("belong to network"));
     assert!(supernet.extract(&large, &other).is_err());
     let none: [Images; 0] = [];
-    assert!(executor.calibrate(&plan, &supernet.parameters, none).is_err());
+    assert!(
+        executor
+            .calibrate(&plan, &supernet.parameters, none)
+            .is_err()
+    );
 }
 
 /// Calibration is the average, weighted by batch size, of the batches' statistics.
@@ -197,14 +267,28 @@ fn calibration_averages_batches() {
     let plan = supernet.plan(&subnet).unwrap();
     let data = images(&subnet, 4);
     let image = subnet.graph().input_shape().len();
-    let batches = [Images { data: &data[..2 * image], count: 2 }, Images { data: &data[2 * image..], count: COUNT - 2 }];
+    let batches = [
+        Images {
+            data: &data[..2 * image],
+            count: 2,
+        },
+        Images {
+            data: &data[2 * image..],
+            count: COUNT - 2,
+        },
+    ];
     let mut executor = Executor::default();
     let of = |executor: &mut Executor, batches: &[Images]| {
         let batches = batches.iter().copied();
-        let found = executor.calibrate(&plan, &supernet.parameters, batches).unwrap();
+        let found = executor
+            .calibrate(&plan, &supernet.parameters, batches)
+            .unwrap();
         found.of("stem.batch_norm").unwrap().clone()
     };
-    let (one, two) = (of(&mut executor, &batches[..1]), of(&mut executor, &batches[1..]));
+    let (one, two) = (
+        of(&mut executor, &batches[..1]),
+        of(&mut executor, &batches[1..]),
+    );
     let both = of(&mut executor, &batches);
     for channel in 0..both.mean.len() {
         let expected = (2.0 * one.mean[channel] + 4.0 * two.mean[channel]) / 6.0;
@@ -235,21 +319,35 @@ fn sorting_channels_keeps_the_full_width_function_and_improves_order() {
     }
     order.apply(&mut as_parameters);
     for position in 0..as_parameters.len() {
-        gradients.at_mut(position).copy_from_slice(&as_parameters.at(position).data);
+        gradients
+            .at_mut(position)
+            .copy_from_slice(&as_parameters.at(position).data);
     }
     let scale = gradients.norm();
     gradients.axpy(-1.0, &sorted_gradients);
-    assert!(gradients.norm() < 1e-4 * scale, "{} of {scale}", gradients.norm());
+    assert!(
+        gradients.norm() < 1e-4 * scale,
+        "{} of {scale}",
+        gradients.norm()
+    );
 
     // Columns of the projection fall in importance; squeezed channels do so too.
-    for name in ["unit2[0].project.conv.weight", "unit3[2].squeeze.restore.weight"] {
+    for name in [
+        "unit2[0].project.conv.weight",
+        "unit3[2].squeeze.restore.weight",
+    ] {
         let weight = supernet.parameters.get(name).unwrap();
         let inputs = weight.shape[3];
         let mut importance = vec![0.0; inputs];
         for row in weight.data.chunks(inputs) {
-            row.iter().zip(&mut importance).for_each(|(w, sum)| *sum += w.abs());
+            row.iter()
+                .zip(&mut importance)
+                .for_each(|(w, sum)| *sum += w.abs());
         }
-        assert!(importance.is_sorted_by(|left, right| left >= right), "{name}: {importance:?}");
+        assert!(
+            importance.is_sorted_by(|left, right| left >= right),
+            "{name}: {importance:?}"
+        );
     }
     // Sorting again changes nothing.
     let once = supernet.parameters.clone();
@@ -261,13 +359,21 @@ fn sorting_channels_keeps_the_full_width_function_and_improves_order() {
 fn sorting_between_trained_widths_keeps_their_networks() {
     let space = nano();
     let mut supernet = supernet(&space);
-    let trained = space.restrict("expand", &[4.into_value(), 6.into_value()]).unwrap();
-    let subnet = space.parse_subnet("resolution=28:depth=3:kernel=5:expand=4").unwrap();
+    let trained = space
+        .restrict("expand", &[4.into_value(), 6.into_value()])
+        .unwrap();
+    let subnet = space
+        .parse_subnet("resolution=28:depth=3:kernel=5:expand=4")
+        .unwrap();
     let data = images(&subnet, 8);
     let before = supernet.parameters.clone();
     let (loss, _) = pass(&supernet, &subnet, &data);
     let envelope = space.envelope().unwrap();
-    sort_channels(&mut supernet.parameters, &envelope, Tiers::Between(&trained.envelope().unwrap()));
+    sort_channels(
+        &mut supernet.parameters,
+        &envelope,
+        Tiers::Between(&trained.envelope().unwrap()),
+    );
     assert_ne!(supernet.parameters, before);
     let (after, _) = pass(&supernet, &subnet, &data);
     assert!((loss - after).abs() < 1e-5, "{loss} {after}");
@@ -288,7 +394,9 @@ fn fresh_kernel_transforms_are_exact_centre_crops() {
     let space = nano();
     let supernet = Supernet::initialise(&space, 1).unwrap();
     let mut cropped = supernet.clone();
-    let subnet = space.parse_subnet("resolution=20:depth=2:kernel=3:expand=4").unwrap();
+    let subnet = space
+        .parse_subnet("resolution=20:depth=2:kernel=3:expand=4")
+        .unwrap();
     let data = images(&subnet, 3);
     let (loss, _) = pass(&supernet, &subnet, &data);
     // The outer ring of a stored kernel is of no consequence to a smaller one.
@@ -317,7 +425,10 @@ fn optimiser_leaves_absent_parameters_alone() {
     sgd.step(Cpu::detect(), &mut supernet.parameters, &gradients, 0.1);
     let changed = |name: &str| supernet.parameters.get(name).unwrap() != before.get(name).unwrap();
     assert!(changed("unit1[0].expand.conv.weight") && changed("linear.bias"));
-    assert!(!changed("unit1[2].expand.conv.weight"), "a block that did not run");
+    assert!(
+        !changed("unit1[2].expand.conv.weight"),
+        "a block that did not run"
+    );
     assert!(changed("unit1[0].depthwise.depthwise.transform_7_5"));
 }
 
@@ -326,7 +437,10 @@ fn training_passes_give_the_same_bits_with_any_number_of_threads() {
     let space = nano();
     let supernet = supernet(&space);
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| {
             some_subnets(&space)
                 .iter()
@@ -344,14 +458,26 @@ fn bad_batches_and_weights_are_errors() {
     let mut supernet = supernet(&space);
     let subnet = space.largest().unwrap();
     let plan = supernet.plan(&subnet).unwrap();
-    let batch = Images { data: &[0.0; 10], count: 1 };
+    let batch = Images {
+        data: &[0.0; 10],
+        count: 1,
+    };
     let mode = Mode::Train { dropout: None };
-    let error = Executor::default().forward(&plan, &supernet.parameters, batch, mode).unwrap_err();
+    let error = Executor::default()
+        .forward(&plan, &supernet.parameters, batch, mode)
+        .unwrap_err();
     assert!(error.to_string().contains("1 images of 28×28×1"), "{error}");
     let mut parameters = Parameters::default();
-    supernet.parameters.iter().skip(1).for_each(|parameter| parameters.insert(parameter.clone()));
+    supernet
+        .parameters
+        .iter()
+        .skip(1)
+        .for_each(|parameter| parameters.insert(parameter.clone()));
     let error = Supernet::with_parameters(&space, parameters).unwrap_err();
-    assert!(error.to_string().contains("`stem.conv.weight` is missing"), "{error}");
+    assert!(
+        error.to_string().contains("`stem.conv.weight` is missing"),
+        "{error}"
+    );
     supernet.parameters.at_mut(0).shape = vec![8, 3, 3, 2];
     let error = Supernet::with_parameters(&space, supernet.parameters).unwrap_err();
     assert!(error.to_string().contains("needs [8, 3, 3, 1]"), "{error}");

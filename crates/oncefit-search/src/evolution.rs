@@ -35,7 +35,12 @@ pub struct EvolutionSettings {
 impl Default for EvolutionSettings {
     /// The values of Once-for-All.
     fn default() -> Self {
-        Self { population: 100, parent_share: 0.25, mutation_share: 0.5, mutation_probability: 0.1 }
+        Self {
+            population: 100,
+            parent_share: 0.25,
+            mutation_share: 0.5,
+            mutation_probability: 0.1,
+        }
     }
 }
 
@@ -47,7 +52,8 @@ pub struct Evolution {
     /// Parents and scored children of the running generation, best first; equal scores in order
     /// of arrival.
     population: Vec<(Subnet, f64)>,
-    children: usize,
+    /// Whether the first generation is complete, so that there are parents.
+    has_parents: bool,
 }
 
 impl Evolution {
@@ -62,10 +68,10 @@ impl Evolution {
         seed: u64,
     ) -> Result<Self> {
         Ok(Self {
-            proposer: Proposer::new(space, limits, seed)?,
+            proposer: Proposer::new(space, limits, "evolution", seed)?,
             settings,
             population: Vec::new(),
-            children: 0,
+            has_parents: false,
         })
     }
 
@@ -74,20 +80,21 @@ impl Evolution {
         wanted.clamp(1, self.population.len())
     }
 
-    /// A generation is complete when as many children as the first generation had members, less
-    /// the parents, are scored: then only the parents go on.
+    /// Once as many members are scored as the first generation has, only the parents go on.
     fn close_generation(&mut self) {
         if self.population.len() >= self.settings.population {
             let parents = self.parents();
             self.population.truncate(parents);
+            self.has_parents = true;
         }
     }
 
     fn propose(&mut self) -> Result<Option<Subnet>> {
-        if !self.has_parents() {
-            return self.proposer.propose(|space, draws| Ok(space.sample(draws)?));
+        if !self.has_parents {
+            return self
+                .proposer
+                .propose(|space, draws| Ok(space.sample(draws)?));
         }
-        self.children += 1;
         let settings = self.settings;
         let parents = &self.population[..self.parents()];
         let pick = |draws: &mut Draws| &parents[draws.below(parents.len())].0;
@@ -100,25 +107,20 @@ impl Evolution {
             })
         })
     }
-
-    /// Whether the first generation is scored.
-    fn has_parents(&self) -> bool {
-        self.children > 0 || self.population.len() >= self.settings.population
-    }
 }
 
 impl Searcher for Evolution {
     fn ask(&mut self, count: usize) -> Result<Vec<Subnet>> {
-        if self.has_parents() {
-            self.close_generation();
-        }
+        self.close_generation();
         let mut subnets = Vec::with_capacity(count);
         for _ in 0..count {
             match self.propose()? {
                 Some(subnet) => subnets.push(subnet),
                 None => {
                     // Children of a converged population are all known: fresh blood.
-                    let fresh = self.proposer.propose(|space, draws| Ok(space.sample(draws)?))?;
+                    let fresh = self
+                        .proposer
+                        .propose(|space, draws| Ok(space.sample(draws)?))?;
                     subnets.extend(fresh);
                 }
             }
@@ -127,7 +129,9 @@ impl Searcher for Evolution {
     }
 
     fn tell(&mut self, subnet: &Subnet, score: f64) {
-        let at = self.population.partition_point(|(_, other)| *other >= score);
+        let at = self
+            .population
+            .partition_point(|(_, other)| *other >= score);
         self.population.insert(at, (subnet.clone(), score));
     }
 }

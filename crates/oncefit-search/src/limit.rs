@@ -97,7 +97,9 @@ impl FromStr for Count {
             Ok(value) if value.is_finite() && value >= 0.0 && value * factor <= 9e15 => {
                 Ok(Self((value * factor).round() as u64))
             }
-            _ => Err(format!("`{text}` is no count; write for example 800k, 1.2M or 1200000")),
+            _ => Err(format!(
+                "`{text}` is no count; write for example 800k, 1.2M or 1200000"
+            )),
         }
     }
 }
@@ -108,7 +110,12 @@ mod tests {
 
     #[test]
     fn counts_take_suffixes() {
-        for (text, count) in [("1200000", 1_200_000), ("1.2M", 1_200_000), ("800k", 800_000), ("2G", 2_000_000_000)] {
+        for (text, count) in [
+            ("1200000", 1_200_000),
+            ("1.2M", 1_200_000),
+            ("800k", 800_000),
+            ("2G", 2_000_000_000),
+        ] {
             assert_eq!(text.parse(), Ok(Count(count)));
         }
         for text in ["", "M", "-3", "nan", "1.2.3", "1e400", "5 apples"] {
@@ -119,11 +126,23 @@ mod tests {
     #[test]
     fn an_infeasible_limit_is_answered_with_the_closest_feasible_value() {
         let space = Space::builtin("fm-nano").unwrap();
-        let limit = Limit { metric: Metric::Macs, at_most: 1000 };
+        let limit = Limit {
+            metric: Metric::Macs,
+            at_most: 1000,
+        };
         let error = check_feasible(&space, &[limit]).unwrap_err().to_string();
         let closest = space.smallest().unwrap().graph().macs();
-        assert!(error.contains(&format!("ask for {closest} or more")), "{error}");
-        let limit = Limit { metric: Metric::Macs, at_most: closest };
-        assert_eq!(check_feasible(&space, &[limit]).unwrap().graph().macs(), closest);
+        assert!(
+            error.contains(&format!("ask for {closest} or more")),
+            "{error}"
+        );
+        let limit = Limit {
+            metric: Metric::Macs,
+            at_most: closest,
+        };
+        assert_eq!(
+            check_feasible(&space, &[limit]).unwrap().graph().macs(),
+            closest
+        );
     }
 }

@@ -52,14 +52,19 @@ pub fn search(
         if subnets.is_empty() {
             break;
         }
-        let scores = objective.score(&subnets).map_err(|reason| SearchError::Objective {
-            subnet: subnets[0].text(),
-            reason,
-        })?;
+        let scores = objective
+            .score(&subnets)
+            .map_err(|reason| SearchError::Objective {
+                subnet: subnets[0].text(),
+                reason,
+            })?;
         for (subnet, score) in subnets.into_iter().zip(scores) {
             if score.is_nan() {
                 let reason = "its score is not a number".into();
-                return Err(SearchError::Objective { subnet: subnet.text(), reason });
+                return Err(SearchError::Objective {
+                    subnet: subnet.text(),
+                    reason,
+                });
             }
             searcher.tell(&subnet, score);
             if best.is_none_or(|best| score > history[best].score) {
@@ -71,7 +76,10 @@ pub fn search(
         observe(history.len(), best_score);
     }
     match best {
-        Some(best) => Ok(Found { best: history[best].clone(), history }),
+        Some(best) => Ok(Found {
+            best: history[best].clone(),
+            history,
+        }),
         None => Err(SearchError::Objective {
             subnet: String::from("(none)"),
             reason: "the searcher proposed nothing".into(),
@@ -85,11 +93,16 @@ pub fn pareto_front(points: &[(f64, f64)]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..points.len()).collect();
     order.sort_by(|&left, &right| {
         let ((left_cost, left_score), (right_cost, right_score)) = (points[left], points[right]);
-        left_cost.total_cmp(&right_cost).then(right_score.total_cmp(&left_score))
+        left_cost
+            .total_cmp(&right_cost)
+            .then(right_score.total_cmp(&left_score))
     });
     let mut front: Vec<usize> = Vec::new();
     for index in order {
-        if front.last().is_none_or(|&last| points[index].1 > points[last].1) {
+        if front
+            .last()
+            .is_none_or(|&last| points[index].1 > points[last].1)
+        {
             front.push(index);
         }
     }
@@ -118,7 +131,10 @@ mod tests {
     }
 
     fn limits() -> Vec<Limit> {
-        vec![Limit { metric: Metric::Macs, at_most: 1_200_000 }]
+        vec![Limit {
+            metric: Metric::Macs,
+            at_most: 1_200_000,
+        }]
     }
 
     fn run(searcher: &mut dyn Searcher) -> Found {
@@ -127,7 +143,10 @@ mod tests {
 
     fn evolution(seed: u64) -> Evolution {
         let space = Space::builtin("fm-nano").unwrap();
-        let settings = EvolutionSettings { population: 24, ..Default::default() };
+        let settings = EvolutionSettings {
+            population: 24,
+            ..Default::default()
+        };
         Evolution::new(&space, &limits(), settings, seed).unwrap()
     }
 
@@ -144,10 +163,18 @@ mod tests {
         assert_eq!(found[2], found[3]);
         for found in found {
             assert_eq!(found.history.len(), 120);
-            let different: std::collections::HashSet<_> =
-                found.history.iter().map(|evaluation| &evaluation.subnet).collect();
+            let different: std::collections::HashSet<_> = found
+                .history
+                .iter()
+                .map(|evaluation| &evaluation.subnet)
+                .collect();
             assert_eq!(different.len(), 120);
-            assert!(found.history.iter().all(|found| limits()[0].holds(found.subnet.graph())));
+            assert!(
+                found
+                    .history
+                    .iter()
+                    .all(|found| limits()[0].holds(found.subnet.graph()))
+            );
         }
     }
 
@@ -167,7 +194,10 @@ mod tests {
     fn the_tightest_feasible_limit_finds_the_smallest_member() {
         let space = Space::builtin("fm-nano").unwrap();
         let smallest = space.smallest().unwrap();
-        let limit = Limit { metric: Metric::Macs, at_most: smallest.graph().macs() };
+        let limit = Limit {
+            metric: Metric::Macs,
+            at_most: smallest.graph().macs(),
+        };
         let mut searcher = RandomSearch::new(&space, &[limit], 3).unwrap();
         let found = search(&mut searcher, &mut Formula, 50, 8, &mut |_, _| {}).unwrap();
         assert_eq!(found.best.subnet, smallest);

@@ -28,6 +28,7 @@ pub(crate) struct Proposer {
     limits: Vec<Limit>,
     smallest: Subnet,
     seen: HashSet<Subnet>,
+    purpose: &'static str,
     seed: u64,
     proposals: u64,
 }
@@ -36,12 +37,13 @@ pub(crate) struct Proposer {
 const TRIES: usize = 100;
 
 impl Proposer {
-    pub fn new(space: &Space, limits: &[Limit], seed: u64) -> Result<Self> {
+    pub fn new(space: &Space, limits: &[Limit], purpose: &'static str, seed: u64) -> Result<Self> {
         Ok(Self {
             smallest: check_feasible(space, limits)?,
             space: space.clone(),
             limits: limits.to_vec(),
             seen: HashSet::new(),
+            purpose,
             seed,
             proposals: 0,
         })
@@ -54,7 +56,7 @@ impl Proposer {
         &mut self,
         mut draw: impl FnMut(&Space, &mut Draws) -> Result<Subnet>,
     ) -> Result<Option<Subnet>> {
-        let mut draws = Draws::new(self.seed, "search", self.proposals, 0);
+        let mut draws = Draws::new(self.seed, self.purpose, self.proposals, 0);
         self.proposals += 1;
         let mut last = None;
         for _ in 0..TRIES {
@@ -81,22 +83,41 @@ impl Proposer {
     }
 
     fn pull_to_smallest(&self, mut subnet: Subnet, draws: &mut Draws) -> Result<Subnet> {
-        let mut paths: Vec<String> =
-            self.space.decisions().iter().map(|slot| slot.path.clone()).collect();
+        let mut paths: Vec<String> = self
+            .space
+            .decisions()
+            .iter()
+            .map(|slot| slot.path.clone())
+            .collect();
         draws.shuffle(&mut paths);
         for path in paths {
             if self.is_feasible(&subnet) {
                 return Ok(subnet);
             }
             let pulled = self.space.build(&mut |slot| {
-                let trace = if slot.path == path { &self.smallest } else { &subnet }.trace();
-                let value = trace.get(&slot.path).or_else(|| self.smallest.trace().get(&slot.path));
+                let trace = if slot.path == path {
+                    &self.smallest
+                } else {
+                    &subnet
+                }
+                .trace();
+                let value = trace
+                    .get(&slot.path)
+                    .or_else(|| self.smallest.trace().get(&slot.path));
                 let is_chosen = |other: &&_| Some(*other) == value;
-                slot.domain.values.iter().position(|other| is_chosen(&other)).unwrap_or(0)
+                slot.domain
+                    .values
+                    .iter()
+                    .position(|other| is_chosen(&other))
+                    .unwrap_or(0)
             })?;
             subnet = pulled;
         }
-        Ok(if self.is_feasible(&subnet) { subnet } else { self.smallest.clone() })
+        Ok(if self.is_feasible(&subnet) {
+            subnet
+        } else {
+            self.smallest.clone()
+        })
     }
 }
 
@@ -112,7 +133,9 @@ impl RandomSearch {
     /// # Errors
     /// If no member is within the limits.
     pub fn new(space: &Space, limits: &[Limit], seed: u64) -> Result<Self> {
-        Ok(Self { proposer: Proposer::new(space, limits, seed)? })
+        Ok(Self {
+            proposer: Proposer::new(space, limits, "random search", seed)?,
+        })
     }
 }
 
@@ -120,7 +143,9 @@ impl Searcher for RandomSearch {
     fn ask(&mut self, count: usize) -> Result<Vec<Subnet>> {
         let mut subnets = Vec::with_capacity(count);
         for _ in 0..count {
-            let found = self.proposer.propose(|space, draws| Ok(space.sample(draws)?))?;
+            let found = self
+                .proposer
+                .propose(|space, draws| Ok(space.sample(draws)?))?;
             subnets.extend(found);
         }
         Ok(subnets)

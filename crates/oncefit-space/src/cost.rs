@@ -8,7 +8,12 @@ impl Graph {
     pub fn parameters(&self) -> u64 {
         self.parameter_specs()
             .iter()
-            .map(|spec| spec.shape.iter().map(|&extent| extent as u64).product::<u64>())
+            .map(|spec| {
+                spec.shape
+                    .iter()
+                    .map(|&extent| extent as u64)
+                    .product::<u64>()
+            })
             .sum()
     }
 
@@ -74,14 +79,23 @@ mod tests {
 
     #[test]
     fn the_costs_of_a_small_graph_are_those_worked_out_by_hand() {
-        let shape = |height, channels| FeatureShape { height, width: height, channels };
+        let shape = |height, channels| FeatureShape {
+            height,
+            width: height,
+            channels,
+        };
         let node = |path: &str, op, inputs: &[usize], shape| GraphNode {
             path: path.into(),
             op,
             inputs: inputs.to_vec(),
             shape,
         };
-        let convolution = |out_channels, stride| Op::Convolution { out_channels, kernel: 3, stride, bias: false };
+        let convolution = |out_channels, stride| Op::Convolution {
+            out_channels,
+            kernel: 3,
+            stride,
+            bias: false,
+        };
         let graph = Graph {
             nodes: vec![
                 node("input", Op::Input, &[], shape(4, 1)),
@@ -91,7 +105,15 @@ mod tests {
                 node("b", convolution(2, 1), &[3], shape(4, 2)),
                 node("s", Op::Add, &[4, 3], shape(4, 2)),
                 node("p", Op::GlobalAveragePool, &[5], shape(1, 2)),
-                node("l", Op::Linear { out_features: 3, bias: true }, &[6], shape(1, 3)),
+                node(
+                    "l",
+                    Op::Linear {
+                        out_features: 3,
+                        bias: true,
+                    },
+                    &[6],
+                    shape(1, 3),
+                ),
             ],
         };
         graph.validate().unwrap();

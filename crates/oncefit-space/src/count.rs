@@ -20,7 +20,11 @@ pub(crate) fn count(tree: &Tree, chosen: &HashMap<String, Value>) -> Result<BigU
     let mut counter = Counter {
         tree,
         chosen,
-        env: tree.parameters.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect(),
+        env: tree
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.clone(), Some(value.clone())))
+            .collect(),
     };
     counter.block(&tree.body, &mut Scope::default())
 }
@@ -53,7 +57,11 @@ impl<'t> Counter<'t> {
                         return Ok(total * sum);
                     }
                     total *= values.len();
-                    let known = if values.len() == 1 { values.into_iter().next() } else { None };
+                    let known = if values.len() == 1 {
+                        values.into_iter().next()
+                    } else {
+                        None
+                    };
                     self.env.push((name.clone(), known));
                 }
                 Statement::Let { name, value } => {
@@ -76,7 +84,10 @@ impl<'t> Counter<'t> {
                 names.path(label.unwrap_or(kind.name));
                 Ok(BigUint::from(1u32))
             }
-            Node::Call { definition, arguments } => {
+            Node::Call {
+                definition,
+                arguments,
+            } => {
                 let definition = &self.tree.definitions[*definition];
                 let values: Vec<_> = definition
                     .parameters
@@ -95,7 +106,11 @@ impl<'t> Counter<'t> {
             Node::Residual(body) | Node::Gate(body) => {
                 let found = self.labelled(label, body, names);
                 if label.is_none() {
-                    names.path(if matches!(node, Node::Gate(_)) { "multiply" } else { "add" });
+                    names.path(if matches!(node, Node::Gate(_)) {
+                        "multiply"
+                    } else {
+                        "add"
+                    });
                 }
                 found
             }
@@ -111,7 +126,11 @@ impl<'t> Counter<'t> {
                 }
                 Ok(total)
             }
-            Node::If { condition, then, otherwise } => {
+            Node::If {
+                condition,
+                then,
+                otherwise,
+            } => {
                 // A condition without a value depends on a decision that was counted value by
                 // value only where `steers` saw it; this is such a place or an error of the walk.
                 let mut skipped = names.clone();
@@ -120,7 +139,8 @@ impl<'t> Counter<'t> {
                     Some(Value::Bool(false)) => (otherwise, then),
                     _ => {
                         return Err(SpaceError::Illegal(
-                            "a condition depends on something that is no decision of its block".into(),
+                            "a condition depends on something that is no decision of its block"
+                                .into(),
                         ));
                     }
                 };
@@ -139,7 +159,14 @@ impl<'t> Counter<'t> {
             Node::Optional { name, body } => {
                 let path = names.path(label.unwrap_or(name));
                 let domain = [Value::Bool(false), Value::Bool(true)].to_vec();
-                let values = self.legal(&path, name, Domain { values: domain, ordered: true })?;
+                let values = self.legal(
+                    &path,
+                    name,
+                    Domain {
+                        values: domain,
+                        ordered: true,
+                    },
+                )?;
                 let mut total = BigUint::ZERO;
                 for value in values {
                     total += match value {
@@ -151,8 +178,18 @@ impl<'t> Counter<'t> {
             }
             Node::Choice { name, branches } => {
                 let path = names.path(label.unwrap_or(name));
-                let labels = branches.iter().map(|(label, _)| Value::Text(label.clone())).collect();
-                let values = self.legal(&path, name, Domain { values: labels, ordered: false })?;
+                let labels = branches
+                    .iter()
+                    .map(|(label, _)| Value::Text(label.clone()))
+                    .collect();
+                let values = self.legal(
+                    &path,
+                    name,
+                    Domain {
+                        values: labels,
+                        ordered: false,
+                    },
+                )?;
                 let mut total = BigUint::ZERO;
                 for (label, body) in branches {
                     if values.contains(&Value::Text(label.clone())) {
@@ -161,7 +198,13 @@ impl<'t> Counter<'t> {
                 }
                 Ok(total)
             }
-            Node::Repeat { tied, name, domain, index, body } => {
+            Node::Repeat {
+                tied,
+                name,
+                domain,
+                index,
+                body,
+            } => {
                 let path = names.path(label.unwrap_or("repeat"));
                 let counts = self.values(&format!("{path}.{name}"), name, domain)?;
                 let counts: Vec<usize> = counts
@@ -175,7 +218,8 @@ impl<'t> Counter<'t> {
                 let mut copies = vec![BigUint::from(1u32)];
                 for copy in 0..most {
                     if let Some(index) = index {
-                        self.env.push((index.clone(), Some(Value::Int(copy as i64))));
+                        self.env
+                            .push((index.clone(), Some(Value::Int(copy as i64))));
                     }
                     let mut inner = Scope::inner(&format!("{path}[{copy}]"));
                     let product = match *tied && copy > 0 {
@@ -192,7 +236,12 @@ impl<'t> Counter<'t> {
         }
     }
 
-    fn labelled(&mut self, label: Option<&str>, body: &'t Block, names: &mut Scope) -> Result<BigUint> {
+    fn labelled(
+        &mut self,
+        label: Option<&str>,
+        body: &'t Block,
+        names: &mut Scope,
+    ) -> Result<BigUint> {
         match label {
             None => self.block(body, names),
             Some(label) => {
@@ -215,30 +264,48 @@ impl<'t> Counter<'t> {
             DomainText::Range { from, to, step } => {
                 let integer = |expression: &Expression| match known(expression)? {
                     Value::Int(value) => Ok(value),
-                    other => Err(SpaceError::Illegal(format!("`{other}` is no end of a range"))),
+                    other => Err(SpaceError::Illegal(format!(
+                        "`{other}` is no end of a range"
+                    ))),
                 };
                 let step = step.as_ref().map_or(Ok(1), integer)?.max(1);
-                (integer(from)?..=integer(to)?).step_by(step as usize).map(Value::Int).collect()
+                (integer(from)?..=integer(to)?)
+                    .step_by(step as usize)
+                    .map(Value::Int)
+                    .collect()
             }
         };
-        self.legal(path, name, Domain { values: domain, ordered: true })
+        self.legal(
+            path,
+            name,
+            Domain {
+                values: domain,
+                ordered: true,
+            },
+        )
     }
 
     fn legal(&self, path: &str, name: &str, domain: Domain) -> Result<Vec<Value>> {
         let domain = effective_domain(self.tree, path, name, domain)?;
         Ok(match self.chosen.get(path) {
-            Some(value) => domain.values.into_iter().filter(|other| other == value).collect(),
+            Some(value) => domain
+                .values
+                .into_iter()
+                .filter(|other| other == value)
+                .collect(),
             None => domain.values,
         })
     }
 
     fn evaluate(&self, expression: &Expression) -> Option<Value> {
         expression
-            .evaluate(&|name| match self.env.iter().rev().find(|(other, _)| other == name) {
-                Some((_, value)) => value.clone(),
-                None if name == "in" => None,
-                None => Some(Value::Text(name.to_owned())),
-            })
+            .evaluate(
+                &|name| match self.env.iter().rev().find(|(other, _)| other == name) {
+                    Some((_, value)) => value.clone(),
+                    None if name == "in" => None,
+                    None => Some(Value::Text(name.to_owned())),
+                },
+            )
             .ok()
     }
 }
@@ -261,7 +328,10 @@ fn steers(tree: &Tree, block: &[Statement], tainted: &mut Vec<String>) -> bool {
             Statement::Node { node, .. } => {
                 let found = match node {
                     Node::Input(_) | Node::Op { .. } => false,
-                    Node::Call { definition, arguments } => {
+                    Node::Call {
+                        definition,
+                        arguments,
+                    } => {
                         let definition = &tree.definitions[*definition];
                         let mut inner: Vec<String> = definition
                             .parameters
@@ -272,7 +342,11 @@ fn steers(tree: &Tree, block: &[Statement], tainted: &mut Vec<String>) -> bool {
                             .collect();
                         !inner.is_empty() && steers(tree, &definition.body, &mut inner)
                     }
-                    Node::If { condition, then, otherwise } => {
+                    Node::If {
+                        condition,
+                        then,
+                        otherwise,
+                    } => {
                         reads(condition, tainted)
                             || steers(tree, then, &mut tainted.clone())
                             || steers(tree, otherwise, &mut tainted.clone())
@@ -282,12 +356,12 @@ fn steers(tree: &Tree, block: &[Statement], tainted: &mut Vec<String>) -> bool {
                     | Node::Gate(body)
                     | Node::Optional { body, .. }
                     | Node::Repeat { body, .. } => steers(tree, body, &mut tainted.clone()),
-                    Node::Sum(branches) => {
-                        branches.iter().any(|branch| steers(tree, branch, &mut tainted.clone()))
-                    }
-                    Node::Choice { branches, .. } => {
-                        branches.iter().any(|(_, body)| steers(tree, body, &mut tainted.clone()))
-                    }
+                    Node::Sum(branches) => branches
+                        .iter()
+                        .any(|branch| steers(tree, branch, &mut tainted.clone())),
+                    Node::Choice { branches, .. } => branches
+                        .iter()
+                        .any(|(_, body)| steers(tree, body, &mut tainted.clone())),
                 };
                 if found {
                     return true;

@@ -51,12 +51,16 @@ impl Envelope {
                 inputs: node.inputs.clone(),
                 in_channels,
                 out_channels: node.shape.channels,
-                in_channel_choices: source.map(|source| source.channels.clone()).unwrap_or_default(),
+                in_channel_choices: source
+                    .map(|source| source.channels.clone())
+                    .unwrap_or_default(),
                 out_channel_choices: node.channels.clone(),
                 kernels: node.kernels.clone(),
                 spatial: (node.shape.height, node.shape.width),
             }
         };
-        Self { nodes: walked.iter().map(node).collect() }
+        Self {
+            nodes: walked.iter().map(node).collect(),
+        }
     }
 }

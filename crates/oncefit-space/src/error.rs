@@ -28,9 +28,16 @@ pub enum SpaceError {
 impl fmt::Display for SpaceError {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Text { place: (file, row, column), line, message } => {
+            Self::Text {
+                place: (file, row, column),
+                line,
+                message,
+            } => {
                 let caret = " ".repeat(column.saturating_sub(1));
-                write!(formatter, "{file}:{row}:{column}: {message}\n  | {line}\n  | {caret}^")
+                write!(
+                    formatter,
+                    "{file}:{row}:{column}: {message}\n  | {line}\n  | {caret}^"
+                )
             }
             Self::Illegal(message) => formatter.write_str(message),
             Self::Shape { path, message } => write!(formatter, "`{path}`: {message}"),

@@ -36,7 +36,10 @@ impl Operator {
     ];
 
     pub fn text(self) -> &'static str {
-        Self::ALL.iter().find(|(_, operator)| *operator == self).map_or("", |(text, _)| text)
+        Self::ALL
+            .iter()
+            .find(|(_, operator)| *operator == self)
+            .map_or("", |(text, _)| text)
     }
 
     /// How tightly it binds.
@@ -128,15 +131,23 @@ impl Expression {
 }
 
 fn wrong(expected: &str, found: &[Value]) -> NoValue {
-    let found: Vec<String> =
-        found.iter().map(|value| format!("{} `{value}`", value.kind())).collect();
-    NoValue { message: format!("{expected}, this is {}", found.join(" and ")), at: None }
+    let found: Vec<String> = found
+        .iter()
+        .map(|value| format!("{} `{value}`", value.kind()))
+        .collect();
+    NoValue {
+        message: format!("{expected}, this is {}", found.join(" and ")),
+        at: None,
+    }
 }
 
 fn binary(operator: Operator, left: &Value, right: &Value) -> Result<Value, NoValue> {
     use Operator as O;
     use Value::{Bool, Int, Real};
-    let overflow = || NoValue { message: "the result is too large".into(), at: None };
+    let overflow = || NoValue {
+        message: "the result is too large".into(),
+        at: None,
+    };
     match (operator, left, right) {
         (O::Equal, ..) => Ok(Bool(same(left, right))),
         (O::NotEqual, ..) => Ok(Bool(!same(left, right))),
@@ -149,10 +160,14 @@ fn binary(operator: Operator, left: &Value, right: &Value) -> Result<Value, NoVa
         (O::Multiply, Int(left), Int(right)) => {
             left.checked_mul(*right).map(Int).ok_or_else(overflow)
         }
-        (O::Divide, Int(left), Int(right)) => left
-            .checked_div_euclid(*right)
-            .map(Int)
-            .ok_or_else(|| NoValue { message: "division by zero".into(), at: None }),
+        (O::Divide, Int(left), Int(right)) => {
+            left.checked_div_euclid(*right)
+                .map(Int)
+                .ok_or_else(|| NoValue {
+                    message: "division by zero".into(),
+                    at: None,
+                })
+        }
         _ => {
             let (Some(a), Some(b)) = (left.as_f64(), right.as_f64()) else {
                 let expected = format!("`{}` takes two numbers", operator.text());
@@ -186,7 +201,13 @@ fn same(left: &Value, right: &Value) -> bool {
 fn call(function: &str, values: &[Value]) -> Result<Value, NoValue> {
     let is_real = values.iter().any(|value| matches!(value, Value::Real(_)));
     let numbers: Option<Vec<f64>> = values.iter().map(Value::as_f64).collect();
-    let number = |value: f64| if is_real { Value::Real(value) } else { Value::Int(value as i64) };
+    let number = |value: f64| {
+        if is_real {
+            Value::Real(value)
+        } else {
+            Value::Int(value as i64)
+        }
+    };
     match (function, values, numbers.as_deref()) {
         ("not", [Value::Bool(value)], _) => Ok(Value::Bool(!value)),
         ("round", _, Some([value])) => Ok(Value::Int(value.round() as i64)),
@@ -213,7 +234,11 @@ fn call(function: &str, values: &[Value]) -> Result<Value, NoValue> {
 pub fn make_divisible(value: f64, divisor: i64) -> i64 {
     let step = divisor as f64;
     let rounded = (((value + step / 2.0) / step).floor() * step).max(step);
-    (if rounded < 0.9 * value { rounded + step } else { rounded }) as i64
+    (if rounded < 0.9 * value {
+        rounded + step
+    } else {
+        rounded
+    }) as i64
 }
 
 #[cfg(test)]
@@ -222,9 +247,15 @@ mod tests {
 
     #[test]
     fn make_divisible_has_the_values_of_the_brief() {
-        for (value, expected) in
-            [(19.2, 24), (28.8, 32), (134.4, 136), (41.6, 40), (249.6, 248), (90.0, 88), (1.0, 8)]
-        {
+        for (value, expected) in [
+            (19.2, 24),
+            (28.8, 32),
+            (134.4, 136),
+            (41.6, 40),
+            (249.6, 248),
+            (90.0, 88),
+            (1.0, 8),
+        ] {
             assert_eq!(make_divisible(value, 8), expected, "{value}");
         }
     }

@@ -6,9 +6,18 @@ use crate::value::Value;
 
 const FAMILIES: [(&str, &str); 4] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
-    ("ofa-mobilenet-v3", include_str!("../spaces/ofa-mobilenet-v3.space")),
-    ("ofa-proxylessnas", include_str!("../spaces/ofa-proxylessnas.space")),
-    ("deps-cifar-mobilenet-v3", include_str!("../spaces/deps-cifar-mobilenet-v3.space")),
+    (
+        "ofa-mobilenet-v3",
+        include_str!("../spaces/ofa-mobilenet-v3.space"),
+    ),
+    (
+        "ofa-proxylessnas",
+        include_str!("../spaces/ofa-proxylessnas.space"),
+    ),
+    (
+        "deps-cifar-mobilenet-v3",
+        include_str!("../spaces/deps-cifar-mobilenet-v3.space"),
+    ),
 ];
 
 impl Space {

@@ -29,7 +29,11 @@ impl FeatureShape {
 
 impl std::fmt::Display for FeatureShape {
     fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(formatter, "{}×{}×{}", self.height, self.width, self.channels)
+        write!(
+            formatter,
+            "{}×{}×{}",
+            self.height, self.width, self.channels
+        )
     }
 }
 
@@ -61,11 +65,17 @@ impl Activation {
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, other)| *other == self).map_or("identity", |(name, _)| name)
+        Self::ALL
+            .iter()
+            .find(|(_, other)| *other == self)
+            .map_or("identity", |(name, _)| name)
     }
 
     pub(crate) fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(other, _)| *other == name).map(|(_, activation)| *activation)
+        Self::ALL
+            .iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, activation)| *activation)
     }
 }
 
@@ -197,7 +207,9 @@ impl Graph {
 
     /// Shape of a node's first input.
     pub(crate) fn source_shape(&self, node: &GraphNode) -> FeatureShape {
-        node.inputs.first().map_or(EMPTY, |&input| self.nodes[input].shape)
+        node.inputs
+            .first()
+            .map_or(EMPTY, |&input| self.nodes[input].shape)
     }
 
     /// The weights it needs, in order.
@@ -205,17 +217,30 @@ impl Graph {
         let mut specs = Vec::new();
         for node in &self.nodes {
             let mut add = |role: &str, shape: Vec<usize>| {
-                specs.push(ParameterSpec { name: format!("{}.{role}", node.path), shape });
+                specs.push(ParameterSpec {
+                    name: format!("{}.{role}", node.path),
+                    shape,
+                });
             };
             let source = self.source_shape(node);
             match node.op {
-                Op::Convolution { out_channels, kernel, bias, .. } => {
-                    add("weight", vec![out_channels, kernel, kernel, source.channels]);
+                Op::Convolution {
+                    out_channels,
+                    kernel,
+                    bias,
+                    ..
+                } => {
+                    add(
+                        "weight",
+                        vec![out_channels, kernel, kernel, source.channels],
+                    );
                     if bias {
                         add("bias", vec![out_channels]);
                     }
                 }
-                Op::Depthwise { kernel, .. } => add("weight", vec![kernel, kernel, source.channels]),
+                Op::Depthwise { kernel, .. } => {
+                    add("weight", vec![kernel, kernel, source.channels])
+                }
                 Op::BatchNorm { .. } => {
                     add("weight", vec![source.channels]);
                     add("bias", vec![source.channels]);
@@ -239,8 +264,12 @@ impl Graph {
     pub fn validate(&self) -> Result<()> {
         let mut paths = std::collections::HashSet::new();
         for (index, node) in self.nodes.iter().enumerate() {
-            let fails =
-                |message: String| Err(SpaceError::Shape { path: node.path.clone(), message });
+            let fails = |message: String| {
+                Err(SpaceError::Shape {
+                    path: node.path.clone(),
+                    message,
+                })
+            };
             if !paths.insert(&node.path) {
                 return fails("the path is used twice".into());
             }
@@ -248,13 +277,21 @@ impl Graph {
                 return fails("the first node, and no other, is the input".into());
             }
             if let Some(input) = node.inputs.iter().find(|&&input| input >= index) {
-                return fails(format!("it reads node {input}, which does not come before it"));
+                return fails(format!(
+                    "it reads node {input}, which does not come before it"
+                ));
             }
-            let inputs: Vec<FeatureShape> =
-                node.inputs.iter().map(|&input| self.nodes[input].shape).collect();
+            let inputs: Vec<FeatureShape> = node
+                .inputs
+                .iter()
+                .map(|&input| self.nodes[input].shape)
+                .collect();
             if index == 0 {
                 if node.shape.is_empty() || !node.inputs.is_empty() {
-                    return fails(format!("an input has pixels and reads nothing ({})", node.shape));
+                    return fails(format!(
+                        "an input has pixels and reads nothing ({})",
+                        node.shape
+                    ));
                 }
                 continue;
             }
@@ -273,19 +310,31 @@ impl Graph {
     }
 }
 
-const EMPTY: FeatureShape = FeatureShape { height: 0, width: 0, channels: 0 };
+const EMPTY: FeatureShape = FeatureShape {
+    height: 0,
+    width: 0,
+    channels: 0,
+};
 
 /// The shape that an operation makes of its inputs.
-pub(crate) fn output_shape(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<FeatureShape, String> {
+pub(crate) fn output_shape(
+    op: &Op,
+    inputs: &[FeatureShape],
+) -> std::result::Result<FeatureShape, String> {
     let wanted = match op {
         Op::Input => 0,
         Op::Add | Op::Multiply => 2,
         _ => 1,
     };
     if inputs.len() != wanted {
-        return Err(format!("it has {} inputs instead of {wanted}", inputs.len()));
+        return Err(format!(
+            "it has {} inputs instead of {wanted}",
+            inputs.len()
+        ));
     }
-    let Some(&source) = inputs.first() else { return Ok(EMPTY) };
+    let Some(&source) = inputs.first() else {
+        return Ok(EMPTY);
+    };
     let strided = |channels: usize, kernel: usize, stride: usize| {
         if kernel % 2 == 0 || stride == 0 || channels == 0 {
             return Err(format!(
@@ -306,30 +355,69 @@ pub(crate) fn output_shape(op: &Op, inputs: &[FeatureShape]) -> std::result::Res
                 ));
             }
             let room = size + 2 * padding - kernel;
-            let outputs = if ceil { room.div_ceil(stride) } else { room / stride } + 1;
+            let outputs = if ceil {
+                room.div_ceil(stride)
+            } else {
+                room / stride
+            } + 1;
             // The last window must begin inside the image or its leading padding.
-            Ok(if (outputs - 1) * stride >= size + padding { outputs - 1 } else { outputs })
+            Ok(if (outputs - 1) * stride >= size + padding {
+                outputs - 1
+            } else {
+                outputs
+            })
         };
-        Ok(FeatureShape { height: along(source.height)?, width: along(source.width)?, ..source })
+        Ok(FeatureShape {
+            height: along(source.height)?,
+            width: along(source.width)?,
+            ..source
+        })
     };
     match *op {
         Op::Input | Op::BatchNorm { .. } | Op::Activation(_) | Op::Dropout { .. } => Ok(source),
-        Op::Convolution { out_channels, kernel, stride, .. } => strided(out_channels, kernel, stride),
+        Op::Convolution {
+            out_channels,
+            kernel,
+            stride,
+            ..
+        } => strided(out_channels, kernel, stride),
         Op::Depthwise { kernel, stride, .. } => strided(source.channels, kernel, stride),
-        Op::GlobalAveragePool => Ok(FeatureShape { height: 1, width: 1, ..source }),
-        Op::AveragePool { kernel, stride, padding, ceil } => pooled(kernel, stride, padding, ceil),
-        Op::MaxPool { kernel, stride, padding } => pooled(kernel, stride, padding, false),
-        Op::Linear { out_features, .. } => {
-            Ok(FeatureShape { height: 1, width: 1, channels: out_features })
-        }
+        Op::GlobalAveragePool => Ok(FeatureShape {
+            height: 1,
+            width: 1,
+            ..source
+        }),
+        Op::AveragePool {
+            kernel,
+            stride,
+            padding,
+            ceil,
+        } => pooled(kernel, stride, padding, ceil),
+        Op::MaxPool {
+            kernel,
+            stride,
+            padding,
+        } => pooled(kernel, stride, padding, false),
+        Op::Linear { out_features, .. } => Ok(FeatureShape {
+            height: 1,
+            width: 1,
+            channels: out_features,
+        }),
         Op::Add if inputs[1] == source => Ok(source),
         Op::Add => Err(format!("{source} and {} cannot be added", inputs[1])),
         Op::Multiply => {
-            let gate = FeatureShape { height: 1, width: 1, ..source };
+            let gate = FeatureShape {
+                height: 1,
+                width: 1,
+                ..source
+            };
             if inputs[1] == gate {
                 Ok(source)
             } else {
-                Err(format!("a gate of {source} is {gate}, this one is {}", inputs[1]))
+                Err(format!(
+                    "a gate of {source} is {gate}, this one is {}",
+                    inputs[1]
+                ))
             }
         }
     }

@@ -19,17 +19,26 @@ enum Token {
 }
 
 const SYMBOLS: [&str; 20] = [
-    "..=", "==", "!=", "<=", ">=", "(", ")", "{", "}", ",", ";", ":", "=", "<", ">", "+", "-", "*", "/",
-    "%",
+    "..=", "==", "!=", "<=", ">=", "(", ")", "{", "}", ",", ";", ":", "=", "<", ">", "+", "-", "*",
+    "/", "%",
 ];
 
 /// Blocks within blocks, and parentheses within parentheses, that are followed.
 const DEEPEST: usize = 64;
 
 pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
-    let source = Source { file: file.to_owned(), text: text.to_owned() };
+    let source = Source {
+        file: file.to_owned(),
+        text: text.to_owned(),
+    };
     let tokens = tokenize(&source)?;
-    let mut parser = Parser { source: &source, tokens, at: 0, depth: 0, definitions: Vec::new() };
+    let mut parser = Parser {
+        source: &source,
+        tokens,
+        at: 0,
+        depth: 0,
+        definitions: Vec::new(),
+    };
     parser.file()
 }
 
@@ -44,7 +53,11 @@ impl Source {
                 self.text[..at].matches('\n').count() + 1,
                 self.text[start..at].chars().count() + 1,
             ),
-            line: self.text[start..].lines().next().unwrap_or_default().to_owned(),
+            line: self.text[start..]
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             message,
         }
     }
@@ -77,7 +90,9 @@ fn tokenize(source: &Source) -> Result<Vec<(Token, usize)>> {
             let end = rest[1..]
                 .find(['"', '\n'])
                 .filter(|end| rest[1 + end..].starts_with('"'))
-                .ok_or_else(|| source.error(at, "this quotation does not end on its line".into()))?;
+                .ok_or_else(|| {
+                    source.error(at, "this quotation does not end on its line".into())
+                })?;
             tokens.push((Token::Quoted(rest[1..=end].to_owned()), at));
             end + 2
         } else if next.is_alphabetic() || next == '_' {
@@ -196,10 +211,15 @@ impl Parser<'_> {
         let at = self.offset();
         let name = self.word("the name of the template")?;
         let is_taken = OPS.iter().any(|op| op.name == name)
-            || self.definitions.iter().any(|definition| definition.name == name)
+            || self
+                .definitions
+                .iter()
+                .any(|definition| definition.name == name)
             || KEYWORDS.contains(&name.as_str());
         if is_taken {
-            return Err(self.source.error(at, format!("`{name}` is defined already")));
+            return Err(self
+                .source
+                .error(at, format!("`{name}` is defined already")));
         }
         let mut parameters = Vec::new();
         self.expect("(")?;
@@ -210,13 +230,19 @@ impl Parser<'_> {
                 break;
             }
         }
-        Ok(Definition { name, parameters, body: self.block()? })
+        Ok(Definition {
+            name,
+            parameters,
+            body: self.block()?,
+        })
     }
 
     fn fix(&mut self) -> Result<(String, Vec<Value>)> {
         let name = match self.next() {
             (Token::Word(word), _) | (Token::Quoted(word), _) => word,
-            (other, at) => return Err(self.unexpected(&other, at, "the name or path of a decision")),
+            (other, at) => {
+                return Err(self.unexpected(&other, at, "the name or path of a decision"));
+            }
         };
         self.expect_word("in")?;
         self.expect("(")?;
@@ -225,7 +251,11 @@ impl Parser<'_> {
             let at = self.offset();
             let value = self.expression()?;
             let word = |word: &str| Some(Value::Text(word.to_owned()));
-            values.push(value.evaluate(&word).map_err(|error| self.source.error(at, error.message))?);
+            values.push(
+                value
+                    .evaluate(&word)
+                    .map_err(|error| self.source.error(at, error.message))?,
+            );
             if !self.take(",") {
                 self.expect(")")?;
                 break;
@@ -246,7 +276,9 @@ impl Parser<'_> {
             }
             if *self.peek() == Token::End {
                 let at = self.offset();
-                return Err(self.source.error(at, "the text ends inside a block; a `}` is missing".into()));
+                return Err(self
+                    .source
+                    .error(at, "the text ends inside a block; a `}` is missing".into()));
             }
             block.push(self.statement()?);
         }
@@ -262,13 +294,20 @@ impl Parser<'_> {
                     self.at += 1;
                     let name = self.word("the name of the decision")?;
                     self.expect_word("in")?;
-                    return Ok(Statement::Decide { name, domain: self.domain()?, at });
+                    return Ok(Statement::Decide {
+                        name,
+                        domain: self.domain()?,
+                        at,
+                    });
                 }
                 "let" => {
                     self.at += 1;
                     let name = self.word("the name of the value")?;
                     self.expect("=")?;
-                    return Ok(Statement::Let { name, value: self.expression()? });
+                    return Ok(Statement::Let {
+                        name,
+                        value: self.expression()?,
+                    });
                 }
                 "define" | "fix" => {
                     let message = format!("`{word}` stands at the top level of a space only");
@@ -279,10 +318,18 @@ impl Parser<'_> {
             if self.tokens.get(self.at + 1).map(|token| &token.0) == Some(&Token::Symbol(":")) {
                 self.at += 2;
                 let node = self.node()?;
-                return Ok(Statement::Node { label: Some(word), node, at });
+                return Ok(Statement::Node {
+                    label: Some(word),
+                    node,
+                    at,
+                });
             }
         }
-        Ok(Statement::Node { label: None, node: self.node()?, at })
+        Ok(Statement::Node {
+            label: None,
+            node: self.node()?,
+            at,
+        })
     }
 
     fn node(&mut self) -> Result<Node> {
@@ -292,7 +339,8 @@ impl Parser<'_> {
             "input" => {
                 let [height, width, channels] = <[Expression; 3]>::try_from(self.arguments()?)
                     .map_err(|_| {
-                        self.source.error(at, "`input` takes height, width and channels".into())
+                        self.source
+                            .error(at, "`input` takes height, width and channels".into())
                     })?;
                 Ok(Node::Input([height, width, channels]))
             }
@@ -319,11 +367,18 @@ impl Parser<'_> {
                     self.at = mark;
                     Vec::new()
                 };
-                Ok(Node::If { condition, then, otherwise })
+                Ok(Node::If {
+                    condition,
+                    then,
+                    otherwise,
+                })
             }
             "optional" => {
                 let name = self.word("the name of the decision")?;
-                Ok(Node::Optional { name, body: self.block()? })
+                Ok(Node::Optional {
+                    name,
+                    body: self.block()?,
+                })
             }
             "choice" => self.choice(),
             "repeat" => {
@@ -341,7 +396,13 @@ impl Parser<'_> {
                     }
                     _ => None,
                 };
-                Ok(Node::Repeat { tied, name, domain, index, body: self.block()? })
+                Ok(Node::Repeat {
+                    tied,
+                    name,
+                    domain,
+                    index,
+                    body: self.block()?,
+                })
             }
             _ => self.operation(&word, at),
         }
@@ -360,14 +421,20 @@ impl Parser<'_> {
             let at = self.offset();
             let label = self.word("the label of a branch, or `}`")?;
             if branches.iter().any(|(other, _)| *other == label) {
-                return Err(self.source.error(at, format!("there is a branch `{label}` already")));
+                return Err(self
+                    .source
+                    .error(at, format!("there is a branch `{label}` already")));
             }
             self.expect(":")?;
             let block = match self.next_is_block() {
                 true => self.block()?,
                 false => {
                     let at = self.offset();
-                    vec![Statement::Node { label: None, node: self.node()?, at }]
+                    vec![Statement::Node {
+                        label: None,
+                        node: self.node()?,
+                        at,
+                    }]
                 }
             };
             branches.push((label, block));
@@ -375,7 +442,9 @@ impl Parser<'_> {
         self.depth -= 1;
         if branches.is_empty() {
             let at = self.offset();
-            return Err(self.source.error(at, format!("choice `{name}` has no branches")));
+            return Err(self
+                .source
+                .error(at, format!("choice `{name}` has no branches")));
         }
         Ok(Node::Choice { name, branches })
     }
@@ -393,12 +462,20 @@ impl Parser<'_> {
                 );
                 return Err(self.source.error(at, message));
             }
-            return Ok(Node::Call { definition, arguments });
+            return Ok(Node::Call {
+                definition,
+                arguments,
+            });
         }
         let Some(kind) = OPS.iter().find(|op| op.name == word) else {
-            let templates: Vec<&str> =
-                self.definitions.iter().map(|definition| definition.name.as_str()).collect();
-            let blocks = ["seq", "residual", "gate", "sum", "if", "choice", "optional", "repeat"];
+            let templates: Vec<&str> = self
+                .definitions
+                .iter()
+                .map(|definition| definition.name.as_str())
+                .collect();
+            let blocks = [
+                "seq", "residual", "gate", "sum", "if", "choice", "optional", "repeat",
+            ];
             let legal: Vec<&str> = OPS
                 .iter()
                 .map(|op| op.name)
@@ -407,7 +484,10 @@ impl Parser<'_> {
                 .chain(templates)
                 .collect();
             let hint = suggestion(word, legal.iter().copied());
-            let message = format!("`{word}` is not known{hint}; legal here: {}", legal.join(", "));
+            let message = format!(
+                "`{word}` is not known{hint}; legal here: {}",
+                legal.join(", ")
+            );
             return Err(self.source.error(at, message));
         };
         let mut arguments = vec![None; kind.arguments.len()];
@@ -449,7 +529,9 @@ impl Parser<'_> {
         }
         for ((name, default), argument) in kind.arguments.iter().zip(&arguments) {
             if *default == Fallback::Required && argument.is_none() {
-                return Err(self.source.error(at, format!("`{word}` needs its argument `{name}`")));
+                return Err(self
+                    .source
+                    .error(at, format!("`{word}` needs its argument `{name}`")));
             }
         }
         Ok(Node::Op { kind, arguments })
@@ -489,7 +571,9 @@ impl Parser<'_> {
             let at = self.offset();
             let values = self.arguments()?;
             if values.is_empty() {
-                return Err(self.source.error(at, "a domain has at least one value".into()));
+                return Err(self
+                    .source
+                    .error(at, "a domain has at least one value".into()));
             }
             return Ok(DomainText::List { values, unordered });
         }
@@ -528,16 +612,25 @@ impl Parser<'_> {
             Token::Word(word) => word.as_str(),
             _ => return None,
         };
-        Operator::ALL.iter().find(|(other, _)| *other == text).map(|(_, operator)| *operator)
+        Operator::ALL
+            .iter()
+            .find(|(other, _)| *other == text)
+            .map(|(_, operator)| *operator)
     }
 
     fn primary(&mut self) -> Result<Expression> {
         match self.next() {
             (Token::Number(value), _) => Ok(Expression::Constant(value)),
             (Token::Symbol("-"), at) => match self.next() {
-                (Token::Number(Value::Int(value)), _) => Ok(Expression::Constant(Value::Int(-value))),
-                (Token::Number(Value::Real(value)), _) => Ok(Expression::Constant(Value::Real(-value))),
-                _ => Err(self.source.error(at, "a minus sign stands before a number only".into())),
+                (Token::Number(Value::Int(value)), _) => {
+                    Ok(Expression::Constant(Value::Int(-value)))
+                }
+                (Token::Number(Value::Real(value)), _) => {
+                    Ok(Expression::Constant(Value::Real(-value)))
+                }
+                _ => Err(self
+                    .source
+                    .error(at, "a minus sign stands before a number only".into())),
             },
             (Token::Symbol("("), _) => {
                 let inner = self.expression()?;
@@ -556,12 +649,17 @@ impl Parser<'_> {
                     Ok(Expression::If(Box::new([condition, then, otherwise])))
                 }
                 _ if *self.peek() == Token::Symbol("(") => {
-                    let function = FUNCTIONS.iter().find(|name| **name == word).ok_or_else(|| {
-                        let hint = suggestion(&word, FUNCTIONS);
-                        let legal = FUNCTIONS.join(", ");
-                        let message = format!("`{word}` is no function{hint}; there are {legal}");
-                        self.source.error(at, message)
-                    })?;
+                    let function =
+                        FUNCTIONS
+                            .iter()
+                            .find(|name| **name == word)
+                            .ok_or_else(|| {
+                                let hint = suggestion(&word, FUNCTIONS);
+                                let legal = FUNCTIONS.join(", ");
+                                let message =
+                                    format!("`{word}` is no function{hint}; there are {legal}");
+                                self.source.error(at, message)
+                            })?;
                     Ok(Expression::Call(function, self.arguments()?))
                 }
                 _ if KEYWORDS.contains(&word.as_str()) => {
@@ -577,7 +675,9 @@ impl Parser<'_> {
         self.depth += 1;
         if self.depth > DEEPEST {
             let at = self.offset();
-            return Err(self.source.error(at, format!("nesting is deeper than {DEEPEST} levels")));
+            return Err(self
+                .source
+                .error(at, format!("nesting is deeper than {DEEPEST} levels")));
         }
         Ok(())
     }
@@ -661,6 +761,7 @@ impl Parser<'_> {
             Token::Line => "the end of the line".into(),
             Token::End => "the end of the text".into(),
         };
-        self.source.error(at, format!("expected {expected}, found {found}"))
+        self.source
+            .error(at, format!("expected {expected}, found {found}"))
     }
 }

@@ -9,9 +9,16 @@ use crate::value::Value;
 impl Tree {
     /// The text, parameters with their values.
     pub fn to_text(&self) -> String {
-        let parameters: Vec<String> =
-            self.parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
-        let mut printer = Printer { tree: self, text: format!("space {}", self.name), indent: 0 };
+        let parameters: Vec<String> = self
+            .parameters
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
+        let mut printer = Printer {
+            tree: self,
+            text: format!("space {}", self.name),
+            indent: 0,
+        };
         if !parameters.is_empty() {
             let _ = write!(printer.text, "({})", parameters.join(", "));
         }
@@ -93,7 +100,11 @@ impl Printer<'_> {
                     .enumerate()
                     .filter_map(|(index, ((name, _), value))| {
                         let value = expression(value.as_ref()?, 0);
-                        Some(if index == 0 { value } else { format!("{name} = {value}") })
+                        Some(if index == 0 {
+                            value
+                        } else {
+                            format!("{name} = {value}")
+                        })
                     })
                     .collect();
                 self.text.push_str(kind.name);
@@ -101,7 +112,10 @@ impl Printer<'_> {
                     let _ = write!(self.text, "({})", given.join(", "));
                 }
             }
-            Node::Call { definition, arguments } => {
+            Node::Call {
+                definition,
+                arguments,
+            } => {
                 let name = &self.tree.definitions[*definition].name;
                 let _ = write!(self.text, "{name}({})", list(arguments));
             }
@@ -115,7 +129,11 @@ impl Printer<'_> {
                     self.block(branch);
                 }
             }
-            Node::If { condition, then, otherwise } => {
+            Node::If {
+                condition,
+                then,
+                otherwise,
+            } => {
                 self.named(&format!("if {}", expression(condition, 0)), then);
                 if !otherwise.is_empty() {
                     self.named(" else", otherwise);
@@ -134,10 +152,22 @@ impl Printer<'_> {
                 self.text.push_str(&"  ".repeat(self.indent));
                 self.text.push('}');
             }
-            Node::Repeat { tied, name, domain, index, body } => {
+            Node::Repeat {
+                tied,
+                name,
+                domain,
+                index,
+                body,
+            } => {
                 let tied = if *tied { "tied " } else { "" };
-                let index = index.as_ref().map(|name| format!(" as {name}")).unwrap_or_default();
-                self.named(&format!("repeat {tied}{name} in {}{index}", domain_text(domain)), body);
+                let index = index
+                    .as_ref()
+                    .map(|name| format!(" as {name}"))
+                    .unwrap_or_default();
+                self.named(
+                    &format!("repeat {tied}{name} in {}{index}", domain_text(domain)),
+                    body,
+                );
             }
         }
     }
@@ -150,16 +180,26 @@ impl Printer<'_> {
 }
 
 fn list(parts: &[Expression]) -> String {
-    parts.iter().map(|part| expression(part, 0)).collect::<Vec<_>>().join(", ")
+    parts
+        .iter()
+        .map(|part| expression(part, 0))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn domain_text(domain: &DomainText) -> String {
     match domain {
         DomainText::List { values, unordered } => {
-            format!("{}({})", if *unordered { "unordered " } else { "" }, list(values))
+            format!(
+                "{}({})",
+                if *unordered { "unordered " } else { "" },
+                list(values)
+            )
         }
         DomainText::Range { from, to, step } => {
-            let step = step.as_ref().map(|step| format!(" step {}", expression(step, 0)));
+            let step = step
+                .as_ref()
+                .map(|step| format!(" step {}", expression(step, 0)));
             let (from, to) = (expression(from, 0), expression(to, 0));
             format!("{from}..={to}{}", step.unwrap_or_default())
         }
@@ -174,13 +214,21 @@ fn expression(value: &Expression, around: u8) -> String {
             let own = operator.precedence();
             let (left, right) = (expression(left, own), expression(right, own + 1));
             let text = format!("{left} {} {right}", operator.text());
-            if own < around { format!("({text})") } else { text }
+            if own < around {
+                format!("({text})")
+            } else {
+                text
+            }
         }
         Expression::Call(name, arguments) => format!("{name}({})", list(arguments)),
         Expression::If(parts) => {
             let [condition, then, otherwise] = parts.each_ref().map(|part| expression(part, 0));
             let text = format!("if {condition} then {then} else {otherwise}");
-            if around > 0 { format!("({text})") } else { text }
+            if around > 0 {
+                format!("({text})")
+            } else {
+                text
+            }
         }
     }
 }

@@ -33,7 +33,10 @@ impl Scope {
 
     /// The scope of what is labelled `path`.
     pub fn inner(path: &str) -> Self {
-        Self { prefix: format!("{path}."), used: HashMap::new() }
+        Self {
+            prefix: format!("{path}."),
+            used: HashMap::new(),
+        }
     }
 
     /// Takes the names that a block would take, without walking it.
@@ -44,10 +47,14 @@ impl Scope {
                     self.decision(name);
                 }
                 Statement::Let { .. } => {}
-                Statement::Node { label: Some(label), .. } => {
+                Statement::Node {
+                    label: Some(label), ..
+                } => {
                     self.path(label);
                 }
-                Statement::Node { label: None, node, .. } => self.reserve_node(tree, node),
+                Statement::Node {
+                    label: None, node, ..
+                } => self.reserve_node(tree, node),
             }
         }
     }
@@ -58,7 +65,9 @@ impl Scope {
             Node::Op { kind, .. } => {
                 self.path(kind.name);
             }
-            Node::Call { definition, .. } => self.reserve(tree, &tree.definitions[*definition].body),
+            Node::Call { definition, .. } => {
+                self.reserve(tree, &tree.definitions[*definition].body)
+            }
             Node::Seq(body) => self.reserve(tree, body),
             Node::Residual(body) => {
                 self.reserve(tree, body);
@@ -76,7 +85,9 @@ impl Scope {
                     }
                 }
             }
-            Node::If { then, otherwise, .. } => {
+            Node::If {
+                then, otherwise, ..
+            } => {
                 self.reserve(tree, then);
                 self.reserve(tree, otherwise);
             }

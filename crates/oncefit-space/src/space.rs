@@ -58,7 +58,11 @@ impl Space {
     pub fn parse_with(text: &str, file_name: &str, parameters: &[(&str, Value)]) -> Result<Self> {
         let mut tree = parse(text, file_name)?;
         for (name, value) in parameters {
-            let known: Vec<String> = tree.parameters.iter().map(|(name, _)| name.clone()).collect();
+            let known: Vec<String> = tree
+                .parameters
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect();
             match tree.parameters.iter_mut().find(|(other, _)| other == name) {
                 Some((_, old)) => *old = value.clone(),
                 None if matches!(*name, "classes" | "channels") => {}
@@ -77,17 +81,28 @@ impl Space {
 
     fn new(tree: Tree) -> Result<Self> {
         let walker = Walker::new(&tree, Mode::All).run()?;
-        let decisions: Vec<DecisionSlot> =
-            walker.decisions.iter().map(|(slot, _)| slot.clone()).collect();
+        let decisions: Vec<DecisionSlot> = walker
+            .decisions
+            .iter()
+            .map(|(slot, _)| slot.clone())
+            .collect();
         let envelope = Envelope::new(&walker.nodes);
         for (fixed, _) in &tree.fixes {
-            let is_known = decisions.iter().any(|slot| slot.path == *fixed || slot.name == *fixed)
+            let is_known = decisions
+                .iter()
+                .any(|slot| slot.path == *fixed || slot.name == *fixed)
                 || single_valued(&tree, fixed);
             if !is_known {
                 return Err(unknown_decision(&tree.name, &decisions, fixed));
             }
         }
-        Ok(Self { inner: Arc::new(Inner { tree, decisions, envelope }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                tree,
+                decisions,
+                envelope,
+            }),
+        })
     }
 
     /// Its name.
@@ -144,7 +159,14 @@ impl Space {
             inputs: node.inputs,
             shape: node.shape,
         });
-        Ok(Subnet::new(Trace { choices: choices.collect() }, Graph { nodes: nodes.collect() }))
+        Ok(Subnet::new(
+            Trace {
+                choices: choices.collect(),
+            },
+            Graph {
+                nodes: nodes.collect(),
+            },
+        ))
     }
 
     /// What follows a partial trace, whose choices are the first decisions in order.
@@ -203,15 +225,15 @@ impl Space {
     pub fn sample_uniform(&self, draws: &mut Draws) -> Result<Subnet> {
         let mut chosen = HashMap::new();
         let mut failure = None;
-        let subnet = self.build(&mut |slot| {
-            match self.draw_by_count(slot, &mut chosen, draws) {
+        let subnet = self.build(
+            &mut |slot| match self.draw_by_count(slot, &mut chosen, draws) {
                 Ok(index) => index,
                 Err(error) => {
                     failure.get_or_insert(error);
                     0
                 }
-            }
-        })?;
+            },
+        )?;
         failure.map_or(Ok(subnet), Err)
     }
 
@@ -275,9 +297,11 @@ impl Space {
             for index in 0..slot.domain.values.len() {
                 chosen.insert(slot.path.clone(), index);
                 let macs = build(&chosen)?.graph().macs();
-                let is_better = best.is_none_or(|(best, _)| {
-                    if is_largest { macs > best } else { macs < best }
-                });
+                let is_better = best.is_none_or(
+                    |(best, _)| {
+                        if is_largest { macs > best } else { macs < best }
+                    },
+                );
                 if is_better {
                     best = Some((macs, index));
                 }
@@ -312,7 +336,10 @@ impl Space {
             return Err(SpaceError::Illegal(problem));
         }
         if used < trace.choices.len() {
-            let extra = trace.choices.iter().find(|choice| subnet.trace().get(&choice.path).is_none());
+            let extra = trace
+                .choices
+                .iter()
+                .find(|choice| subnet.trace().get(&choice.path).is_none());
             let path = extra.map_or("", |choice| &choice.path);
             let is_known = self.decisions().iter().any(|slot| slot.path == path);
             return Err(match is_known {
@@ -345,7 +372,10 @@ impl Space {
             if !self.decisions().iter().any(|slot| slot.name == name) {
                 return Err(unknown_decision(self.name(), self.decisions(), name));
             }
-            let values: VecDeque<Value> = values.split(',').map(|value| Value::parse(value.trim())).collect();
+            let values: VecDeque<Value> = values
+                .split(',')
+                .map(|value| Value::parse(value.trim()))
+                .collect();
             let is_single = values.len() == 1;
             groups.push((name.to_owned(), values, is_single));
         }
@@ -357,7 +387,10 @@ impl Space {
                 false => values.pop_front(),
             });
             let found = match &value {
-                Some(value) => slot.domain.position(value).ok_or_else(|| illegal_value(slot, value)),
+                Some(value) => slot
+                    .domain
+                    .position(value)
+                    .ok_or_else(|| illegal_value(slot, value)),
                 None => Err(missing_value(slot)),
             };
             found.unwrap_or_else(|message| {
@@ -368,13 +401,19 @@ impl Space {
         if let Some(problem) = problem {
             return Err(SpaceError::Illegal(problem));
         }
-        if let Some((name, values, _)) =
-            groups.iter().find(|(_, values, is_single)| !is_single && !values.is_empty())
+        if let Some((name, values, _)) = groups
+            .iter()
+            .find(|(_, values, is_single)| !is_single && !values.is_empty())
         {
             return Err(SpaceError::Illegal(format!(
                 "`{name}` has {} values too many: this network has {} decisions of that name",
                 values.len(),
-                subnet.trace().choices.iter().filter(|choice| choice.name == *name).count()
+                subnet
+                    .trace()
+                    .choices
+                    .iter()
+                    .filter(|choice| choice.name == *name)
+                    .count()
             )));
         }
         Ok(subnet)
@@ -386,7 +425,10 @@ impl Space {
     /// If the shapes do not meet.
     pub fn mutate(&self, subnet: &Subnet, probability: f64, draws: &mut Draws) -> Result<Subnet> {
         self.build(&mut |slot| {
-            let kept = subnet.trace().get(&slot.path).and_then(|value| slot.domain.position(value));
+            let kept = subnet
+                .trace()
+                .get(&slot.path)
+                .and_then(|value| slot.domain.position(value));
             match kept {
                 Some(index) if !draws.chance(probability) => index,
                 _ => draws.below(slot.domain.values.len()),
@@ -402,10 +444,19 @@ impl Space {
     pub fn crossover(&self, left: &Subnet, right: &Subnet, draws: &mut Draws) -> Result<Subnet> {
         self.build(&mut |slot| {
             let of = |parent: &Subnet| {
-                parent.trace().get(&slot.path).and_then(|value| slot.domain.position(value))
+                parent
+                    .trace()
+                    .get(&slot.path)
+                    .and_then(|value| slot.domain.position(value))
             };
             match (of(left), of(right)) {
-                (Some(left), Some(right)) => if draws.chance(0.5) { left } else { right },
+                (Some(left), Some(right)) => {
+                    if draws.chance(0.5) {
+                        left
+                    } else {
+                        right
+                    }
+                }
                 (Some(index), None) | (None, Some(index)) => index,
                 (None, None) => draws.below(slot.domain.values.len()),
             }
@@ -425,7 +476,10 @@ impl Space {
             .iter()
             .flat_map(|slot| {
                 let chosen = values.get(slot.path.as_str()).copied();
-                slot.domain.values.iter().map(move |value| f32::from(u8::from(chosen == Some(value))))
+                slot.domain
+                    .values
+                    .iter()
+                    .map(move |value| f32::from(u8::from(chosen == Some(value))))
             })
             .collect()
     }
@@ -434,7 +488,12 @@ impl Space {
     pub fn encoding_names(&self) -> Vec<String> {
         self.decisions()
             .iter()
-            .flat_map(|slot| slot.domain.values.iter().map(move |value| format!("{}={value}", slot.path)))
+            .flat_map(|slot| {
+                slot.domain
+                    .values
+                    .iter()
+                    .map(move |value| format!("{}={value}", slot.path))
+            })
             .collect()
     }
 
@@ -453,12 +512,17 @@ impl Space {
             return Err(unknown_decision(self.name(), self.decisions(), name));
         }
         for slot in matching {
-            if let Some(value) = values.iter().find(|value| slot.domain.position(value).is_none()) {
+            if let Some(value) = values
+                .iter()
+                .find(|value| slot.domain.position(value).is_none())
+            {
                 return Err(SpaceError::Illegal(illegal_value(slot, value)));
             }
         }
         if values.is_empty() {
-            return Err(SpaceError::Illegal(format!("decision `{name}` needs at least one value")));
+            return Err(SpaceError::Illegal(format!(
+                "decision `{name}` needs at least one value"
+            )));
         }
         let mut tree = self.inner.tree.clone();
         tree.fixes.push((name.to_owned(), values.to_vec()));
@@ -468,18 +532,32 @@ impl Space {
 
 /// Whether a fixed decision is left out of the list because one value is left to it.
 fn single_valued(tree: &Tree, fixed: &str) -> bool {
-    let unfixed = Tree { fixes: Vec::new(), ..tree.clone() };
+    let unfixed = Tree {
+        fixes: Vec::new(),
+        ..tree.clone()
+    };
     Walker::new(&unfixed, Mode::All).run().is_ok_and(|walker| {
-        walker.decisions.iter().any(|(slot, _)| slot.path == fixed || slot.name == fixed)
+        walker
+            .decisions
+            .iter()
+            .any(|(slot, _)| slot.path == fixed || slot.name == fixed)
     })
 }
 
 fn illegal_value(slot: &DecisionSlot, value: &Value) -> String {
-    format!("decision `{}` cannot be `{value}`; legal values: {}", slot.path, slot.domain.list())
+    format!(
+        "decision `{}` cannot be `{value}`; legal values: {}",
+        slot.path,
+        slot.domain.list()
+    )
 }
 
 fn missing_value(slot: &DecisionSlot) -> String {
-    format!("decision `{}` has no value; legal values: {}", slot.path, slot.domain.list())
+    format!(
+        "decision `{}` has no value; legal values: {}",
+        slot.path,
+        slot.domain.list()
+    )
 }
 
 fn unknown_decision(space: &str, decisions: &[DecisionSlot], name: &str) -> SpaceError {

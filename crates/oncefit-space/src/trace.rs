@@ -38,7 +38,10 @@ pub struct Trace {
 impl Trace {
     /// The value of the decision at `path`, if it is active.
     pub fn get(&self, path: &str) -> Option<&Value> {
-        self.choices.iter().find(|choice| choice.path == path).map(|choice| &choice.value)
+        self.choices
+            .iter()
+            .find(|choice| choice.path == path)
+            .map(|choice| &choice.value)
     }
 
     /// The compact text.
@@ -51,8 +54,10 @@ impl Trace {
                 None => groups.push((&choice.name, vec![value])),
             }
         }
-        let groups: Vec<String> =
-            groups.iter().map(|(name, values)| format!("{name}={}", values.join(","))).collect();
+        let groups: Vec<String> = groups
+            .iter()
+            .map(|(name, values)| format!("{name}={}", values.join(",")))
+            .collect();
         groups.join(":")
     }
 }
@@ -66,7 +71,10 @@ pub struct Subnet {
 
 impl Subnet {
     pub(crate) fn new(trace: Trace, graph: Graph) -> Self {
-        Self { trace, graph: Arc::new(graph) }
+        Self {
+            trace,
+            graph: Arc::new(graph),
+        }
     }
 
     /// The values chosen.

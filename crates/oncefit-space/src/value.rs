@@ -118,12 +118,20 @@ impl Domain {
             value => value.as_f64().unwrap_or(0.0),
         };
         (1..self.values.len()).fold(0, |best, index| {
-            if better(number(index), number(best)) { index } else { best }
+            if better(number(index), number(best)) {
+                index
+            } else {
+                best
+            }
         })
     }
 
     pub(crate) fn list(&self) -> String {
-        self.values.iter().map(Value::to_string).collect::<Vec<_>>().join(", ")
+        self.values
+            .iter()
+            .map(Value::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 

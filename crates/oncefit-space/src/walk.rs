@@ -59,7 +59,12 @@ enum Shortcut {
 }
 
 /// A decision's domain after the space's fixes.
-pub(crate) fn effective_domain(tree: &Tree, path: &str, name: &str, domain: Domain) -> Result<Domain> {
+pub(crate) fn effective_domain(
+    tree: &Tree,
+    path: &str,
+    name: &str,
+    domain: Domain,
+) -> Result<Domain> {
     let mut values = domain.values;
     for (fixed, legal) in &tree.fixes {
         if fixed == path || fixed == name {
@@ -67,9 +72,14 @@ pub(crate) fn effective_domain(tree: &Tree, path: &str, name: &str, domain: Doma
         }
     }
     if values.is_empty() {
-        return Err(SpaceError::Illegal(format!("decision `{path}` has no values left")));
+        return Err(SpaceError::Illegal(format!(
+            "decision `{path}` has no values left"
+        )));
     }
-    Ok(Domain { values, ordered: domain.ordered })
+    Ok(Domain {
+        values,
+        ordered: domain.ordered,
+    })
 }
 
 impl<'t, 'c> Walker<'t, 'c> {
@@ -130,12 +140,20 @@ impl<'t, 'c> Walker<'t, 'c> {
         if domain.values.len() == 1 {
             return Ok(domain.values);
         }
-        let slot = DecisionSlot { path, name: name.to_owned(), domain };
+        let slot = DecisionSlot {
+            path,
+            name: name.to_owned(),
+            domain,
+        };
         let replayed = self.replay.as_ref().and_then(|(prefix, choices)| {
-            choices.get(slot.path.strip_prefix(prefix.as_str())?).copied()
+            choices
+                .get(slot.path.strip_prefix(prefix.as_str())?)
+                .copied()
         });
         if let Some(index) = replayed {
-            return Ok(vec![slot.domain.values[index.min(slot.domain.values.len() - 1)].clone()]);
+            return Ok(vec![
+                slot.domain.values[index.min(slot.domain.values.len() - 1)].clone(),
+            ]);
         }
         let (index, values) = match &mut self.mode {
             Mode::All => (0, slot.domain.values.clone()),
@@ -157,7 +175,10 @@ impl<'t, 'c> Walker<'t, 'c> {
 
     fn node(&mut self, label: Option<&str>, node: &'t Node, at: usize) -> Result<()> {
         if self.nodes.len() > MOST_NODES {
-            return Err(self.tree.source.error(at, format!("a network of this space has more than {MOST_NODES} operations")));
+            return Err(self.tree.source.error(
+                at,
+                format!("a network of this space has more than {MOST_NODES} operations"),
+            ));
         }
         match node {
             Node::Input(shape) => self.input(shape, at),
@@ -165,7 +186,10 @@ impl<'t, 'c> Walker<'t, 'c> {
                 let path = self.scope.path(label.unwrap_or(kind.name));
                 self.operation(path, kind, arguments, at)
             }
-            Node::Call { definition, arguments } => {
+            Node::Call {
+                definition,
+                arguments,
+            } => {
                 let definition = &self.tree.definitions[*definition];
                 let mut inner = Vec::with_capacity(arguments.len());
                 for (name, argument) in definition.parameters.iter().zip(arguments) {
@@ -213,11 +237,22 @@ impl<'t, 'c> Walker<'t, 'c> {
                 }
                 Ok(())
             }),
-            Node::If { condition, then, otherwise } => self.branch(condition, then, otherwise, at),
+            Node::If {
+                condition,
+                then,
+                otherwise,
+            } => self.branch(condition, then, otherwise, at),
             Node::Optional { name, body } => {
                 let path = self.scope.path(label.unwrap_or(name));
                 let values = [Value::Bool(false), Value::Bool(true)].to_vec();
-                let values = self.decide(path.clone(), name, Domain { values, ordered: true })?;
+                let values = self.decide(
+                    path.clone(),
+                    name,
+                    Domain {
+                        values,
+                        ordered: true,
+                    },
+                )?;
                 let inner = values.contains(&Value::Bool(true)).then_some(body);
                 let skips = values.contains(&Value::Bool(false));
                 let inner = inner.map(|body| (path.clone(), body));
@@ -225,8 +260,18 @@ impl<'t, 'c> Walker<'t, 'c> {
             }
             Node::Choice { name, branches } => {
                 let path = self.scope.path(label.unwrap_or(name));
-                let values = branches.iter().map(|(label, _)| Value::Text(label.clone())).collect();
-                let values = self.decide(path.clone(), name, Domain { values, ordered: false })?;
+                let values = branches
+                    .iter()
+                    .map(|(label, _)| Value::Text(label.clone()))
+                    .collect();
+                let values = self.decide(
+                    path.clone(),
+                    name,
+                    Domain {
+                        values,
+                        ordered: false,
+                    },
+                )?;
                 let taken = branches
                     .iter()
                     .filter(|(label, _)| values.contains(&Value::Text(label.clone())))
@@ -234,9 +279,13 @@ impl<'t, 'c> Walker<'t, 'c> {
                     .collect();
                 self.join(&path, taken, false, at)
             }
-            Node::Repeat { tied, name, domain, index, body } => {
-                self.repeat(label, *tied, name, domain, index.as_deref(), body, at)
-            }
+            Node::Repeat {
+                tied,
+                name,
+                domain,
+                index,
+                body,
+            } => self.repeat(label, *tied, name, domain, index.as_deref(), body, at),
         }
     }
 
@@ -305,7 +354,14 @@ impl<'t, 'c> Walker<'t, 'c> {
         }
         self.current = Some(self.nodes.len());
         let inputs = vec![before, after];
-        self.nodes.push(Walked { path, op: Op::Add, inputs, shape, channels, kernels: Vec::new() });
+        self.nodes.push(Walked {
+            path,
+            op: Op::Add,
+            inputs,
+            shape,
+            channels,
+            kernels: Vec::new(),
+        });
         Ok(())
     }
 
@@ -378,7 +434,8 @@ impl<'t, 'c> Walker<'t, 'c> {
         for copy in 0..most {
             let depth = self.env.len();
             if let Some(index) = index {
-                self.env.push((index.to_owned(), vec![Value::Int(copy as i64)]));
+                self.env
+                    .push((index.to_owned(), vec![Value::Int(copy as i64)]));
             }
             let copy_path = format!("{path}[{copy}]");
             let outer = self.replay.take();
@@ -416,18 +473,29 @@ impl<'t, 'c> Walker<'t, 'c> {
 
     fn input(&mut self, shape: &'t [Expression; 3], at: usize) -> Result<()> {
         if !self.nodes.is_empty() {
-            return Err(self.tree.source.error(at, "a space has one input, before everything else".into()));
+            return Err(self
+                .tree
+                .source
+                .error(at, "a space has one input, before everything else".into()));
         }
         let mut extents = [0; 3];
         for (extent, expression) in extents.iter_mut().zip(shape) {
-            *extent = self.sizes(expression, at, "an extent of the input")?.into_iter().max().unwrap_or(0);
+            *extent = self
+                .sizes(expression, at, "an extent of the input")?
+                .into_iter()
+                .max()
+                .unwrap_or(0);
         }
         let [height, width, channels] = extents;
         self.nodes.push(Walked {
             path: self.scope.path("input"),
             op: Op::Input,
             inputs: Vec::new(),
-            shape: FeatureShape { height, width, channels },
+            shape: FeatureShape {
+                height,
+                width,
+                channels,
+            },
             channels: vec![channels],
             kernels: Vec::new(),
         });
@@ -457,7 +525,12 @@ impl<'t, 'c> Walker<'t, 'c> {
             };
             values.push(found);
         }
-        let reader = Arguments { walker: self, kind, values: &values, at };
+        let reader = Arguments {
+            walker: self,
+            kind,
+            values: &values,
+            at,
+        };
         let mut channels = None;
         let mut kernels = Vec::new();
         let op = match kind.name {
@@ -478,7 +551,9 @@ impl<'t, 'c> Walker<'t, 'c> {
                     transform: reader.truth(2)?,
                 }
             }
-            "batch_norm" => Op::BatchNorm { epsilon: reader.real(0)? },
+            "batch_norm" => Op::BatchNorm {
+                epsilon: reader.real(0)?,
+            },
             "activate" => Op::Activation(reader.activation(0)?),
             "global_average_pool" => Op::GlobalAveragePool,
             "average_pool" => Op::AveragePool {
@@ -495,18 +570,27 @@ impl<'t, 'c> Walker<'t, 'c> {
             "dropout" => {
                 let rate = reader.real(0)?;
                 if !(0.0..1.0).contains(&rate) {
-                    let message = format!("a dropout rate is 0 or more and below 1, this is {rate}");
+                    let message =
+                        format!("a dropout rate is 0 or more and below 1, this is {rate}");
                     return Err(self.tree.source.error(at, message));
                 }
                 Op::Dropout { rate }
             }
             "linear" => {
                 channels = Some(reader.sizes(0)?);
-                Op::Linear { out_features: reader.largest(0)?, bias: reader.truth(1)? }
+                Op::Linear {
+                    out_features: reader.largest(0)?,
+                    bias: reader.truth(1)?,
+                }
             }
             name => match Activation::by_name(name) {
                 Some(activation) => Op::Activation(activation),
-                None => return Err(self.tree.source.error(at, format!("`{name}` has no operation"))),
+                None => {
+                    return Err(self
+                        .tree
+                        .source
+                        .error(at, format!("`{name}` has no operation")));
+                }
             },
         };
         self.push(path, op, vec![source], channels)?;
@@ -524,20 +608,36 @@ impl<'t, 'c> Walker<'t, 'c> {
         inputs: Vec<usize>,
         channels: Option<Vec<usize>>,
     ) -> Result<()> {
-        let shapes: Vec<FeatureShape> = inputs.iter().map(|&input| self.nodes[input].shape).collect();
-        let shape = output_shape(&op, &shapes)
-            .map_err(|message| SpaceError::Shape { path: path.clone(), message })?;
+        let shapes: Vec<FeatureShape> = inputs
+            .iter()
+            .map(|&input| self.nodes[input].shape)
+            .collect();
+        let shape = output_shape(&op, &shapes).map_err(|message| SpaceError::Shape {
+            path: path.clone(),
+            message,
+        })?;
         let channels = channels.unwrap_or_else(|| self.nodes[inputs[0]].channels.clone());
         self.current = Some(self.nodes.len());
-        self.nodes.push(Walked { path, op, inputs, shape, channels, kernels: Vec::new() });
+        self.nodes.push(Walked {
+            path,
+            op,
+            inputs,
+            shape,
+            channels,
+            kernels: Vec::new(),
+        });
         Ok(())
     }
 
     /// Whether members add the input of a residual block to its output.
     fn shortcut(&self, before: usize, after: usize) -> Shortcut {
         let (left, right) = (&self.nodes[before], &self.nodes[after]);
-        let is_same_size = left.shape.height == right.shape.height && left.shape.width == right.shape.width;
-        let can_meet = left.channels.iter().any(|channels| right.channels.contains(channels));
+        let is_same_size =
+            left.shape.height == right.shape.height && left.shape.width == right.shape.width;
+        let can_meet = left
+            .channels
+            .iter()
+            .any(|channels| right.channels.contains(channels));
         if before == after || !is_same_size || !can_meet {
             Shortcut::Never
         } else if left.channels == right.channels {
@@ -549,7 +649,10 @@ impl<'t, 'c> Walker<'t, 'c> {
 
     fn source(&self, at: usize) -> Result<usize> {
         self.current.ok_or_else(|| {
-            self.tree.source.error(at, "there is no `input(height, width, channels)` before this".into())
+            self.tree.source.error(
+                at,
+                "there is no `input(height, width, channels)` before this".into(),
+            )
         })
     }
 
@@ -562,7 +665,8 @@ impl<'t, 'c> Walker<'t, 'c> {
                 Ok([value]) if !names.iter().any(|name| name == "in") => Ok(value),
                 _ => Err(self.tree.source.error(
                     at,
-                    "a domain may not depend on a decision or on `in`: counting would not be exact".into(),
+                    "a domain may not depend on a decision or on `in`: counting would not be exact"
+                        .into(),
                 )),
             }
         };
@@ -576,14 +680,20 @@ impl<'t, 'c> Walker<'t, 'c> {
                     }
                 }
                 let are_words = values.iter().any(|value| matches!(value, Value::Text(_)));
-                Ok(Domain { values, ordered: !unordered && !are_words })
+                Ok(Domain {
+                    values,
+                    ordered: !unordered && !are_words,
+                })
             }
             DomainText::Range { from, to, step } => {
                 let integer = |expression: &Expression| match single(expression)? {
                     Value::Int(value) => Ok(value),
                     other => Err(self.tree.source.error(
                         at,
-                        format!("a range has integer ends and step, this is {}", other.kind()),
+                        format!(
+                            "a range has integer ends and step, this is {}",
+                            other.kind()
+                        ),
                     )),
                 };
                 let (from, to) = (integer(from)?, integer(to)?);
@@ -595,7 +705,10 @@ impl<'t, 'c> Walker<'t, 'c> {
                     return Err(self.tree.source.error(at, message));
                 }
                 let values = (from..=to).step_by(step as usize).map(Value::Int).collect();
-                Ok(Domain { values, ordered: true })
+                Ok(Domain {
+                    values,
+                    ordered: true,
+                })
             }
         }
     }
@@ -603,7 +716,9 @@ impl<'t, 'c> Walker<'t, 'c> {
     /// Every value that an expression can have on this walk, in rising order of numbers.
     fn evaluate(&self, expression: &Expression, at: usize) -> Result<Vec<Value>> {
         let fails = |error: NoValue| {
-            self.tree.source.error(error.at.unwrap_or(at), error.message)
+            self.tree
+                .source
+                .error(error.at.unwrap_or(at), error.message)
         };
         let mut names = Vec::new();
         expression.names(&mut names);
@@ -611,8 +726,11 @@ impl<'t, 'c> Walker<'t, 'c> {
         for name in &names {
             ranges.push((name, self.lookup(name, expression, at)?));
         }
-        let combinations: usize =
-            ranges.iter().map(|(_, values)| values.len()).try_fold(1usize, usize::checked_mul).unwrap_or(usize::MAX);
+        let combinations: usize = ranges
+            .iter()
+            .map(|(_, values)| values.len())
+            .try_fold(1usize, usize::checked_mul)
+            .unwrap_or(usize::MAX);
         if combinations > COMBINATIONS {
             // Only the ends of each range: enough for the largest and the smallest.
             for (_, values) in &mut ranges {
@@ -649,7 +767,9 @@ impl<'t, 'c> Walker<'t, 'c> {
         }
         if found.len() > 1 && found.iter().all(|value| value.as_f64().is_some()) {
             found.sort_by(|left, right| {
-                left.as_f64().unwrap_or(0.0).total_cmp(&right.as_f64().unwrap_or(0.0))
+                left.as_f64()
+                    .unwrap_or(0.0)
+                    .total_cmp(&right.as_f64().unwrap_or(0.0))
             });
         }
         Ok(found)
@@ -659,7 +779,10 @@ impl<'t, 'c> Walker<'t, 'c> {
         if name == "in" {
             let source = self.source(at)?;
             let channels = &self.nodes[source].channels;
-            return Ok(channels.iter().map(|&channels| Value::Int(channels as i64)).collect());
+            return Ok(channels
+                .iter()
+                .map(|&channels| Value::Int(channels as i64))
+                .collect());
         }
         if let Some((_, values)) = self.env.iter().rev().find(|(other, _)| other == name) {
             return Ok(values.clone());
@@ -676,13 +799,19 @@ impl<'t, 'c> Walker<'t, 'c> {
             .collect();
         let at = position_of(expression, name).unwrap_or(at);
         let hint = suggestion(name, known.iter().copied());
-        let message = format!("`{name}` is not known here{hint}; known: {}", known.join(", "));
+        let message = format!(
+            "`{name}` is not known here{hint}; known: {}",
+            known.join(", ")
+        );
         Err(self.tree.source.error(at, message))
     }
 
     fn sizes(&self, expression: &Expression, at: usize, what: &str) -> Result<Vec<usize>> {
         let values = self.evaluate(expression, at)?;
-        values.iter().map(|value| self.size(value, at, what)).collect()
+        values
+            .iter()
+            .map(|value| self.size(value, at, what))
+            .collect()
     }
 
     fn size(&self, value: &Value, at: usize, what: &str) -> Result<usize> {
@@ -718,12 +847,18 @@ struct Arguments<'a, 't, 'c> {
 
 impl Arguments<'_, '_, '_> {
     fn what(&self, index: usize) -> String {
-        format!("argument `{}` of `{}`", self.kind.arguments[index].0, self.kind.name)
+        format!(
+            "argument `{}` of `{}`",
+            self.kind.arguments[index].0, self.kind.name
+        )
     }
 
     fn sizes(&self, index: usize) -> Result<Vec<usize>> {
         let what = self.what(index);
-        self.values[index].iter().map(|value| self.walker.size(value, self.at, &what)).collect()
+        self.values[index]
+            .iter()
+            .map(|value| self.walker.size(value, self.at, &what))
+            .collect()
     }
 
     fn largest(&self, index: usize) -> Result<usize> {
@@ -741,7 +876,8 @@ impl Arguments<'_, '_, '_> {
     }
 
     fn single_size(&self, index: usize) -> Result<usize> {
-        self.walker.size(self.single(index)?, self.at, &self.what(index))
+        self.walker
+            .size(self.single(index)?, self.at, &self.what(index))
     }
 
     fn padding(&self, index: usize) -> Result<usize> {

@@ -38,13 +38,19 @@ fn fm_nano_has_the_numbers_of_the_brief() {
             assert_eq!(subnet.graph().parameters(), parameters, "{text}");
         }
     }
-    assert_eq!(space.smallest().unwrap().text(), "resolution=20:depth=1,1,1:kernel=3,3,3:expand=3,3,3");
+    assert_eq!(
+        space.smallest().unwrap().text(),
+        "resolution=20:depth=1,1,1:kernel=3,3,3:expand=3,3,3"
+    );
 }
 
 #[test]
 fn ofa_mobilenet_v3_has_the_numbers_of_the_brief() {
     let space = family("ofa-mobilenet-v3");
-    assert_eq!(space.count().unwrap(), BigUint::from(7371u32).pow(5) * 25u32);
+    assert_eq!(
+        space.count().unwrap(),
+        BigUint::from(7371u32).pow(5) * 25u32
+    );
     for (depth, expand, kernel, macs, parameters) in [
         (2, 3, 3, 121_278_672, Some(3_410_792)),
         (3, 4, 5, 250_746_944, Some(4_551_792)),
@@ -57,34 +63,65 @@ fn ofa_mobilenet_v3_has_the_numbers_of_the_brief() {
         let graph = uniform(&space, &text).graph().clone();
         match parameters {
             Some(parameters) => {
-                assert_eq!((graph.macs(), graph.parameters()), (macs, parameters), "{text}");
+                assert_eq!(
+                    (graph.macs(), graph.parameters()),
+                    (macs, parameters),
+                    "{text}"
+                );
             }
             // DepS gives rounded numbers.
-            None => assert!(graph.macs().abs_diff(macs) < 50_000, "{text}: {}", graph.macs()),
+            None => assert!(
+                graph.macs().abs_diff(macs) < 50_000,
+                "{text}: {}",
+                graph.macs()
+            ),
         }
     }
     let wide = Space::builtin_with("ofa-mobilenet-v3", &[("width", Value::Real(1.2))]).unwrap();
     for (text, macs, parameters) in [
-        ("resolution=224:depth=2:kernel=3:expand=3", 193_078_200, 4_602_456),
-        ("resolution=224:depth=4:kernel=7:expand=6", 843_101_040, 10_701_632),
+        (
+            "resolution=224:depth=2:kernel=3:expand=3",
+            193_078_200,
+            4_602_456,
+        ),
+        (
+            "resolution=224:depth=4:kernel=7:expand=6",
+            843_101_040,
+            10_701_632,
+        ),
     ] {
         let graph = uniform(&wide, text).graph().clone();
-        assert_eq!((graph.macs(), graph.parameters()), (macs, parameters), "{text}");
+        assert_eq!(
+            (graph.macs(), graph.parameters()),
+            (macs, parameters),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn the_other_families_have_the_numbers_of_the_briefs() {
     let proxyless = family("ofa-proxylessnas");
-    assert_eq!(proxyless.count().unwrap(), BigUint::from(7371u32).pow(5) * 9u32 * 25u32);
+    assert_eq!(
+        proxyless.count().unwrap(),
+        BigUint::from(7371u32).pow(5) * 9u32 * 25u32
+    );
     let cifar = family("deps-cifar-mobilenet-v3");
     assert_eq!(cifar.count().unwrap(), BigUint::from(117u32).pow(5));
-    for (depth, expand, millions) in
-        [(2, 3, 45.1), (3, 3, 68.3), (4, 3, 91.5), (4, 4, 120.8), (3, 6, 132.9), (4, 6, 179.7)]
-    {
+    for (depth, expand, millions) in [
+        (2, 3, 45.1),
+        (3, 3, 68.3),
+        (4, 3, 91.5),
+        (4, 4, 120.8),
+        (3, 6, 132.9),
+        (4, 6, 179.7),
+    ] {
         let subnet = uniform(&cifar, &format!("depth={depth}:expand={expand}"));
         let found = subnet.graph().macs() as f64 / 1e6;
-        assert!((found - millions).abs() < 0.06, "depth {depth}, expand {expand}: {found}");
+        assert!(
+            (found - millions).abs() < 0.06,
+            "depth {depth}, expand {expand}: {found}"
+        );
     }
 }
 
@@ -102,9 +139,16 @@ fn the_envelope_holds_every_member() {
             };
             subnet.graph().validate().unwrap();
             for node in &subnet.graph().nodes {
-                let stored = envelope.nodes.iter().find(|stored| stored.path == node.path);
+                let stored = envelope
+                    .nodes
+                    .iter()
+                    .find(|stored| stored.path == node.path);
                 let stored = stored.unwrap_or_else(|| panic!("{name}: {}", node.path));
-                assert!(stored.out_channel_choices.contains(&node.shape.channels), "{}", node.path);
+                assert!(
+                    stored.out_channel_choices.contains(&node.shape.channels),
+                    "{}",
+                    node.path
+                );
                 if let Op::Depthwise { kernel, .. } = node.op {
                     assert!(stored.kernels.contains(&kernel), "{}", node.path);
                 }
@@ -112,39 +156,83 @@ fn the_envelope_holds_every_member() {
         }
     }
     let envelope = family("fm-nano").envelope().unwrap();
-    let expand = envelope.nodes.iter().find(|node| node.path == "unit2[1].expand.conv").unwrap();
+    let expand = envelope
+        .nodes
+        .iter()
+        .find(|node| node.path == "unit2[1].expand.conv")
+        .unwrap();
     assert_eq!(expand.out_channel_choices, [48, 64, 96]);
-    let squeeze = envelope.nodes.iter().find(|node| node.path == "unit2[1].squeeze.reduce").unwrap();
-    assert_eq!(squeeze.out_channel_choices, [16, 24], "48/4 → 16 (the 0.9 rule), 64/4 → 16, 96/4 → 24");
+    let squeeze = envelope
+        .nodes
+        .iter()
+        .find(|node| node.path == "unit2[1].squeeze.reduce")
+        .unwrap();
+    assert_eq!(
+        squeeze.out_channel_choices,
+        [16, 24],
+        "48/4 → 16 (the 0.9 rule), 64/4 → 16, 96/4 → 24"
+    );
 }
 
 #[test]
 fn illegal_requests_name_the_decision_and_its_legal_values() {
     let space = family("fm-nano");
     for (text, parts) in [
-        ("resolution=28:depth=1:kernel=4:expand=3", &["`unit1[0].kernel` cannot be `4`", "3, 5, 7"][..]),
-        ("resolution=28:depth=1:kernel=3", &["`unit1[0].expand` has no value", "3, 4, 6"]),
-        ("resolution=28:depth=1:kernel=3,3,3,3:expand=3", &["`kernel` has 1 values too many", "3 decisions"]),
-        ("resolution=28:dept=1", &["no decision `dept`", "did you mean `depth`?"]),
+        (
+            "resolution=28:depth=1:kernel=4:expand=3",
+            &["`unit1[0].kernel` cannot be `4`", "3, 5, 7"][..],
+        ),
+        (
+            "resolution=28:depth=1:kernel=3",
+            &["`unit1[0].expand` has no value", "3, 4, 6"],
+        ),
+        (
+            "resolution=28:depth=1:kernel=3,3,3,3:expand=3",
+            &["`kernel` has 1 values too many", "3 decisions"],
+        ),
+        (
+            "resolution=28:dept=1",
+            &["no decision `dept`", "did you mean `depth`?"],
+        ),
         ("28", &["no part of a subnet"]),
         ("", &["`resolution` has no value", "20, 24, 28"]),
     ] {
         let message = space.parse_subnet(text).unwrap_err().to_string();
-        assert!(parts.iter().all(|part| message.contains(part)), "{text}: {message}");
+        assert!(
+            parts.iter().all(|part| message.contains(part)),
+            "{text}: {message}"
+        );
     }
     let mut trace = space.largest().unwrap().trace().clone();
     trace.choices.retain(|choice| choice.path != "unit3.depth");
     let message = space.subnet(&trace).unwrap_err().to_string();
-    assert!(message.contains("`unit3.depth` has no value; legal values: 1, 2, 3"), "{message}");
+    assert!(
+        message.contains("`unit3.depth` has no value; legal values: 1, 2, 3"),
+        "{message}"
+    );
     let mut trace = space.smallest().unwrap().trace().clone();
-    trace.choices.push(space.largest().unwrap().trace().choices.last().unwrap().clone());
+    trace.choices.push(
+        space
+            .largest()
+            .unwrap()
+            .trace()
+            .choices
+            .last()
+            .unwrap()
+            .clone(),
+    );
     let message = space.subnet(&trace).unwrap_err().to_string();
     assert!(message.contains("not active"), "{message}");
-    let message = space.restrict("kernel", &[Value::Int(9)]).unwrap_err().to_string();
+    let message = space
+        .restrict("kernel", &[Value::Int(9)])
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("3, 5, 7"), "{message}");
     let message = Space::builtin("fm-nono").unwrap_err().to_string();
     assert!(message.contains("did you mean `fm-nano`?"), "{message}");
-    let message = Space::builtin_with("fm-nano", &[("wdth", Value::Int(1))]).unwrap_err().to_string();
+    let message = Space::builtin_with("fm-nano", &[("wdth", Value::Int(1))])
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("no parameter `wdth`"), "{message}");
 }
 
@@ -155,27 +243,60 @@ fn errors_in_texts_show_the_place() {
             "space s\ninput(8, 8, 1)\ncnv(8)\n",
             "s.space:3:1: `cnv` is not known; did you mean `conv`?",
         ),
-        ("space s\ninput(8, 8, 1)\nconv(8, kernal = 3)\n", "`conv` has no argument `kernal`; did you mean `kernel`?"),
-        ("space s\ninput(8, 8, 1)\nconv(widht)\n", "s.space:3:6: `widht` is not known here"),
-        ("space s\nconv(8)\n", "there is no `input(height, width, channels)` before this"),
-        ("space s\ninput(8, 8, 1)\nrepeat n in (1, 2) { conv(4)\n", "a `}` is missing"),
-        ("space s\ninput(8, 8, 1)\ndecide k in ()\nconv(k)\n", "a domain has at least one value"),
-        ("space s\ninput(8, 8, 1)\nsum { conv(4) } { conv(5) }\n", "8×8×4 and 8×8×5 cannot be added"),
-        ("space s\ninput(8, 8, 1)\ndecide a in (1, 2)\ndecide b in (a, 3)\nconv(b)\n", "may not depend on a decision"),
-        ("space s\ninput(8, 8, 1)\nif in > 1 { conv(4) }\nconv(2)\n", "may not depend on `in`"),
-        ("space s\ninput(8, 8, 1)\nconv(2 +)\n", "expected a value, found `)`"),
+        (
+            "space s\ninput(8, 8, 1)\nconv(8, kernal = 3)\n",
+            "`conv` has no argument `kernal`; did you mean `kernel`?",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nconv(widht)\n",
+            "s.space:3:6: `widht` is not known here",
+        ),
+        (
+            "space s\nconv(8)\n",
+            "there is no `input(height, width, channels)` before this",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nrepeat n in (1, 2) { conv(4)\n",
+            "a `}` is missing",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide k in ()\nconv(k)\n",
+            "a domain has at least one value",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nsum { conv(4) } { conv(5) }\n",
+            "8×8×4 and 8×8×5 cannot be added",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide a in (1, 2)\ndecide b in (a, 3)\nconv(b)\n",
+            "may not depend on a decision",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nif in > 1 { conv(4) }\nconv(2)\n",
+            "may not depend on `in`",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nconv(2 +)\n",
+            "expected a value, found `)`",
+        ),
         ("space s\ninput(8, 8, 1)\nconv(0)\n", "is an integer from 1"),
         ("space s\ninput(8, 8, 1)\nconv(2, 2)\n", "an odd kernel"),
         ("spice s\n", "s.space:1:1: expected `space`, found `spice`"),
         ("space s\n", "it needs an input and operations"),
         ("space s\ninput(8, 8, 1)\nconv(1 / 0)\n", "division by zero"),
-        ("space s\ninput(8, 8, 1)\nconv(2)\nfix kernel in (3)\n", "no decision `kernel`"),
+        (
+            "space s\ninput(8, 8, 1)\nconv(2)\nfix kernel in (3)\n",
+            "no decision `kernel`",
+        ),
     ] {
         let message = Space::parse(text, "s.space").unwrap_err().to_string();
         assert!(message.contains(expected), "{text}\n{message}");
     }
     let message = Space::parse("space s\ninput(8, 8, 1)\n  cnv(8)\n", "s.space").unwrap_err();
-    assert!(message.to_string().ends_with("\n  |   cnv(8)\n  |   ^"), "{message}");
+    assert!(
+        message.to_string().ends_with("\n  |   cnv(8)\n  |   ^"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -210,7 +331,13 @@ fn steps_lead_from_nothing_to_a_member() {
     };
     assert_eq!(subnet, space.largest().unwrap());
     trace.choices.swap(0, 1);
-    assert!(space.step(&trace).unwrap_err().to_string().contains("comes next"));
+    assert!(
+        space
+            .step(&trace)
+            .unwrap_err()
+            .to_string()
+            .contains("comes next")
+    );
 }
 
 #[test]
@@ -272,7 +399,8 @@ fn statement(depth: u32) -> BoxedStrategy<String> {
     if depth == 0 {
         return leaf.boxed();
     }
-    let body = || prop::collection::vec(statement(depth - 1), 1..3).prop_map(|parts| parts.join("\n"));
+    let body =
+        || prop::collection::vec(statement(depth - 1), 1..3).prop_map(|parts| parts.join("\n"));
     prop_oneof![
         2 => leaf,
         1 => body().prop_map(|body| format!("repeat n in (1, 2) {{\n{body}\n}}")),
@@ -365,7 +493,10 @@ fn uniform_sampling_is_uniform_over_members() {
         counts[members.iter().position(|member| *member == subnet).unwrap()] += 1.0;
     }
     let expected = f64::from(total) / members.len() as f64;
-    let chi_square: f64 = counts.iter().map(|count| (count - expected).powi(2) / expected).sum();
+    let chi_square: f64 = counts
+        .iter()
+        .map(|count| (count - expected).powi(2) / expected)
+        .sum();
     // 99.9 % quantile of chi-square with 13 degrees of freedom.
     assert!(chi_square < 34.53, "{chi_square}");
 }
@@ -380,5 +511,8 @@ fn spaces_and_traces_are_data() {
     let trace: Trace = serde_json::from_str(&json).unwrap();
     assert_eq!(space.subnet(&trace).unwrap(), subnet);
     let json = serde_json::to_string(subnet.graph()).unwrap();
-    assert_eq!(&serde_json::from_str::<Graph>(&json).unwrap(), subnet.graph());
+    assert_eq!(
+        &serde_json::from_str::<Graph>(&json).unwrap(),
+        subnet.graph()
+    );
 }

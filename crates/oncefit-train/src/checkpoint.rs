@@ -45,9 +45,16 @@ impl Checkpoint {
             parameters
                 .iter()
                 .map(move |tensor| {
-                    let bytes: Vec<u8> =
-                        tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-                    (format!("{prefix}{}", tensor.name), tensor.shape.clone(), bytes)
+                    let bytes: Vec<u8> = tensor
+                        .data
+                        .iter()
+                        .flat_map(|value| value.to_le_bytes())
+                        .collect();
+                    (
+                        format!("{prefix}{}", tensor.name),
+                        tensor.shape.clone(),
+                        bytes,
+                    )
                 })
                 .collect::<Vec<_>>()
         };
@@ -91,10 +98,15 @@ impl Checkpoint {
             .and_then(|text| serde_json::from_str(text).ok())
             .ok_or_else(|| fails("it has no Oncefit state"))?;
         if state["format"] != FORMAT {
-            return Err(fails(&format!("its format is {}, not \"{FORMAT}\"", state["format"])));
+            return Err(fails(&format!(
+                "its format is {}, not \"{FORMAT}\"",
+                state["format"]
+            )));
         }
         let number = |key: &str| {
-            state[key].as_u64().ok_or_else(|| fails(&format!("its state lacks `{key}`")))
+            state[key]
+                .as_u64()
+                .ok_or_else(|| fails(&format!("its state lacks `{key}`")))
         };
         let tensors = SafeTensors::deserialize(&bytes)
             .map_err(|error| fails(&format!("it is cut short or damaged ({error})")))?;
@@ -115,7 +127,10 @@ impl Checkpoint {
                 }
                 let (values, _) = view.data().as_chunks::<4>();
                 parameters.insert(Parameter {
-                    data: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+                    data: values
+                        .iter()
+                        .map(|bytes| f32::from_le_bytes(*bytes))
+                        .collect(),
                     ..expected.clone()
                 });
             }
@@ -134,7 +149,10 @@ impl Checkpoint {
 }
 
 fn unusable(path: &Path, reason: &str) -> TrainError {
-    TrainError::Checkpoint { path: path.to_owned(), reason: reason.to_owned() }
+    TrainError::Checkpoint {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 /// The `checkpoints/` folder of a run.
@@ -152,12 +170,18 @@ impl CheckpointFolder {
     pub fn open(folder: &Path, keep: usize) -> Result<Self> {
         fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
         remove_unfinished(folder)?;
-        Ok(Self { folder: folder.to_owned(), keep })
+        Ok(Self {
+            folder: folder.to_owned(),
+            keep,
+        })
     }
 
     /// A folder to read from only: nothing in it is changed.
     pub fn open_to_read(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), keep: usize::MAX }
+        Self {
+            folder: folder.to_owned(),
+            keep: usize::MAX,
+        }
     }
 
     /// The checkpoints, oldest first.
@@ -172,7 +196,10 @@ impl CheckpointFolder {
         let mut paths: Vec<PathBuf> = entries
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "safetensors")
+            })
             .collect();
         paths.sort();
         Ok(paths)
@@ -183,7 +210,9 @@ impl CheckpointFolder {
     /// # Errors
     /// If it cannot be written; the older ones are then all kept.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
-        let path = self.folder.join(format!("step-{:09}.safetensors", checkpoint.step));
+        let path = self
+            .folder
+            .join(format!("step-{:09}.safetensors", checkpoint.step));
         write_atomically(&path, &checkpoint.to_bytes(&path)?)?;
         let all = self.list()?;
         for old in &all[..all.len().saturating_sub(self.keep)] {
@@ -247,7 +276,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = CheckpointFolder::open(folder.path(), 2).unwrap();
         let path = checkpoints.save(&checkpoint(7)).unwrap();
-        assert_eq!(Checkpoint::load(&path, &parameters(0.0)).unwrap(), checkpoint(7));
+        assert_eq!(
+            Checkpoint::load(&path, &parameters(0.0)).unwrap(),
+            checkpoint(7)
+        );
         let bytes = fs::read(&path).unwrap();
         checkpoints.save(&checkpoint(7)).unwrap();
         assert_eq!(fs::read(&path).unwrap(), bytes);
@@ -274,22 +306,33 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         for length in [0, 5, 100, bytes.len() / 2, bytes.len() - 1] {
             fs::write(&path, &bytes[..length]).unwrap();
-            let error = Checkpoint::load(&path, &parameters(0.0)).unwrap_err().to_string();
+            let error = Checkpoint::load(&path, &parameters(0.0))
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("cut short"), "{length}: {error}");
             let (newest, damaged) = checkpoints.newest(&parameters(0.0)).unwrap();
             assert_eq!((newest.unwrap().step, damaged.len()), (1, 1));
         }
         fs::remove_file(folder.path().join("step-000000001.safetensors")).unwrap();
-        assert!(checkpoints.newest(&parameters(0.0)).is_err(), "nothing usable is left");
+        assert!(
+            checkpoints.newest(&parameters(0.0)).is_err(),
+            "nothing usable is left"
+        );
     }
 
     #[test]
     fn weights_of_another_space_are_refused_by_name_and_shape() {
         let folder = tempfile::tempdir().unwrap();
-        let path = CheckpointFolder::open(folder.path(), 1).unwrap().save(&checkpoint(1)).unwrap();
+        let path = CheckpointFolder::open(folder.path(), 1)
+            .unwrap()
+            .save(&checkpoint(1))
+            .unwrap();
         let mut layout = parameters(0.0);
         layout.at_mut(1).shape = vec![3, 2];
         let error = Checkpoint::load(&path, &layout).unwrap_err().to_string();
-        assert!(error.contains("`a.weight`") && error.contains("[3, 2]"), "{error}");
+        assert!(
+            error.contains("`a.weight`") && error.contains("[3, 2]"),
+            "{error}"
+        );
     }
 }

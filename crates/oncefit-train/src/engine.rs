@@ -47,7 +47,12 @@ impl RunData {
             seed: recipe.data.validation_seed,
         })?;
         let normalisation = Normalisation::of(&train)?;
-        Ok(Self { train, validation, test: loaded.test, normalisation })
+        Ok(Self {
+            train,
+            validation,
+            test: loaded.test,
+            normalisation,
+        })
     }
 }
 
@@ -172,7 +177,12 @@ impl<'r> Trainer<'r> {
         )?;
         let sgd = |parameters: &_| {
             let recipe = &recipe.optimiser;
-            Sgd::new(parameters, recipe.momentum, recipe.nesterov, recipe.weight_decay)
+            Sgd::new(
+                parameters,
+                recipe.momentum,
+                recipe.nesterov,
+                recipe.weight_decay,
+            )
         };
         let mut trainer = Self {
             schedule: recipe.build_schedule(),
@@ -248,17 +258,19 @@ impl<'r> Trainer<'r> {
     ///
     /// # Errors
     /// If training diverges or a file cannot be written; checkpoints written before stay.
-    pub fn train(
-        &mut self,
-        stop: &AtomicBool,
-        observe: &mut dyn FnMut(Event),
-    ) -> Result<Outcome> {
+    pub fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
         let recipe = self.run.recipe().clone();
         let steps = self.steps();
         let steps_per_epoch = self.loader.steps_per_epoch();
-        observe(Event::Started { step: self.step, steps, steps_per_epoch });
+        observe(Event::Started {
+            step: self.step,
+            steps,
+            steps_per_epoch,
+        });
         for error in self.skipped.drain(..) {
-            observe(Event::CheckpointSkipped { reason: error.to_string() });
+            observe(Event::CheckpointSkipped {
+                reason: error.to_string(),
+            });
         }
         let mut log = RowLog::append(&self.run.file(METRICS))?;
         let started = Instant::now();
@@ -282,7 +294,10 @@ impl<'r> Trainer<'r> {
                     Vec::new()
                 };
                 if !accuracies.is_empty() {
-                    observe(Event::Evaluated { step: self.step, accuracies: &accuracies });
+                    observe(Event::Evaluated {
+                        step: self.step,
+                        accuracies: &accuracies,
+                    });
                 }
                 log.push(&MetricsRow {
                     step: self.step,
@@ -304,7 +319,10 @@ impl<'r> Trainer<'r> {
                 || saved_at.elapsed().as_secs_f64() >= recipe.checkpoint.every_seconds;
             if is_stopping || is_due || self.step == steps {
                 let path = self.save()?;
-                observe(Event::Saved { step: self.step, path: &path });
+                observe(Event::Saved {
+                    step: self.step,
+                    path: &path,
+                });
                 saved_at = Instant::now();
                 saved_step = self.step;
             }
@@ -330,8 +348,13 @@ impl<'r> Trainer<'r> {
         let picked: Vec<u64> = (0..steps).step_by(stride as usize).collect();
         for &step in &picked {
             let epoch = step as f64 / steps_per_epoch as f64;
-            let networks = self.schedule.networks(&self.space, &learning_rate, seed, step, epoch)?;
-            let macs: u64 = networks.iter().map(|network| network.subnet.graph().macs()).sum();
+            let networks =
+                self.schedule
+                    .networks(&self.space, &learning_rate, seed, step, epoch)?;
+            let macs: u64 = networks
+                .iter()
+                .map(|network| network.subnet.graph().macs())
+                .sum();
             sampled += 3 * macs * batch_size;
         }
         let train_macs = (u128::from(sampled) * u128::from(steps) / picked.len() as u128) as u64;
@@ -371,13 +394,17 @@ impl<'r> Trainer<'r> {
         let steps_per_epoch = self.loader.steps_per_epoch();
         let epoch = self.step as f64 / steps_per_epoch as f64;
         let learning_rate = recipe.learning_rate();
-        if self.schedule.sorts_channels_before(self.step, steps_per_epoch) {
+        if self
+            .schedule
+            .sorts_channels_before(self.step, steps_per_epoch)
+        {
             let envelope = self.space.space().envelope()?;
             let order = sort_channels(&mut self.supernet.parameters, &envelope, Tiers::Global);
             order.apply(&mut self.optimiser.buffers);
         }
         let networks =
-            self.schedule.networks(&self.space, &learning_rate, recipe.seed, self.step, epoch)?;
+            self.schedule
+                .networks(&self.space, &learning_rate, recipe.seed, self.step, epoch)?;
         self.gradients.clear();
         let mut first_loss = 0.0;
         let mut first_logits = Vec::new();
@@ -435,7 +462,9 @@ impl<'r> Trainer<'r> {
         });
         let parameters = &self.supernet.parameters;
         let mode = Mode::Train { dropout };
-        let tape = self.executor.forward(&plan, parameters, images(batch), mode)?;
+        let tape = self
+            .executor
+            .forward(&plan, parameters, images(batch), mode)?;
         let logits = tape.output();
         let classes = plan.output_shape().channels;
         let mut gradient = vec![0.0; logits.len()];
@@ -443,12 +472,18 @@ impl<'r> Trainer<'r> {
         let target = match network.teacher {
             Teacher::Labels => {
                 let smoothing = recipe.training.label_smoothing;
-                Target::Labels { labels: &batch.labels, smoothing }
+                Target::Labels {
+                    labels: &batch.labels,
+                    smoothing,
+                }
             }
             Teacher::Largest { temperature } => {
                 probabilities.resize(first_logits.len(), 0.0);
                 softmax(first_logits, classes, temperature, &mut probabilities);
-                Target::Soft { probabilities: &probabilities, temperature }
+                Target::Soft {
+                    probabilities: &probabilities,
+                    temperature,
+                }
             }
         };
         let weight = network.weight as f32;
@@ -457,7 +492,8 @@ impl<'r> Trainer<'r> {
             first_logits.clear();
             first_logits.extend_from_slice(logits);
         }
-        self.executor.backward(&plan, parameters, tape, &gradient, &mut self.gradients)?;
+        self.executor
+            .backward(&plan, parameters, tape, &gradient, &mut self.gradients)?;
         self.train_macs += 3 * network.subnet.graph().macs() * batch.images_count as u64;
         Ok(loss)
     }

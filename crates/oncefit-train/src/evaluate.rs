@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use oncefit_data::{Augmentation, Batch, Dataset, Normalisation, calibration_batches, evaluation_batches};
-use oncefit_nn::{Calibration, Executor, Images, Mode, Network, Parameters, Plan, Supernet, Target, softmax_cross_entropy};
+use oncefit_data::{
+    Augmentation, Batch, Dataset, Normalisation, calibration_batches, evaluation_batches,
+};
+use oncefit_nn::{
+    Calibration, Executor, Images, Mode, Network, Parameters, Plan, Supernet, Target,
+    softmax_cross_entropy,
+};
 use oncefit_space::Subnet;
 use serde::{Deserialize, Serialize};
 
@@ -165,7 +170,13 @@ impl Evaluator {
     ) -> Result<Accuracy> {
         let plan = network.plan()?;
         self.prepare(split, plan.input_shape().height)?;
-        self.predict(executor, &plan, &network.parameters, &network.calibration, split)
+        self.predict(
+            executor,
+            &plan,
+            &network.parameters,
+            &network.calibration,
+            split,
+        )
     }
 
     fn predict(
@@ -187,7 +198,10 @@ impl Evaluator {
                 right += usize::from(largest(row) == *label as usize);
             }
             unused_gradient.resize(logits.len(), 0.0);
-            let target = Target::Labels { labels: &batch.labels, smoothing: 0.0 };
+            let target = Target::Labels {
+                labels: &batch.labels,
+                smoothing: 0.0,
+            };
             let mean = softmax_cross_entropy(logits, classes, target, &mut unused_gradient, 0.0);
             loss += mean * batch.images_count as f64;
             count += batch.images_count;
@@ -217,7 +231,10 @@ impl Evaluator {
 
 /// A batch as an executor reads it.
 pub fn images(batch: &Batch) -> Images<'_> {
-    Images { data: &batch.images, count: batch.images_count }
+    Images {
+        data: &batch.images,
+        count: batch.images_count,
+    }
 }
 
 /// The index of the largest value; the first of equals.

@@ -18,14 +18,22 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
         .prefix(TEMPORARY_PREFIX)
         .tempfile_in(folder)
         .map_err(TrainError::file("create a file in", folder))?;
-    temporary.write_all(contents).map_err(TrainError::file("write", path))?;
-    temporary.as_file().sync_all().map_err(TrainError::file("write", path))?;
+    temporary
+        .write_all(contents)
+        .map_err(TrainError::file("write", path))?;
+    temporary
+        .as_file()
+        .sync_all()
+        .map_err(TrainError::file("write", path))?;
     // Temporary files are private to their owner; what a run leaves should be readable.
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let readable = fs::Permissions::from_mode(0o644);
-        temporary.as_file().set_permissions(readable).map_err(TrainError::file("write", path))?;
+        temporary
+            .as_file()
+            .set_permissions(readable)
+            .map_err(TrainError::file("write", path))?;
     }
     temporary
         .persist(path)
@@ -35,7 +43,11 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     File::open(folder)
         .and_then(|handle| handle.sync_all())
         .map_err(TrainError::file("write", folder))
@@ -48,7 +60,11 @@ pub const TEMPORARY_PREFIX: &str = ".unfinished-";
 pub(crate) fn remove_unfinished(folder: &Path) -> Result<()> {
     let entries = fs::read_dir(folder).map_err(TrainError::file("read", folder))?;
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(TEMPORARY_PREFIX)
+        {
             fs::remove_file(entry.path()).map_err(TrainError::file("remove", &entry.path()))?;
         }
     }

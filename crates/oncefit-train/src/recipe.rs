@@ -229,7 +229,11 @@ pub struct TrainingRecipe {
 
 impl Default for TrainingRecipe {
     fn default() -> Self {
-        Self { batch_size: 64, label_smoothing: 0.1, divergence_factor: 4.0 }
+        Self {
+            batch_size: 64,
+            label_smoothing: 0.1,
+            divergence_factor: 4.0,
+        }
     }
 }
 
@@ -247,7 +251,11 @@ pub struct AugmentationRecipe {
 
 impl Default for AugmentationRecipe {
     fn default() -> Self {
-        Self { crop_padding: 2, horizontal_flip: true, random_erasing: 0.0 }
+        Self {
+            crop_padding: 2,
+            horizontal_flip: true,
+            random_erasing: 0.0,
+        }
     }
 }
 
@@ -265,7 +273,11 @@ pub struct EvaluationRecipe {
 
 impl Default for EvaluationRecipe {
     fn default() -> Self {
-        Self { every_epochs: 1, calibration_images: 500, batch_size: 250 }
+        Self {
+            every_epochs: 1,
+            calibration_images: 500,
+            batch_size: 250,
+        }
     }
 }
 
@@ -283,7 +295,11 @@ pub struct CheckpointRecipe {
 
 impl Default for CheckpointRecipe {
     fn default() -> Self {
-        Self { every_seconds: 60.0, every_steps: 0, keep: 2 }
+        Self {
+            every_seconds: 60.0,
+            every_steps: 0,
+            keep: 2,
+        }
     }
 }
 
@@ -353,10 +369,18 @@ impl Recipe {
             return fails("schedule.epochs", &0, "at least 1");
         }
         if schedule.networks < 2 {
-            return fails("schedule.networks", &schedule.networks, "at least 2 (largest and smallest)");
+            return fails(
+                "schedule.networks",
+                &schedule.networks,
+                "at least 2 (largest and smallest)",
+            );
         }
         if !(0.0..=1.0).contains(&schedule.delay) {
-            return fails("schedule.delay", &schedule.delay, "a share of the epochs, 0 to 1");
+            return fails(
+                "schedule.delay",
+                &schedule.delay,
+                "a share of the epochs, 0 to 1",
+            );
         }
         if !(schedule.ramp_epochs >= 0.0 && schedule.ramp_epochs.is_finite()) {
             return fails("schedule.ramp_epochs", &schedule.ramp_epochs, "0 or more");
@@ -372,17 +396,28 @@ impl Recipe {
             return fails("optimiser.learning_rate", &rate, "above 0");
         }
         if !(0.0..1.0).contains(&self.optimiser.momentum) {
-            return fails("optimiser.momentum", &self.optimiser.momentum, "0 or more and below 1");
+            return fails(
+                "optimiser.momentum",
+                &self.optimiser.momentum,
+                "0 or more and below 1",
+            );
         }
         if self.training.batch_size == 0 {
             return fails("training.batch_size", &0, "at least 1");
         }
         if !(0.0..1.0).contains(&self.training.label_smoothing) {
             let smoothing = self.training.label_smoothing;
-            return fails("training.label_smoothing", &smoothing, "0 or more and below 1");
+            return fails(
+                "training.label_smoothing",
+                &smoothing,
+                "0 or more and below 1",
+            );
         }
         if self.evaluation.calibration_images == 0 || self.evaluation.batch_size == 0 {
-            return Err("`evaluation.calibration_images` and `evaluation.batch_size` must be at least 1".into());
+            return Err(
+                "`evaluation.calibration_images` and `evaluation.batch_size` must be at least 1"
+                    .into(),
+            );
         }
         if self.evaluation.every_epochs == 0 {
             return fails("evaluation.every_epochs", &0, "at least 1");
@@ -391,7 +426,11 @@ impl Recipe {
             return fails("checkpoint.keep", &0, "at least 1");
         }
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
-            return fails("name", &format!("`{}`", self.name), "a folder name without slashes");
+            return fails(
+                "name",
+                &format!("`{}`", self.name),
+                "a folder name without slashes",
+            );
         }
         Ok(())
     }
@@ -404,11 +443,15 @@ impl Recipe {
         let data = &self.data;
         Ok(match data.source {
             SourceKind::Embedded => DataSource::Embedded,
-            SourceKind::FashionMnist => DataSource::FashionMnist { path: data.path.clone() },
+            SourceKind::FashionMnist => DataSource::FashionMnist {
+                path: data.path.clone(),
+            },
             SourceKind::Idx => {
                 let file = |value: &Option<PathBuf>, key: &str| {
                     value.clone().ok_or_else(|| {
-                        TrainError::Recipe(format!("`data.source = \"idx\"` also needs `data.{key}`"))
+                        TrainError::Recipe(format!(
+                            "`data.source = \"idx\"` also needs `data.{key}`"
+                        ))
                     })
                 };
                 DataSource::Idx {
@@ -488,7 +531,9 @@ impl Recipe {
             sorts_channels: false,
         };
         match recipe.kind {
-            ScheduleKind::Plain => Schedule::Plain { subnet: recipe.subnet.clone() },
+            ScheduleKind::Plain => Schedule::Plain {
+                subnet: recipe.subnet.clone(),
+            },
             ScheduleKind::Sandwich => Schedule::Delayed(delayed),
             ScheduleKind::Deps => Schedule::Delayed(Delayed {
                 delay: recipe.delay * f64::from(recipe.epochs),
@@ -533,7 +578,10 @@ fn unknown_key(text: &str, file_name: &str, path: &str) -> String {
         let number = text[..offset].matches('\n').count() + 1;
         let column = text[line_start..offset].chars().count() + 1;
         let caret = " ".repeat(column - 1) + &"^".repeat(key.chars().count().max(1));
-        (format!(":{number}:{column}"), format!("\n  | {line}\n  | {caret}"))
+        (
+            format!(":{number}:{column}"),
+            format!("\n  | {line}\n  | {caret}"),
+        )
     });
     let (position, excerpt) = place.unwrap_or_default();
     let closest = legal
@@ -541,8 +589,14 @@ fn unknown_key(text: &str, file_name: &str, path: &str) -> String {
         .map(|candidate| (strsim::jaro_winkler(key, candidate), candidate))
         .max_by(|left, right| left.0.total_cmp(&right.0))
         .filter(|(similarity, _)| *similarity > 0.75);
-    let hint = closest.map(|(_, name)| format!("; did you mean `{name}`?")).unwrap_or_default();
-    let place = if section.is_empty() { "at the top level".into() } else { format!("in [{section}]") };
+    let hint = closest
+        .map(|(_, name)| format!("; did you mean `{name}`?"))
+        .unwrap_or_default();
+    let place = if section.is_empty() {
+        "at the top level".into()
+    } else {
+        format!("in [{section}]")
+    };
     format!(
         "{file_name}{position}: unknown key `{key}` {place}{hint}{excerpt}\n  legal keys: {}",
         legal.join(", ")
@@ -595,9 +649,15 @@ mod tests {
     #[test]
     fn illegal_values_name_the_key_and_the_legal_ones() {
         for (text, part) in [
-            ("[schedule]\nepochs = 0", "`schedule.epochs` is 0, but must be at least 1"),
+            (
+                "[schedule]\nepochs = 0",
+                "`schedule.epochs` is 0, but must be at least 1",
+            ),
             ("[schedule]\nkind = \"depz\"", "unknown variant `depz`"),
-            ("[optimiser]\nlearning_rate = nan", "`optimiser.learning_rate` is NaN"),
+            (
+                "[optimiser]\nlearning_rate = nan",
+                "`optimiser.learning_rate` is NaN",
+            ),
             ("[training]\nbatch_size = \"many\"", "invalid type"),
             ("name = \"../x\"", "a folder name without slashes"),
             ("[schedule", "r.toml: TOML parse error"),
@@ -613,12 +673,22 @@ mod tests {
         let recipe = Recipe::parse(&text, "r.toml").unwrap();
         let space = recipe.build_space(1, 7).unwrap();
         assert_eq!(space.largest().unwrap().graph().output_shape().channels, 7);
-        assert!(space.decisions().iter().all(|slot| slot.name != "kernel"
-            || slot.domain.values.len() == 1));
+        assert!(
+            space
+                .decisions()
+                .iter()
+                .all(|slot| slot.name != "kernel" || slot.domain.values.len() == 1)
+        );
         let text = format!("{MINIMAL}fix = {{ kernel = [4] }}\n");
-        let error = Recipe::parse(&text, "r.toml").unwrap().build_space(1, 7).unwrap_err();
+        let error = Recipe::parse(&text, "r.toml")
+            .unwrap()
+            .build_space(1, 7)
+            .unwrap_err();
         assert!(error.to_string().contains("kernel"), "{error}");
-        let none = Recipe::parse("", "r.toml").unwrap().build_space(1, 7).unwrap_err();
+        let none = Recipe::parse("", "r.toml")
+            .unwrap()
+            .build_space(1, 7)
+            .unwrap_err();
         assert!(none.to_string().contains("fm-nano"), "{none}");
     }
 }

@@ -44,7 +44,11 @@ impl Run {
         fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
         let lock = lock(folder)?;
         write_atomically(&recipe_path, recipe.to_toml().as_bytes())?;
-        Ok(Self { folder: folder.to_owned(), recipe: recipe.clone(), _lock: Some(lock) })
+        Ok(Self {
+            folder: folder.to_owned(),
+            recipe: recipe.clone(),
+            _lock: Some(lock),
+        })
     }
 
     /// Opens a run to continue it.
@@ -53,7 +57,10 @@ impl Run {
     /// If it is no run folder, another process has it, or its recipe is damaged.
     pub fn open(folder: &Path) -> Result<Self> {
         let run = Self::open_to_read(folder)?;
-        Ok(Self { _lock: Some(lock(folder)?), ..run })
+        Ok(Self {
+            _lock: Some(lock(folder)?),
+            ..run
+        })
     }
 
     /// Opens a run to read it; others may do so at the same time.
@@ -65,12 +72,18 @@ impl Run {
         if !path.exists() {
             return Err(TrainError::Run {
                 path: folder.to_owned(),
-                reason: "it is no run folder (it has no recipe.toml); `oncefit train RECIPE` makes one".into(),
+                reason:
+                    "it is no run folder (it has no recipe.toml); `oncefit train RECIPE` makes one"
+                        .into(),
             });
         }
         let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
         let recipe = Recipe::parse(&text, &path.display().to_string())?;
-        Ok(Self { folder: folder.to_owned(), recipe, _lock: None })
+        Ok(Self {
+            folder: folder.to_owned(),
+            recipe,
+            _lock: None,
+        })
     }
 
     /// Removes what a run consists of, and nothing else, from a folder.
@@ -200,7 +213,10 @@ impl RowLog {
             .append(true)
             .open(path)
             .map_err(TrainError::file("open", path))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     /// Appends a row.
@@ -210,7 +226,9 @@ impl RowLog {
     pub fn push<T: Serialize>(&mut self, row: &T) -> Result<()> {
         let mut line = serde_json::to_string(row).expect("rows are plain data");
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(TrainError::file("write", &self.path))
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(TrainError::file("write", &self.path))
     }
 }
 
@@ -285,7 +303,12 @@ mod tests {
         assert_eq!(truncate_metrics(&path, 1).unwrap(), [row(1)]);
         assert_eq!(read_rows::<MetricsRow>(&path).unwrap(), [row(1)]);
         fs::write(&path, format!("{{}}\n{whole}")).unwrap();
-        assert!(read_rows::<MetricsRow>(&path).unwrap_err().to_string().contains("line 1"));
+        assert!(
+            read_rows::<MetricsRow>(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("line 1")
+        );
     }
 
     #[test]
@@ -294,14 +317,29 @@ mod tests {
         let folder = parent.path().join("run");
         let recipe = Recipe::parse("[space]\nfamily = \"fm-nano\"", "r").unwrap();
         let run = Run::create(&folder, &recipe).unwrap();
-        assert!(Run::create(&folder, &recipe).unwrap_err().to_string().contains("--resume"));
-        assert!(Run::open(&folder).unwrap_err().to_string().contains("another process"));
+        assert!(
+            Run::create(&folder, &recipe)
+                .unwrap_err()
+                .to_string()
+                .contains("--resume")
+        );
+        assert!(
+            Run::open(&folder)
+                .unwrap_err()
+                .to_string()
+                .contains("another process")
+        );
         assert_eq!(Run::open_to_read(&folder).unwrap().recipe(), &recipe);
         drop(run);
         drop(Run::open(&folder).unwrap());
         fs::write(folder.join("mine.txt"), "kept").unwrap();
         Run::remove(&folder).unwrap();
-        assert!(Run::open(&folder).unwrap_err().to_string().contains("no run folder"));
+        assert!(
+            Run::open(&folder)
+                .unwrap_err()
+                .to_string()
+                .contains("no run folder")
+        );
         assert!(folder.join("mine.txt").exists());
     }
 }

@@ -124,7 +124,9 @@ impl StepSpace {
             .decisions()
             .iter()
             .find(|slot| slot.path == RESOLUTION)
-            .map_or(vec![None], |slot| slot.domain.values.iter().cloned().map(Some).collect());
+            .map_or(vec![None], |slot| {
+                slot.domain.values.iter().cloned().map(Some).collect()
+            });
         let (largest, smallest) = (space.largest()?, space.smallest()?);
         let ends = resolutions
             .iter()
@@ -136,7 +138,11 @@ impl StepSpace {
                 ))
             })
             .collect::<Result<_, SpaceError>>()?;
-        Ok(Self { space: space.clone(), resolutions, ends })
+        Ok(Self {
+            space: space.clone(),
+            resolutions,
+            ends,
+        })
     }
 
     /// The space.
@@ -191,7 +197,11 @@ pub fn at_resolution(
 }
 
 fn position(slot: &DecisionSlot, value: &Value) -> usize {
-    slot.domain.values.iter().position(|other| other == value).unwrap_or(0)
+    slot.domain
+        .values
+        .iter()
+        .position(|other| other == value)
+        .unwrap_or(0)
 }
 
 impl Schedule {
@@ -234,8 +244,16 @@ impl Schedule {
             Self::Plain { subnet } => {
                 let subnet = space.space().parse_subnet(subnet)?;
                 let value = space.resolutions[resolution].as_ref();
-                let value = if subnet_names_resolution(self) { None } else { value };
-                Ok(vec![labelled(at_resolution(space.space(), &subnet, value)?)])
+                let value = if subnet_names_resolution(self) {
+                    None
+                } else {
+                    value
+                };
+                Ok(vec![labelled(at_resolution(
+                    space.space(),
+                    &subnet,
+                    value,
+                )?)])
             }
             Self::Delayed(delayed) => {
                 let mut networks = vec![labelled(space.largest(resolution).clone())];
@@ -254,7 +272,9 @@ impl Schedule {
                     networks.push(StepNetwork {
                         subnet,
                         weight,
-                        teacher: Teacher::Largest { temperature: delayed.temperature },
+                        teacher: Teacher::Largest {
+                            temperature: delayed.temperature,
+                        },
                         dropout: false,
                     });
                 }
@@ -299,8 +319,12 @@ impl Delayed {
 mod tests {
     use super::*;
 
-    const IMAGENET: LearningRate =
-        LearningRate { base: 2.6, floor: 2.5e-3, warm_up_epochs: 0.0, epochs: 270.0 };
+    const IMAGENET: LearningRate = LearningRate {
+        base: 2.6,
+        floor: 2.5e-3,
+        warm_up_epochs: 0.0,
+        epochs: 270.0,
+    };
 
     fn deps() -> Delayed {
         Delayed {
@@ -324,7 +348,10 @@ mod tests {
             (200.0, IMAGENET.at(200.0), 1.0),
         ] {
             assert!((IMAGENET.at(epoch) - eta).abs() < 5e-8, "η({epoch})");
-            assert!((deps().weight(&IMAGENET, epoch) - beta).abs() < 5e-8, "β({epoch})");
+            assert!(
+                (deps().weight(&IMAGENET, epoch) - beta).abs() < 5e-8,
+                "β({epoch})"
+            );
         }
         assert_eq!(IMAGENET.at(270.0), 2.5e-3);
         assert_eq!(deps().weight(&IMAGENET, 10.0), 0.0);
@@ -332,7 +359,10 @@ mod tests {
 
     #[test]
     fn warm_up_is_linear_and_meets_the_cosine() {
-        let rate = LearningRate { warm_up_epochs: 5.0, ..IMAGENET };
+        let rate = LearningRate {
+            warm_up_epochs: 5.0,
+            ..IMAGENET
+        };
         assert!((rate.at(0.0) - 0.26).abs() < 1e-12);
         assert!((rate.at(2.5) - 1.43).abs() < 1e-12);
         assert!((rate.at(5.0) - 2.6).abs() < 1e-12);
@@ -341,26 +371,46 @@ mod tests {
     #[test]
     fn steps_hold_largest_smallest_and_random_networks_at_one_resolution() {
         let space = StepSpace::new(&Space::builtin("fm-nano").unwrap()).unwrap();
-        let rate = LearningRate { base: 0.1, floor: 0.0, warm_up_epochs: 0.0, epochs: 20.0 };
-        let schedule = Schedule::Delayed(Delayed { delay: 10.0, ramp: 1.0, ..deps() });
+        let rate = LearningRate {
+            base: 0.1,
+            floor: 0.0,
+            warm_up_epochs: 0.0,
+            epochs: 20.0,
+        };
+        let schedule = Schedule::Delayed(Delayed {
+            delay: 10.0,
+            ramp: 1.0,
+            ..deps()
+        });
         let at = |step, epoch| schedule.networks(&space, &rate, 3, step, epoch).unwrap();
         assert_eq!(at(0, 8.9).len(), 1);
         assert_eq!(at(0, 9.0).len(), 1, "weight 0 is not executed");
         let networks = at(7, 12.0);
         assert_eq!(networks.len(), 4);
-        let resolution = |network: &StepNetwork| {
-            network.subnet.trace().get(RESOLUTION).cloned().unwrap()
-        };
-        assert!(networks.iter().all(|network| resolution(network) == resolution(&networks[0])));
+        let resolution =
+            |network: &StepNetwork| network.subnet.trace().get(RESOLUTION).cloned().unwrap();
+        assert!(
+            networks
+                .iter()
+                .all(|network| resolution(network) == resolution(&networks[0]))
+        );
         assert!(networks[1].subnet.graph().macs() < networks[2].subnet.graph().macs());
         assert_eq!(
-            networks.iter().map(|network| network.dropout).collect::<Vec<_>>(),
+            networks
+                .iter()
+                .map(|network| network.dropout)
+                .collect::<Vec<_>>(),
             [true, false, false, false]
         );
-        assert_eq!(at(7, 12.0)[2].subnet, networks[2].subnet, "a function of seed and step");
+        assert_eq!(
+            at(7, 12.0)[2].subnet,
+            networks[2].subnet,
+            "a function of seed and step"
+        );
         assert_ne!(at(8, 12.0)[2].subnet, networks[2].subnet);
-        let sorted: Vec<u64> =
-            (0..2000).filter(|&step| schedule.sorts_channels_before(step, 100)).collect();
+        let sorted: Vec<u64> = (0..2000)
+            .filter(|&step| schedule.sorts_channels_before(step, 100))
+            .collect();
         assert_eq!(sorted, [900]);
     }
 }

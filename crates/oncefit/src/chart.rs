@@ -132,7 +132,11 @@ fn draw(series: &Series, x: &Axis, y: &Axis, svg: &mut String) {
                 _ => _ = write!(path, "L{px:.1} {py:.1}"),
             }
         }
-        let _ = write!(svg, "<path class=\"line s{}\" d=\"{path}\"/>", series.colour);
+        let _ = write!(
+            svg,
+            "<path class=\"line s{}\" d=\"{path}\"/>",
+            series.colour
+        );
     }
     let radius = match series.mark {
         Mark::Line | Mark::Steps => 2.5,
@@ -144,7 +148,11 @@ fn draw(series: &Series, x: &Axis, y: &Axis, svg: &mut String) {
             svg,
             "<circle class=\"c{} {}\" cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"{radius}\"><title>{}</title></circle>",
             series.colour,
-            if series.mark == Mark::Dots { "faint" } else { "" },
+            if series.mark == Mark::Dots {
+                "faint"
+            } else {
+                ""
+            },
             escape(text)
         );
     }
@@ -170,7 +178,11 @@ impl Axis {
         if low > high {
             (low, high) = (0.0, 1.0);
         }
-        let span = if high > low { high - low } else { high.abs().max(1.0) };
+        let span = if high > low {
+            high - low
+        } else {
+            high.abs().max(1.0)
+        };
         // The round step that gives between 4 and 9 ticks.
         let rough = span / 6.0;
         let power = 10f64.powf(rough.log10().floor());
@@ -180,9 +192,18 @@ impl Axis {
             .find(|step| *step >= rough)
             .unwrap_or(power);
         let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
-        let ticks: Vec<f64> = (first..=last.max(first + 1)).map(|tick| tick as f64 * step).collect();
+        let ticks: Vec<f64> = (first..=last.max(first + 1))
+            .map(|tick| tick as f64 * step)
+            .collect();
         let (low, high) = (ticks[0], ticks[ticks.len() - 1]);
-        Self { low, high, from, to, step, ticks }
+        Self {
+            low,
+            high,
+            from,
+            to,
+            step,
+            ticks,
+        }
     }
 
     fn place(&self, value: f64) -> f64 {
@@ -192,7 +213,11 @@ impl Axis {
     fn label(&self, value: f64) -> String {
         let decimals = (-self.step.log10().floor()).clamp(0.0, 6.0) as usize;
         let text = format!("{value:.decimals$}");
-        if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') {
+        if text
+            .trim_start_matches('-')
+            .chars()
+            .all(|c| c == '0' || c == '.')
+        {
             "0".into()
         } else {
             text
@@ -201,7 +226,10 @@ impl Axis {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -212,7 +240,10 @@ mod tests {
     fn axes_have_round_ticks_around_the_values() {
         let axis = Axis::around([0.37, 0.91].into_iter(), 0.0, 100.0);
         let labels: Vec<String> = axis.ticks.iter().map(|tick| axis.label(*tick)).collect();
-        assert_eq!(labels, ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"]);
+        assert_eq!(
+            labels,
+            ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"]
+        );
         assert_eq!(axis.place(axis.low), 0.0);
         assert_eq!(axis.place(axis.high), 100.0);
         for values in [vec![], vec![3.0], vec![0.0, 0.0], vec![-2.0, 1e9]] {
@@ -231,7 +262,10 @@ mod tests {
                 name: "s".into(),
                 mark: Mark::Line,
                 colour: 0,
-                points: vec![(0.0, 1.0, "\"first\"".into()), (1.0, f64::NAN, "gone".into())],
+                points: vec![
+                    (0.0, 1.0, "\"first\"".into()),
+                    (1.0, f64::NAN, "gone".into()),
+                ],
             }],
         };
         let svg = chart.to_svg();

@@ -74,7 +74,9 @@ pub fn find(
     observe: &mut dyn FnMut(usize, f64),
 ) -> Result<(Subnet, f64)> {
     if settings.evaluations == 0 {
-        return Err(Error::Request("at least one subnet must be measured".into()));
+        return Err(Error::Request(
+            "at least one subnet must be measured".into(),
+        ));
     }
     let space = run.space.clone();
     check_feasible(&space, &settings.limits)?;
@@ -84,8 +86,16 @@ pub fn find(
             Box::new(RandomSearch::new(&space, &settings.limits, settings.seed)?)
         }
         SearcherKind::Evolution => {
-            let evolution = EvolutionSettings { population, ..Default::default() };
-            Box::new(Evolution::new(&space, &settings.limits, evolution, settings.seed)?)
+            let evolution = EvolutionSettings {
+                population,
+                ..Default::default()
+            };
+            Box::new(Evolution::new(
+                &space,
+                &settings.limits,
+                evolution,
+                settings.seed,
+            )?)
         }
     };
     // Subnets of a batch are measured in parallel; the batch's size must not depend on the
@@ -104,7 +114,9 @@ pub fn export(run: &mut LoadedRun, subnet: &Subnet, path: &Path) -> Result<Fitte
     let validation = run.evaluate(std::slice::from_ref(subnet), Split::Validation)?[0].accuracy;
     let test = run.evaluate(std::slice::from_ref(subnet), Split::Test)?[0].accuracy;
     let mut executor = Executor::default();
-    let calibration = run.evaluator.calibrate(&mut executor, &run.supernet, subnet)?;
+    let calibration = run
+        .evaluator
+        .calibrate(&mut executor, &run.supernet, subnet)?;
     let network = run.supernet.extract(subnet, &calibration)?;
     let shape = subnet.graph().input_shape();
     let normalisation = run.evaluator.normalisation().clone();
@@ -127,14 +139,25 @@ pub fn export(run: &mut LoadedRun, subnet: &Subnet, path: &Path) -> Result<Fitte
     let count = batch.images_count.min(COMPARED);
     let images = &batch.images[..count * shape.len()];
     let plan = network.plan()?;
-    let compared = oncefit_nn::Images { data: images, count };
+    let compared = oncefit_nn::Images {
+        data: images,
+        count,
+    };
     let mode = oncefit_nn::Mode::Evaluate(&network.calibration);
     let tape = executor.forward(&plan, &network.parameters, compared, mode)?;
     let planes = to_channels_first(images, shape.height, shape.width, shape.channels);
-    let Verification { engine, largest_difference, largest_logit, .. } =
-        verify(path, &planes, count, tape.output())?;
+    let Verification {
+        engine,
+        largest_difference,
+        largest_logit,
+        ..
+    } = verify(path, &planes, count, tape.output())?;
     let file_bytes = std::fs::metadata(path)
-        .map_err(|source| Error::File { action: "read", path: path.to_owned(), source })?
+        .map_err(|source| Error::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?
         .len();
     Ok(Fitted {
         subnet: subnet.text(),

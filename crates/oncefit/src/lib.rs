@@ -3,9 +3,9 @@
 //! The library behind the program: opening runs ([`LoadedRun`]), fitting them to budgets
 //! ([`fit`]), reports ([`report`]). What is typed is in [`Cli`].
 
+mod chart;
 #[allow(missing_docs, reason = "the help texts are the documentation")]
 mod cli;
-mod chart;
 mod commands;
 mod error;
 pub mod fit;

@@ -124,10 +124,15 @@ impl LoadedRun {
 
     /// Every evaluation of these weights on a split, in no particular order.
     pub fn known(&self, split: Split) -> Vec<&EvaluationRow> {
-        let mut rows: Vec<&EvaluationRow> =
-            self.known.values().filter(|row| row.split == split).collect();
+        let mut rows: Vec<&EvaluationRow> = self
+            .known
+            .values()
+            .filter(|row| row.split == split)
+            .collect();
         rows.sort_by(|left, right| {
-            left.macs.cmp(&right.macs).then_with(|| left.subnet.cmp(&right.subnet))
+            left.macs
+                .cmp(&right.macs)
+                .then_with(|| left.subnet.cmp(&right.subnet))
         });
         rows
     }
@@ -141,14 +146,17 @@ impl LoadedRun {
         for subnet in subnets {
             let is_known = self.known.contains_key(&(subnet.text(), split));
             if !is_known && !new.contains(&subnet) {
-                self.evaluator.prepare(split, subnet.graph().input_shape().height)?;
+                self.evaluator
+                    .prepare(split, subnet.graph().input_shape().height)?;
                 new.push(subnet);
             }
         }
         let measured = new
             .par_iter()
             .map_init(Executor::default, |executor, subnet| {
-                let found = self.evaluator.measure(executor, &self.supernet, subnet, split)?;
+                let found = self
+                    .evaluator
+                    .measure(executor, &self.supernet, subnet, split)?;
                 Ok(EvaluationRow {
                     subnet: subnet.text(),
                     weights_hash: self.weights_hash.clone(),
@@ -169,14 +177,19 @@ impl LoadedRun {
             log.push(&row)?;
             self.known.insert((row.subnet.clone(), split), row);
         }
-        Ok(subnets.iter().map(|subnet| self.known[&(subnet.text(), split)].clone()).collect())
+        Ok(subnets
+            .iter()
+            .map(|subnet| self.known[&(subnet.text(), split)].clone())
+            .collect())
     }
 }
 
 /// Accuracy on the validation split, after calibration.
 impl Objective for LoadedRun {
     fn score(&mut self, subnets: &[Subnet]) -> std::result::Result<Vec<f64>, String> {
-        let rows = self.evaluate(subnets, Split::Validation).map_err(|error| error.to_string())?;
+        let rows = self
+            .evaluate(subnets, Split::Validation)
+            .map_err(|error| error.to_string())?;
         Ok(rows.into_iter().map(|row| row.accuracy).collect())
     }
 }

@@ -53,9 +53,15 @@ impl Progress {
                 bar.set_position(position);
                 bar.set_message(format!("{}  {} left", message(), duration(left)));
             }
-            None if self.last_line.elapsed().as_secs_f64() >= LINE_SECONDS || position == self.total => {
+            None if self.last_line.elapsed().as_secs_f64() >= LINE_SECONDS
+                || position == self.total =>
+            {
                 let (name, total) = (self.name, self.total);
-                eprintln!("{name} {position}/{total}  {}  {} left", message(), duration(left));
+                eprintln!(
+                    "{name} {position}/{total}  {}  {} left",
+                    message(),
+                    duration(left)
+                );
                 self.last_line = Instant::now();
             }
             None => {}
@@ -107,7 +113,9 @@ impl TrainingProgress {
             Event::CheckpointSkipped { reason } => eprintln!("{reason}; an older one is used"),
             Event::Step(report) => {
                 self.images += report.images;
-                let seconds = self.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+                let seconds = self
+                    .started
+                    .map_or(0.0, |started| started.elapsed().as_secs_f64());
                 let rate = self.images as f64 / seconds.max(1e-9);
                 if let Some(progress) = &mut self.progress {
                     progress.update(report.step, || {

@@ -92,11 +92,18 @@ fn figure(chart: Chart, caption: &str) -> Markup {
 
 fn front_chart(evaluations: &[&EvaluationRow], fitted: &[Fitted]) -> Chart {
     let point = |row: &EvaluationRow| {
-        let text = format!("{} · {} MACs · {}", percent(row.accuracy), count(row.macs), row.subnet);
+        let text = format!(
+            "{} · {} MACs · {}",
+            percent(row.accuracy),
+            count(row.macs),
+            row.subnet
+        );
         (row.macs as f64 / 1e6, 100.0 * row.accuracy, text)
     };
-    let costs: Vec<(f64, f64)> =
-        evaluations.iter().map(|row| (row.macs as f64, row.accuracy)).collect();
+    let costs: Vec<(f64, f64)> = evaluations
+        .iter()
+        .map(|row| (row.macs as f64, row.accuracy))
+        .collect();
     let front = pareto_front(&costs);
     let chosen = fitted.iter().map(|one| {
         let text = format!("{} · {}", percent(one.validation_accuracy), one.subnet);
@@ -117,7 +124,10 @@ fn front_chart(evaluations: &[&EvaluationRow], fitted: &[Fitted]) -> Chart {
                 name: "front".into(),
                 mark: Mark::Steps,
                 colour: 0,
-                points: front.iter().map(|&index| point(evaluations[index])).collect(),
+                points: front
+                    .iter()
+                    .map(|&index| point(evaluations[index]))
+                    .collect(),
             },
             Series {
                 name: "fitted".into(),
@@ -159,7 +169,11 @@ fn accuracy_chart(metrics: &[MetricsRow]) -> Chart {
 
 fn loss_chart(metrics: &[MetricsRow]) -> Chart {
     let points = metrics.iter().map(|row| {
-        (row.epoch, row.loss, format!("epoch {:.0}: loss {:.3}", row.epoch, row.loss))
+        (
+            row.epoch,
+            row.loss,
+            format!("epoch {:.0}: loss {:.3}", row.epoch, row.loss),
+        )
     });
     Chart {
         title: "training loss over the epochs".into(),

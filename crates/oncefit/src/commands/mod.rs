@@ -21,7 +21,11 @@ use crate::format::{bytes, count, percent, table};
 fn print(line: &str) {
     let mut output = std::io::stdout().lock();
     if let Err(error) = writeln!(output, "{line}").and_then(|()| output.flush()) {
-        let code = if error.kind() == ErrorKind::BrokenPipe { 0 } else { 1 };
+        let code = if error.kind() == ErrorKind::BrokenPipe {
+            0
+        } else {
+            1
+        };
         std::process::exit(code);
     }
 }
@@ -35,15 +39,35 @@ fn print_json<T: serde::Serialize>(value: &T) {
 fn command_line() -> String {
     let mut words = std::env::args();
     let program = words.next().unwrap_or_default();
-    let name = std::path::Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
-    let quote = |word: String| if word.contains([' ', '*', '?']) { format!("'{word}'") } else { word };
-    std::iter::once(name.into_owned()).chain(words.map(quote)).collect::<Vec<_>>().join(" ")
+    let name = std::path::Path::new(&program)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let quote = |word: String| {
+        if word.contains([' ', '*', '?']) {
+            format!("'{word}'")
+        } else {
+            word
+        }
+    };
+    std::iter::once(name.into_owned())
+        .chain(words.map(quote))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The table of fitted networks.
 fn fitted_table(fitted: &[Fitted]) -> String {
-    let header =
-        ["file", "test", "validation", "MACs", "parameters", "peak activations", "file size", "engine difference"];
+    let header = [
+        "file",
+        "test",
+        "validation",
+        "MACs",
+        "parameters",
+        "peak activations",
+        "file size",
+        "engine difference",
+    ];
     let rows = fitted.iter().map(|one| {
         vec![
             one.file.display().to_string(),

@@ -16,11 +16,18 @@ use crate::loaded::LoadedRun;
 use crate::progress::{Progress, TrainingProgress};
 
 /// Budgets in MACs for one image.
-const BUDGETS: [(&str, u64); 3] = [("small", 400_000), ("medium", 800_000), ("large", 1_600_000)];
+const BUDGETS: [(&str, u64); 3] = [
+    ("small", 400_000),
+    ("medium", 800_000),
+    ("large", 1_600_000),
+];
 
 pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     let started = Instant::now();
-    let mut recipe = Recipe::parse(include_str!("../../../../recipes/quickstart.toml"), "quickstart.toml")?;
+    let mut recipe = Recipe::parse(
+        include_str!("../../../../recipes/quickstart.toml"),
+        "quickstart.toml",
+    )?;
     recipe.seed = args.seed;
     if let Some(epochs) = args.epochs {
         recipe.schedule.epochs = epochs;
@@ -33,7 +40,10 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     })?;
     eprintln!("1. train a once-for-all supernet with DepS on the embedded Fashion-MNIST images");
     Run::remove(&folder)?;
-    train_run(&Run::create(&folder, &recipe)?, &mut TrainingProgress::default())?;
+    train_run(
+        &Run::create(&folder, &recipe)?,
+        &mut TrainingProgress::default(),
+    )?;
 
     eprintln!("2. find the best subnet for three budgets, by calibrated validation accuracy");
     let mut run = LoadedRun::open(&folder)?;
@@ -42,7 +52,10 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     let mut done = 0;
     let mut chosen = Vec::new();
     for (name, budget) in BUDGETS {
-        let limits = vec![Limit { metric: Metric::Macs, at_most: budget }];
+        let limits = vec![Limit {
+            metric: Metric::Macs,
+            at_most: budget,
+        }];
         let mut found = Vec::new();
         for searcher in [SearcherKind::Evolution, SearcherKind::Random] {
             let settings = FitSettings {
@@ -53,7 +66,9 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
             };
             let (subnet, accuracy) = fit::find(&mut run, &settings, &mut |measured, best| {
                 let position = done + measured as u64;
-                progress.update(position, || format!("{name}, {searcher:?}: best {}", percent(best)));
+                progress.update(position, || {
+                    format!("{name}, {searcher:?}: best {}", percent(best))
+                });
             })?;
             done += args.evaluations as u64;
             found.push((subnet, accuracy));
@@ -64,7 +79,11 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
             percent(found[0].1),
             percent(found[1].1)
         ));
-        let (subnet, _) = if found[1].1 > found[0].1 { &found[1] } else { &found[0] };
+        let (subnet, _) = if found[1].1 > found[0].1 {
+            &found[1]
+        } else {
+            &found[0]
+        };
         chosen.push((name, subnet.clone()));
     }
     progress.finish();
@@ -72,7 +91,11 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     eprintln!("3. write each as an ONNX file, run the file, and compare");
     let mut fitted: Vec<Fitted> = Vec::new();
     for (name, subnet) in chosen {
-        fitted.push(fit::export(&mut run, &subnet, &args.out.join(format!("{name}.onnx")))?);
+        fitted.push(fit::export(
+            &mut run,
+            &subnet,
+            &args.out.join(format!("{name}.onnx")),
+        )?);
     }
     let summary = serde_json::to_string_pretty(&fitted).expect("results are plain data");
     write_atomically(&args.out.join("fitted.json"), summary.as_bytes())?;

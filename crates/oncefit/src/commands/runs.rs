@@ -29,7 +29,11 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         let mut draws = Draws::new(args.seed, "evaluate", index as u64, 0);
         subnets.push(run.space.sample(&mut draws)?);
     }
-    let split = if args.split == "test" { Split::Test } else { Split::Validation };
+    let split = if args.split == "test" {
+        Split::Test
+    } else {
+        Split::Validation
+    };
     let mut rows = Vec::with_capacity(subnets.len());
     let mut progress = Progress::new("measuring", 0, subnets.len() as u64);
     for part in subnets.chunks(8) {
@@ -50,7 +54,10 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
             count(row.parameters),
         ]
     });
-    print(&table(&["subnet", &args.split, "loss", "MACs", "parameters"], cells));
+    print(&table(
+        &["subnet", &args.split, "loss", "MACs", "parameters"],
+        cells,
+    ));
     let calibration = run.run.recipe().evaluation.calibration_images;
     print(&format!("each calibrated on {calibration} training images"));
     Ok(())
@@ -95,7 +102,10 @@ pub fn fit(args: &FitArgs) -> Result<()> {
     print(&fitted_table(std::slice::from_ref(&fitted)));
     print(&format!("subnet: {}", fitted.subnet));
     let seconds = duration(started.elapsed().as_secs_f64());
-    print(&format!("found and checked in {seconds}; again: {}", command_line()));
+    print(&format!(
+        "found and checked in {seconds}; again: {}",
+        command_line()
+    ));
     Ok(())
 }
 
@@ -126,9 +136,9 @@ pub(super) fn write_report(run: &LoadedRun, fitted: &[Fitted], command: &str) ->
 /// A folder that is missing is better known before a search than after it.
 fn check_folder(file: &Path) -> Result<()> {
     match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(Error::Request(format!("{} is no folder to write to", folder.display())))
-        }
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Error::Request(
+            format!("{} is no folder to write to", folder.display()),
+        )),
         _ => Ok(()),
     }
 }

@@ -42,8 +42,15 @@ fn show_space(space: &Space, subnet: Option<&str>) -> Result<()> {
         return show_subnet(&space.parse_subnet(text)?);
     }
     print(&space.to_text());
-    print(&format!("{} subnets, hash {}", space.count()?, space.hash()));
-    let ends = [("smallest", space.smallest()?), ("largest", space.largest()?)];
+    print(&format!(
+        "{} subnets, hash {}",
+        space.count()?,
+        space.hash()
+    ));
+    let ends = [
+        ("smallest", space.smallest()?),
+        ("largest", space.largest()?),
+    ];
     let rows = ends.iter().map(|(name, subnet)| {
         let graph = subnet.graph();
         vec![
@@ -54,30 +61,44 @@ fn show_space(space: &Space, subnet: Option<&str>) -> Result<()> {
             subnet.text(),
         ]
     });
-    print(&table(&["", "MACs", "parameters", "peak activations", "subnet"], rows));
+    print(&table(
+        &["", "MACs", "parameters", "peak activations", "subnet"],
+        rows,
+    ));
     Ok(())
 }
 
 fn show_subnet(subnet: &Subnet) -> Result<()> {
     let graph = subnet.graph();
-    let rows = graph.nodes.iter().filter(|node| !matches!(node.op, Op::BatchNorm { .. })).map(|node| {
-        let what = match node.op {
-            Op::Input => "input".to_owned(),
-            Op::Convolution { kernel, stride, .. } => format!("conv {kernel}×{kernel}/{stride}"),
-            Op::Depthwise { kernel, stride, .. } => format!("depthwise {kernel}×{kernel}/{stride}"),
-            Op::Activation(activation) => activation.name().to_owned(),
-            Op::GlobalAveragePool => "global average pool".into(),
-            Op::AveragePool { kernel, stride, .. } => format!("average pool {kernel}/{stride}"),
-            Op::MaxPool { kernel, stride, .. } => format!("max pool {kernel}/{stride}"),
-            Op::Dropout { rate } => format!("dropout {rate}"),
-            Op::Linear { .. } => "linear".into(),
-            Op::Add => "add".into(),
-            Op::Multiply => "multiply".into(),
-            Op::BatchNorm { .. } => "batch-norm".into(),
-        };
-        vec![node.path.clone(), what, node.shape.to_string()]
-    });
-    print(&table(&["layer (batch-norms left out)", "operation", "output"], rows));
+    let rows = graph
+        .nodes
+        .iter()
+        .filter(|node| !matches!(node.op, Op::BatchNorm { .. }))
+        .map(|node| {
+            let what = match node.op {
+                Op::Input => "input".to_owned(),
+                Op::Convolution { kernel, stride, .. } => {
+                    format!("conv {kernel}×{kernel}/{stride}")
+                }
+                Op::Depthwise { kernel, stride, .. } => {
+                    format!("depthwise {kernel}×{kernel}/{stride}")
+                }
+                Op::Activation(activation) => activation.name().to_owned(),
+                Op::GlobalAveragePool => "global average pool".into(),
+                Op::AveragePool { kernel, stride, .. } => format!("average pool {kernel}/{stride}"),
+                Op::MaxPool { kernel, stride, .. } => format!("max pool {kernel}/{stride}"),
+                Op::Dropout { rate } => format!("dropout {rate}"),
+                Op::Linear { .. } => "linear".into(),
+                Op::Add => "add".into(),
+                Op::Multiply => "multiply".into(),
+                Op::BatchNorm { .. } => "batch-norm".into(),
+            };
+            vec![node.path.clone(), what, node.shape.to_string()]
+        });
+    print(&table(
+        &["layer (batch-norms left out)", "operation", "output"],
+        rows,
+    ));
     print(&format!(
         "{}\n{} MACs ({}), {} parameters, {} peak activations",
         subnet.text(),
@@ -96,23 +117,34 @@ fn show_run(folder: &Path, subnet: Option<&str>) -> Result<()> {
     }
     let run = Run::open_to_read(folder)?;
     let recipe = run.recipe();
-    print(&format!("run `{}` in {}, seed {}", recipe.name, folder.display(), recipe.seed));
+    print(&format!(
+        "run `{}` in {}, seed {}",
+        recipe.name,
+        folder.display(),
+        recipe.seed
+    ));
     let rows = run.metrics()?;
-    let cells = rows.iter().filter(|row| !row.accuracies.is_empty()).map(|row| {
-        let accuracies: Vec<String> = row
-            .accuracies
-            .iter()
-            .map(|(name, accuracy)| format!("{name} {}", percent(*accuracy)))
-            .collect();
-        vec![
-            format!("{:.0}", row.epoch),
-            format!("{:.3}", row.loss),
-            count(row.train_macs),
-            duration(row.seconds),
-            accuracies.join(", "),
-        ]
-    });
-    print(&table(&["epoch", "loss", "train-MACs", "time", "validation"], cells));
+    let cells = rows
+        .iter()
+        .filter(|row| !row.accuracies.is_empty())
+        .map(|row| {
+            let accuracies: Vec<String> = row
+                .accuracies
+                .iter()
+                .map(|(name, accuracy)| format!("{name} {}", percent(*accuracy)))
+                .collect();
+            vec![
+                format!("{:.0}", row.epoch),
+                format!("{:.3}", row.loss),
+                count(row.train_macs),
+                duration(row.seconds),
+                accuracies.join(", "),
+            ]
+        });
+    print(&table(
+        &["epoch", "loss", "train-MACs", "time", "validation"],
+        cells,
+    ));
     Ok(())
 }
 
@@ -125,9 +157,18 @@ fn show_model(path: &Path) -> Result<()> {
         .collect();
     let rows = [
         ("written by", format!("Oncefit {}", metadata.version)),
-        ("space", format!("{} ({})", metadata.space, metadata.space_hash)),
+        (
+            "space",
+            format!("{} ({})", metadata.space, metadata.space_hash),
+        ),
         ("subnet", metadata.subnet),
-        ("input", format!("{0}×{0}, mean {1:?}, std {2:?}", metadata.resolution, metadata.mean, metadata.std)),
+        (
+            "input",
+            format!(
+                "{0}×{0}, mean {1:?}, std {2:?}",
+                metadata.resolution, metadata.mean, metadata.std
+            ),
+        ),
         ("classes", metadata.class_names.join(", ")),
         ("MACs", count(metadata.macs)),
         ("parameters", count(metadata.parameters)),

@@ -41,7 +41,10 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     // Data and space are tried before a folder is made.
     let data = RunData::load(&recipe)?;
     recipe.build_space(data.train.channels(), data.train.class_names().len())?;
-    train_run(&Run::create(&folder, &recipe)?, &mut TrainingProgress::default())
+    train_run(
+        &Run::create(&folder, &recipe)?,
+        &mut TrainingProgress::default(),
+    )
 }
 
 fn default_folder(recipe: &Recipe) -> PathBuf {
@@ -103,7 +106,11 @@ fn dry_run(recipe: &Recipe) -> Result<()> {
     let space = trainer.supernet().space.clone();
     let parameters = trainer.supernet().parameters.values();
     let estimate = trainer.estimate()?;
-    print(&format!("space `{}`: {} subnets, {parameters} values in the supernet", space.name(), space.count()?));
+    print(&format!(
+        "space `{}`: {} subnets, {parameters} values in the supernet",
+        space.name(),
+        space.count()?
+    ));
     print(&format!(
         "images: {} to train on, {} validation, {} test",
         data.train.len(),

@@ -1,0 +1,528 @@
+//! The program as its users meet it: kills, full disks, typos, and the main job in small.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use oncefit_random::Draws;
+use oncefit_train::{MetricsRow, TEMPORARY_PREFIX};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_oncefit");
+
+const RECIPE: &str = r#"
+name = "small"
+[data]
+source = "embedded"
+validation = 7000
+[space]
+family = "fm-nano"
+[schedule]
+epochs = 6
+networks = 3
+[training]
+batch_size = 20
+[evaluation]
+every_epochs = 6
+calibration_images = 100
+[checkpoint]
+every_steps = 1
+"#;
+
+fn oncefit(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(PROGRAM)
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Runs a command that must succeed.
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = oncefit(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}\n{}", text(&output));
+    text(&output)
+}
+
+/// Runs a command that must fail with a code; returns what it said.
+fn fail(folder: &Path, arguments: &[&str], code: i32) -> String {
+    let output = oncefit(folder, arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{arguments:?}\n{}",
+        text(&output)
+    );
+    let said = text(&output);
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+/// A folder with `small.toml`.
+fn folder_with_recipe(changes: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = RECIPE.to_owned();
+    for (from, to) in changes {
+        assert!(recipe.contains(from), "{from}");
+        recipe = recipe.replace(from, to);
+    }
+    fs::write(folder.path().join("small.toml"), recipe).unwrap();
+    folder
+}
+
+fn start(folder: &Path, run: &str) -> Child {
+    let arguments = match folder.join(run).exists() {
+        true => vec!["train", run, "--resume"],
+        false => vec!["train", "small.toml", "--out", run],
+    };
+    Command::new(PROGRAM)
+        .args(arguments)
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
+}
+
+fn unfinished(run: &Path) -> bool {
+    files(&run.join("checkpoints")).iter().any(|path| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(TEMPORARY_PREFIX)
+    })
+}
+
+/// Bytes of the last checkpoint, and the metrics without their times.
+fn result(run: &Path) -> (Vec<u8>, Vec<MetricsRow>) {
+    let mut checkpoints = files(&run.join("checkpoints"));
+    checkpoints.sort();
+    let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let rows = log.lines().map(|line| {
+        let row: MetricsRow = serde_json::from_str(line).unwrap();
+        MetricsRow {
+            seconds: 0.0,
+            ..row
+        }
+    });
+    (
+        fs::read(checkpoints.last().unwrap()).unwrap(),
+        rows.collect(),
+    )
+}
+
+/// Ten kills at random moments, three of them while a checkpoint is being written; what comes out
+/// at the end is what an undisturbed run gives.
+#[test]
+fn killed_runs_continue_with_the_same_bits() {
+    let folder = folder_with_recipe(&[]);
+    let path = folder.path();
+    assert!(start(path, "whole").wait().unwrap().success());
+    let whole = result(&path.join("whole"));
+
+    let run = path.join("killed");
+    let mut draws = Draws::new(20, "kill moments", 0, 0);
+    let (mut kills, mut kills_inside) = (0, 0);
+    let mut tries = 0;
+    while kills < 10 {
+        tries += 1;
+        assert!(
+            tries < 40,
+            "{kills} kills, {kills_inside} inside a checkpoint"
+        );
+        let mut child = start(path, "killed");
+        let started = Instant::now();
+        let wait = Duration::from_millis(150 + draws.below(250) as u64);
+        let wants_inside = kills_inside < 3 && tries % 2 == 0;
+        loop {
+            let is_time = started.elapsed() > wait && (!wants_inside || unfinished(&run));
+            if is_time || child.try_wait().unwrap().is_some() {
+                break;
+            }
+            if !wants_inside {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "the run ended before it could be killed"
+        );
+        if wants_inside && !unfinished(&run) {
+            continue;
+        }
+        kills += 1;
+        kills_inside += i32::from(wants_inside);
+    }
+    assert_eq!(kills_inside, 3);
+    assert!(start(path, "killed").wait().unwrap().success());
+    assert!(whole == result(&run));
+    assert!(!unfinished(&run), "nothing unfinished is left");
+}
+
+#[test]
+fn ctrl_c_saves_and_says_how_to_go_on() {
+    let folder = folder_with_recipe(&[("every_steps = 1", "every_seconds = 1000")]);
+    let child = Command::new(PROGRAM)
+        .args(["train", "small.toml"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    assert!(
+        text(&output).contains("oncefit train runs/small --resume"),
+        "{}",
+        text(&output)
+    );
+    let said = succeed(folder.path(), &["train", "runs/small", "--resume"]);
+    assert!(
+        said.contains("continuing after step") && said.contains("trained 300 steps"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_full_disk_is_told_and_loses_nothing() {
+    let folder = folder_with_recipe(&[("every_steps = 1", "every_steps = 100")]);
+    let path = folder.path();
+    assert!(start(path, "whole").wait().unwrap().success());
+    // Files of at most 100 KiB: a checkpoint has more.
+    let limited = |arguments: &str| {
+        let script = format!("ulimit -f 200; exec {PROGRAM} {arguments}");
+        Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(path)
+            .output()
+            .unwrap()
+    };
+    let output = limited("train small.toml --out run");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = text(&output);
+    assert!(
+        said.contains("cannot write") && said.contains("checkpoints/step-"),
+        "{said}"
+    );
+    assert!(
+        files(&path.join("run/checkpoints")).is_empty(),
+        "no half file is left"
+    );
+    assert!(start(path, "run").wait().unwrap().success());
+    assert!(result(&path.join("whole")) == result(&path.join("run")));
+    // Later on, too: the checkpoint from before stays.
+    let run = path.join("later");
+    let mut child = start(path, "later");
+    while files(&run.join("checkpoints")).is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = limited("train later --resume");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(!files(&run.join("checkpoints")).is_empty());
+    assert!(start(path, "later").wait().unwrap().success());
+    assert!(result(&path.join("whole")) == result(&run));
+}
+
+#[test]
+fn bad_requests_are_answered_clearly() {
+    let folder = folder_with_recipe(&[]);
+    let path = folder.path();
+    let recipe = |text: &str| fs::write(path.join("bad.toml"), text).unwrap();
+    recipe("[optimiser]\nmomentun = 1\n");
+    let said = fail(path, &["train", "bad.toml"], 1);
+    assert!(
+        said.contains("bad.toml:2:1") && said.contains("did you mean `momentum`?"),
+        "{said}"
+    );
+    recipe("[space]\nfamily = \"fm-nono\"\n");
+    let said = fail(path, &["train", "bad.toml"], 1);
+    assert!(said.contains("did you mean `fm-nano`?"), "{said}");
+    assert!(
+        !path.join("runs").exists(),
+        "no folder is made for a recipe that cannot run"
+    );
+    let said = fail(path, &["train", "missing.toml"], 1);
+    assert!(said.contains("missing.toml"), "{said}");
+    let said = fail(path, &["evaluate", "no-run"], 1);
+    assert!(
+        said.contains("no-run") && said.contains("no run folder"),
+        "{said}"
+    );
+    fail(path, &["fit", "no-run"], 2);
+    let said = fail(path, &["fit", "no-run", "--max-macs", "lots"], 2);
+    assert!(said.contains("800k"), "{said}");
+    let said = fail(path, &["show", "fm-nono"], 2);
+    assert!(said.contains("did you mean `fm-nano`?"), "{said}");
+
+    // Data: cut short, and not there.
+    let idx = |name: &str, bytes: &[u8]| fs::write(path.join(name), bytes).unwrap();
+    let mut images = vec![0, 0, 8, 3, 0, 0, 0, 40, 0, 0, 0, 28, 0, 0, 0, 28];
+    images.extend(std::iter::repeat_n(7u8, 40 * 784 - 5));
+    let mut labels = vec![0, 0, 8, 1, 0, 0, 0, 40];
+    labels.extend((0..40u8).map(|index| index % 10));
+    idx("images", &images);
+    idx("labels", &labels);
+    recipe(
+        "[data]\nsource = \"idx\"\ntrain_images = \"images\"\ntrain_labels = \"labels\"\ntest_images = \"images\"\ntest_labels = \"labels\"\n[space]\nfamily = \"fm-nano\"\n",
+    );
+    let said = fail(path, &["data", "show", "bad.toml"], 1);
+    assert!(
+        said.contains("images") && said.contains("31376") && said.contains("31371"),
+        "{said}"
+    );
+    recipe(
+        "[data]\nsource = \"fashion-mnist\"\npath = \"nowhere\"\n[space]\nfamily = \"fm-nano\"\n",
+    );
+    let said = fail(path, &["train", "bad.toml"], 1);
+    assert!(
+        said.contains("nowhere") && said.contains("dataset-fashion-mnist"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_run_is_trained_looked_at_fitted_and_exported() {
+    let folder = folder_with_recipe(&[("epochs = 6", "epochs = 3")]);
+    let path = folder.path();
+    let said = succeed(path, &["train", "small.toml", "--dry-run"]);
+    assert!(
+        said.contains("150 steps") && !path.join("runs").exists(),
+        "{said}"
+    );
+    succeed(path, &["train", "small.toml"]);
+    let run = "runs/small";
+    let said = fail(path, &["train", "small.toml"], 1);
+    assert!(
+        said.contains("--resume") && said.contains("--overwrite"),
+        "{said}"
+    );
+    for file in [
+        "recipe.toml",
+        "space.txt",
+        "metrics.jsonl",
+        "provenance.json",
+    ] {
+        assert!(path.join(run).join(file).exists(), "{file}");
+    }
+    let resolved = fs::read_to_string(path.join(run).join("recipe.toml")).unwrap();
+    assert!(
+        resolved.contains("label_smoothing"),
+        "defaults are written out"
+    );
+    let said = succeed(path, &["show", run]);
+    assert!(said.contains("largest"), "{said}");
+
+    let subnet = "resolution=20:depth=1:kernel=3:expand=3";
+    let said = succeed(
+        path,
+        &[
+            "evaluate", run, "--subnet", subnet, "--random", "2", "--json",
+        ],
+    );
+    let json = &said[said.find('[').unwrap()..=said.rfind(']').unwrap()];
+    let rows: Vec<serde_json::Value> = serde_json::from_str(json).unwrap();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(
+        fs::read_to_string(path.join(run).join("evaluations.jsonl"))
+            .unwrap()
+            .lines()
+            .count(),
+        3
+    );
+    let said = fail(
+        path,
+        &[
+            "evaluate",
+            run,
+            "--subnet",
+            "resolution=20:depth=1:kernel=4:expand=3",
+        ],
+        1,
+    );
+    assert!(
+        said.contains("`unit1[0].kernel` cannot be `4`; legal values: 3, 5, 7"),
+        "{said}"
+    );
+
+    let said = fail(path, &["fit", run, "--max-macs", "10k"], 1);
+    assert!(
+        said.contains("no subnet") && said.contains("or more"),
+        "{said}"
+    );
+    let said = fail(
+        path,
+        &["fit", run, "--max-macs", "1M", "--out", "nowhere/x.onnx"],
+        2,
+    );
+    assert!(said.contains("nowhere"), "{said}");
+    let fit = [
+        "fit",
+        run,
+        "--max-macs",
+        "600k",
+        "--max-parameters",
+        "50k",
+        "--evaluations",
+        "12",
+        "--json",
+    ];
+    let said = succeed(path, &fit);
+    let fitted: serde_json::Value =
+        serde_json::from_str(&said[said.find('{').unwrap()..=said.rfind('}').unwrap()]).unwrap();
+    assert!(fitted["macs"].as_u64().unwrap() <= 600_000);
+    assert!(fitted["parameters"].as_u64().unwrap() <= 50_000);
+    assert!(fitted["relative_difference"].as_f64().unwrap() < 1e-4);
+    let first = fs::read(path.join("model.onnx")).unwrap();
+    succeed(path, &[&fit[..], &["--threads", "1"]].concat());
+    assert_eq!(
+        fs::read(path.join("model.onnx")).unwrap(),
+        first,
+        "the same seed gives the same file"
+    );
+    let said = succeed(path, &["show", "model.onnx"]);
+    assert!(
+        said.contains("Ankle boot") && said.contains("on test"),
+        "{said}"
+    );
+    succeed(
+        path,
+        &[
+            "export",
+            run,
+            "--subnet",
+            "largest",
+            "--out",
+            "largest.onnx",
+        ],
+    );
+    let said = succeed(path, &["report", run]);
+    assert!(said.contains("report.html"), "{said}");
+
+    // A cut checkpoint: the one before it serves; without one the error names the file.
+    let mut checkpoints = files(&path.join(run).join("checkpoints"));
+    checkpoints.sort();
+    let newest = checkpoints.last().unwrap();
+    let bytes = fs::read(newest).unwrap();
+    fs::write(newest, &bytes[..bytes.len() / 2]).unwrap();
+    let said = succeed(path, &["evaluate", run, "--subnet", "smallest"]);
+    assert!(
+        said.contains("cut short") && said.contains("an older one is used"),
+        "{said}"
+    );
+    let said = succeed(path, &["train", run, "--resume"]);
+    assert!(said.contains("an older one is used"), "{said}");
+    assert_eq!(
+        fs::read(newest).unwrap(),
+        bytes,
+        "the lost steps are repeated exactly"
+    );
+    for checkpoint in &checkpoints {
+        fs::write(checkpoint, "x").unwrap();
+    }
+    let said = fail(path, &["evaluate", run], 1);
+    assert!(
+        said.contains("step-000000150") && said.contains("cut short"),
+        "{said}"
+    );
+}
+
+#[test]
+fn quickstart_writes_three_checked_files_and_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let said = succeed(path, &["quickstart", "--epochs", "2", "--evaluations", "6"]);
+    let out = path.join("quickstart-out");
+    for name in [
+        "small.onnx",
+        "medium.onnx",
+        "large.onnx",
+        "fitted.json",
+        "run/report.html",
+    ] {
+        assert!(out.join(name).exists(), "{name}\n{said}");
+    }
+    let fitted: Vec<serde_json::Value> =
+        serde_json::from_str(&fs::read_to_string(out.join("fitted.json")).unwrap()).unwrap();
+    for (one, budget) in fitted.iter().zip([400_000, 800_000, 1_600_000]) {
+        assert!(one["macs"].as_u64().unwrap() <= budget);
+        assert!(one["test_accuracy"].as_f64().unwrap() > 0.3);
+    }
+    let report = fs::read_to_string(out.join("run/report.html")).unwrap();
+    assert!(report.contains("Fitted networks") && report.contains("<svg"));
+    assert!(
+        !report.contains("http://") && !report.contains("https://"),
+        "the page is self-contained"
+    );
+    // Again: the quickstart replaces its own folder.
+    succeed(path, &["quickstart", "--epochs", "1", "--evaluations", "4"]);
+}
+
+#[test]
+fn data_and_spaces_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let said = succeed(path, &["data", "show", "--sheet", "sheet.png"]);
+    assert!(
+        said.contains("Sneaker") && said.contains("7000") && said.contains("2000"),
+        "{said}"
+    );
+    assert!(
+        fs::read(path.join("sheet.png"))
+            .unwrap()
+            .starts_with(b"\x89PNG")
+    );
+    let said = succeed(path, &["show", "fm-nano"]);
+    assert!(said.contains("1648059777 subnets"), "{said}");
+    let said = succeed(
+        path,
+        &[
+            "show",
+            "fm-nano",
+            "--subnet",
+            "resolution=28:depth=1:kernel=3:expand=3",
+        ],
+    );
+    assert!(said.contains("355448 MACs"), "{said}");
+    fs::write(
+        path.join("own.space"),
+        "space own\ninput(8, 8, 1)\ndecide w in (4, 8)\nconv(w)\nglobal_average_pool\nlinear(10)\n",
+    )
+    .unwrap();
+    let said = succeed(path, &["show", "own.space"]);
+    assert!(said.contains("2 subnets"), "{said}");
+    for help in [
+        &["--help"][..],
+        &["fit", "--help"],
+        &["train", "--help"],
+        &["data", "show", "--help"],
+    ] {
+        let said = succeed(path, help);
+        assert!(said.contains("Usage: oncefit"), "{said}");
+    }
+}
