@@ -225,16 +225,13 @@ fn fill_plane<S: Simd>(
 
 /// The value of one vector of channels of the source at each pixel of an image.
 #[inline(always)]
-fn source_value<'s, S: Simd>(
+fn source_value<'s, S: Simd + 's>(
     simd: S,
     source: &'s Source,
     image: usize,
     first: usize,
     count: usize,
-) -> impl Fn(usize) -> S::V + 's
-where
-    S: 's,
-{
+) -> impl Fn(usize) -> S::V + 's {
     let shape = source.shape;
     let base = image * shape.height * shape.width * shape.channels + first;
     // SAFETY: `check` made sure that the affine and the gate have these channels.
@@ -510,12 +507,12 @@ impl Backward<'_> {
                     }
                 }
             }
-            for tap_x in 0..K {
+            for (tap_x, (even, odd)) in sums[0].into_iter().zip(sums[1]).enumerate() {
                 let at = (tap_y * K + tap_x) * channels + first;
                 let target = self.weight_gradient[at..at + count].as_mut_ptr();
                 // SAFETY: the slice holds `count` values.
                 unsafe {
-                    let sum = simd.add(sums[0][tap_x], sums[1][tap_x]);
+                    let sum = simd.add(even, odd);
                     simd.store_some(target, count, simd.add(simd.load_some(target, count), sum));
                 }
             }
@@ -643,17 +640,14 @@ impl GradientPlane<'_> {
 
 /// `a·dz + b·y + c` of one vector of channels at each output pixel of an image.
 #[inline(always)]
-fn output_gradient<'g, S: Simd>(
+fn output_gradient<'g, S: Simd + 'g>(
     simd: S,
     gradient: &'g OutputGradient,
     shape: Shape,
     image: usize,
     first: usize,
     count: usize,
-) -> impl Fn(usize) -> S::V + 'g
-where
-    S: 'g,
-{
+) -> impl Fn(usize) -> S::V + 'g {
     let base = image * shape.height * shape.width * shape.channels + first;
     let norm = gradient.batch_norm.map(|norm| {
         // SAFETY: the coefficients have these channels, as checked on entry.

@@ -449,7 +449,7 @@ impl Lowering<'_> {
                 Some((to, transform)) => (to, Some(transform)),
                 None => (kernel, None),
             };
-            if (from - to) % 2 != 0 {
+            if !(from - to).is_multiple_of(2) {
                 return Err(self.unsupported(
                     node,
                     &format!("a {to}×{to} kernel has no centre in a {from}×{from} one"),

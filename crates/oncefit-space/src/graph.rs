@@ -336,7 +336,7 @@ pub(crate) fn output_shape(
         return Ok(EMPTY);
     };
     let strided = |channels: usize, kernel: usize, stride: usize| {
-        if kernel % 2 == 0 || stride == 0 || channels == 0 {
+        if kernel.is_multiple_of(2) || stride == 0 || channels == 0 {
             return Err(format!(
                 "a convolution has an odd kernel, a stride and channels; this one has kernel {kernel}, stride {stride}, {channels} channels"
             ));
