@@ -7,7 +7,7 @@ use std::time::Instant;
 use oncefit_nn::*;
 use oncefit_space::Space;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let family = arguments.get(1).map_or("fm-nano", String::as_str);
     let count: usize = arguments.get(2).map_or(Ok(64), |text| text.parse())?;
