@@ -501,6 +501,42 @@ fn uniform_sampling_is_uniform_over_members() {
     assert!(chi_square < 34.53, "{chi_square}");
 }
 
+/// Once-for-All's sampling: every decision uniform, whatever the depth of the network.
+#[test]
+fn sampling_by_path_is_uniform_at_each_decision() {
+    let space = family("fm-nano");
+    let mut draws = Draws::new(9, "test", 0, 0);
+    let total = 9_000;
+    let subnets: Vec<Subnet> = (0..total)
+        .map(|_| space.sample(&mut draws).unwrap())
+        .collect();
+    for path in [
+        "resolution",
+        "unit2.depth",
+        "unit1[0].kernel",
+        "unit3[0].expand",
+    ] {
+        let slot = space
+            .decisions()
+            .iter()
+            .find(|slot| slot.path == path)
+            .unwrap();
+        let expected = f64::from(total) / slot.domain.values.len() as f64;
+        let chi_square: f64 = slot
+            .domain
+            .values
+            .iter()
+            .map(|value| {
+                let chosen = |subnet: &&Subnet| subnet.trace().get(path) == Some(value);
+                let count = subnets.iter().filter(chosen).count() as f64;
+                (count - expected).powi(2) / expected
+            })
+            .sum();
+        // 99.9 % quantile of chi-square with 2 degrees of freedom.
+        assert!(chi_square < 13.82, "{path}: {chi_square}");
+    }
+}
+
 #[test]
 fn spaces_and_traces_are_data() {
     let space = family("fm-nano");

@@ -358,6 +358,8 @@ impl<'r> Trainer<'r> {
             sampled += 3 * macs * batch_size;
         }
         let train_macs = (u128::from(sampled) * u128::from(steps) / picked.len() as u128) as u64;
+        // Steps out of order have no running mean to be compared with.
+        self.mean_loss = f64::INFINITY;
         let mut timed = None;
         for step in [steps - 1, 0, steps / 2, steps - 1] {
             self.step = step;

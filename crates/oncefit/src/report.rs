@@ -61,29 +61,42 @@ fn choices(fitted: &[Fitted]) -> Markup {
         div.wide {
             table {
                 thead { tr {
-                    th { "file" } th { "test accuracy" } th { "validation" } th { "MACs" }
-                    th { "parameters" } th { "peak activations" } th { "file size" }
-                    th { "difference in engine" } th { "subnet" }
+                    th { "file" } th { "test" } th { "validation" } th { "MACs" } th { "parameters" }
+                    th { "activations" } th { "file size" } th { "difference" }
                 } }
                 tbody {
                     @for one in fitted {
                         tr {
-                            td { (one.file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default()) }
+                            td { (file_name(one)) }
                             td { (percent(one.test_accuracy)) }
                             td { (percent(one.validation_accuracy)) }
                             td { (count(one.macs)) }
                             td { (count(one.parameters)) }
                             td { (bytes(one.peak_activation_bytes)) }
                             td { (bytes(one.file_bytes)) }
-                            td { (format!("{:.1e}", one.relative_difference)) }
-                            td.text { code { (one.subnet) } }
+                            td { (format!("{:.0e}", one.relative_difference)) }
                         }
                     }
                 }
             }
         }
+        @for one in fitted {
+            p { (file_name(one)) ": " code { (one.subnet) } }
+        }
+        p {
+            "Accuracy on the test and the validation images; multiply-accumulates for one image; peak "
+            "memory of live activations (batch 1, f32); largest difference between the file's logits in "
+            (fitted[0].engine) " and the network's, as a share of the largest logit."
+        }
         p { "Chosen by validation accuracy; the test images were not looked at before. Each file was run in an engine and gave the network's logits." }
     }
+}
+
+fn file_name(one: &Fitted) -> String {
+    one.file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 fn figure(chart: Chart, caption: &str) -> Markup {
