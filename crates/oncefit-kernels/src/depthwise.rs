@@ -13,7 +13,7 @@ use crate::elementwise::{add_lanes, load_affine};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
 use crate::scratch::Scratch;
 use crate::simd::Simd;
-use crate::types::{ChannelSums, InputGradient, OutputGradient, Shape, Source, Window};
+use crate::types::{Activation, ChannelSums, InputGradient, OutputGradient, Shape, Source, Window};
 
 /// `output = depthwise convolution of value(source)` with `weight` `[taps][channels]`; `sums`
 /// receive Σy and Σy² per channel.
@@ -196,7 +196,7 @@ fn fill_plane<S: Simd>(
     plane: &mut [f32],
     (height, width): (usize, usize),
     margin: usize,
-    value: impl Fn(usize) -> S::V,
+    pixels: &impl Pixels<S>,
 ) {
     let row_length = width + 2 * margin;
     assert!(plane.len() >= (height + 2 * margin) * row_length * S::LANES);
@@ -211,7 +211,7 @@ fn fill_plane<S: Simd>(
                     simd.store(to.add((row + x) * S::LANES), simd.zero());
                 }
                 for x in 0..width {
-                    let vector = value((y - margin) * width + x);
+                    let vector = pixels.at(simd, (y - margin) * width + x);
                     simd.store(to.add((row + margin + x) * S::LANES), vector);
                 }
             } else {
@@ -223,40 +223,123 @@ fn fill_plane<S: Simd>(
     }
 }
 
-/// The value of one vector of channels of the source at each pixel of an image.
-#[inline(always)]
-fn source_value<'s, S: Simd + 's>(
-    simd: S,
-    source: &'s Source,
-    image: usize,
-    first: usize,
+/// One vector of channels at each pixel of an image. A trait and no closure: methods can be told to
+/// be inlined, and only then are they compiled for the kernel's instructions.
+trait Pixels<S: Simd> {
+    fn at(&self, simd: S, pixel: usize) -> S::V;
+}
+
+/// The values of a source.
+struct SourcePixels<'s, S: Simd> {
+    data: &'s [f32],
+    channels: usize,
     count: usize,
-) -> impl Fn(usize) -> S::V + 's {
-    let shape = source.shape;
-    let base = image * shape.height * shape.width * shape.channels + first;
-    // SAFETY: `check` made sure that the affine and the gate have these channels.
-    let (scale, shift) = unsafe { load_affine(simd, source.affine, first, count) };
-    let gate = source.gate.map(|gate| {
-        // SAFETY: as above.
-        unsafe { simd.load_some(gate.as_ptr().add(image * shape.channels + first), count) }
-    });
-    move |pixel| {
+    affine: Option<(S::V, S::V)>,
+    activation: Activation,
+    gate: Option<S::V>,
+}
+
+impl<'s, S: Simd> SourcePixels<'s, S> {
+    #[inline(always)]
+    fn new(simd: S, source: &'s Source, image: usize, first: usize, count: usize) -> Self {
+        let Shape {
+            height,
+            width,
+            channels,
+            ..
+        } = source.shape;
+        // SAFETY: `check` made sure that the affine and the gate have these channels.
+        let (affine, gate) = unsafe {
+            let affine = load_affine(simd, source.affine, first, count);
+            let gate = match source.gate {
+                Some(gate) => {
+                    Some(simd.load_some(gate.as_ptr().add(image * channels + first), count))
+                }
+                None => None,
+            };
+            (affine, gate)
+        };
+        Self {
+            data: &source.data[image * height * width * channels + first..],
+            channels,
+            count,
+            affine: source.affine.is_some().then_some(affine),
+            activation: source.activation,
+            gate,
+        }
+    }
+}
+
+impl<S: Simd> Pixels<S> for SourcePixels<'_, S> {
+    #[inline(always)]
+    fn at(&self, simd: S, pixel: usize) -> S::V {
         // SAFETY: the pixel lies in the image.
-        let x = unsafe {
-            simd.load_some(
-                source.data.as_ptr().add(base + pixel * shape.channels),
-                count,
-            )
+        let x =
+            unsafe { simd.load_some(self.data.as_ptr().add(pixel * self.channels), self.count) };
+        let z = match self.affine {
+            Some((scale, shift)) => simd.fma(x, scale, shift),
+            None => x,
         };
-        let z = if source.affine.is_some() {
-            simd.fma(x, scale, shift)
-        } else {
-            x
-        };
-        let value = simd.activate(source.activation, z);
-        match gate {
+        let value = simd.activate(self.activation, z);
+        match self.gate {
             Some(gate) => simd.mul(value, gate),
             None => value,
+        }
+    }
+}
+
+/// `a·dz + b·y + c`.
+struct GradientPixels<'g, S: Simd> {
+    dz: &'g [f32],
+    channels: usize,
+    count: usize,
+    norm: Option<(&'g [f32], [S::V; 3])>,
+}
+
+impl<'g, S: Simd> GradientPixels<'g, S> {
+    #[inline(always)]
+    fn new(
+        simd: S,
+        gradient: &OutputGradient<'g>,
+        shape: Shape,
+        image: usize,
+        first: usize,
+        count: usize,
+    ) -> Self {
+        let base = image * shape.height * shape.width * shape.channels + first;
+        let norm = match gradient.batch_norm {
+            // SAFETY: the coefficients have these channels, as checked on entry.
+            Some(norm) => unsafe {
+                let a = simd.load_some(norm.a.as_ptr().add(first), count);
+                let b = simd.load_some(norm.b.as_ptr().add(first), count);
+                let c = simd.load_some(norm.c.as_ptr().add(first), count);
+                Some((&norm.y[base..], [a, b, c]))
+            },
+            None => None,
+        };
+        Self {
+            dz: &gradient.dz[base..],
+            channels: shape.channels,
+            count,
+            norm,
+        }
+    }
+}
+
+impl<S: Simd> Pixels<S> for GradientPixels<'_, S> {
+    #[inline(always)]
+    fn at(&self, simd: S, pixel: usize) -> S::V {
+        let at = pixel * self.channels;
+        // SAFETY: the pixel lies in the image.
+        unsafe {
+            let dz = simd.load_some(self.dz.as_ptr().add(at), self.count);
+            match self.norm {
+                Some((y, [a, b, c])) => {
+                    let y = simd.load_some(y.as_ptr().add(at), self.count);
+                    simd.fma(dz, a, simd.fma(y, b, c))
+                }
+                None => dz,
+            }
         }
     }
 }
@@ -309,7 +392,8 @@ impl Forward<'_> {
         } = self.geometry;
         let channels = source.shape.channels;
         let (padded_height, padded_width) = self.geometry.padded();
-        let mut plane = Scratch::take(padded_height * padded_width * S::LANES);
+        let slack = BLOCK * window.stride + K;
+        let mut plane = Scratch::take((padded_height * padded_width + slack) * S::LANES);
         let size = (source.shape.height, source.shape.width);
         let image_len = output.height * output.width * channels;
         for (index, image) in self.images.clone().enumerate() {
@@ -317,8 +401,8 @@ impl Forward<'_> {
             let mut first = 0;
             while first < channels {
                 let count = S::LANES.min(channels - first);
-                let value = source_value(simd, source, image, first, count);
-                fill_plane(simd, &mut plane, size, window.padding(), value);
+                let value = SourcePixels::new(simd, source, image, first, count);
+                fill_plane(simd, &mut plane, size, window.padding(), &value);
                 let mut taps = [simd.zero(); 49];
                 load_taps(simd, self.weight, channels, first, count, &mut taps);
                 let (mut sum, mut square) = (simd.zero(), simd.zero());
@@ -332,27 +416,23 @@ impl Forward<'_> {
                             row: padded_width * S::LANES,
                             step: window.stride * S::LANES,
                         };
-                        // SAFETY: the windows of the block's outputs lie in the plane, and the
-                        // outputs in the image.
+                        let size = BLOCK.min(output.width - x);
+                        // SAFETY: the windows of the block's outputs lie in the plane and the slack
+                        // behind it, and the outputs that are stored in the image.
                         unsafe {
                             let from = plane.as_ptr().add(from);
-                            if output.width - x >= BLOCK {
-                                let values = block.run::<S, K, BLOCK>(simd, from, &taps);
-                                for (offset, y) in values.into_iter().enumerate() {
+                            let values = block.run::<S, K>(simd, from, &taps);
+                            for (offset, y) in values.into_iter().enumerate() {
+                                // No `take`: the loop must be unrolled to stay in registers.
+                                if offset < size {
                                     let to = out.as_mut_ptr().add(to + offset * channels);
                                     simd.store_some(to, count, y);
                                     sum = simd.add(sum, y);
                                     square = simd.fma(y, y, square);
                                 }
-                                x += BLOCK;
-                            } else {
-                                let [y] = block.run::<S, K, 1>(simd, from, &taps);
-                                simd.store_some(out.as_mut_ptr().add(to), count, y);
-                                sum = simd.add(sum, y);
-                                square = simd.fma(y, y, square);
-                                x += 1;
                             }
                         }
+                        x += size;
                     }
                 }
                 add_lanes(simd, sum, &mut self.sums[first..first + count]);
@@ -375,18 +455,18 @@ struct Block {
 }
 
 impl Block {
-    /// `B` neighbouring outputs.
+    /// A block of neighbouring outputs; past the end of a row they mean nothing.
     ///
     /// # Safety
     /// Their windows, from `from` on, are readable.
     #[inline(always)]
-    unsafe fn run<S: Simd, const K: usize, const B: usize>(
+    unsafe fn run<S: Simd, const K: usize>(
         &self,
         simd: S,
         from: *const f32,
         taps: &[S::V; 49],
-    ) -> [S::V; B] {
-        let mut sums = [simd.zero(); B];
+    ) -> [S::V; BLOCK] {
+        let mut sums = [simd.zero(); BLOCK];
         for tap_y in 0..K {
             for tap_x in 0..K {
                 let weight = taps[tap_y * K + tap_x];
@@ -440,21 +520,22 @@ impl Backward<'_> {
         let margin = self.geometry.gradient_margin();
         let gradient_width = output.width + 2 * margin;
         let mut values = Scratch::take(padded_height * padded_width * S::LANES);
-        let mut gradients = Scratch::take((output.height + 2 * margin) * gradient_width * S::LANES);
+        let gradient_pixels = (output.height + 2 * margin) * gradient_width;
+        let mut gradients = Scratch::take((gradient_pixels + BLOCK) * S::LANES);
         for (index, image) in self.images.clone().enumerate() {
             let mut first = 0;
             while first < channels {
                 let count = S::LANES.min(channels - first);
-                let value = source_value(simd, source, image, first, count);
+                let value = SourcePixels::new(simd, source, image, first, count);
                 let size = (source.shape.height, source.shape.width);
-                fill_plane(simd, &mut values, size, window.padding(), value);
-                let dy = output_gradient(simd, &self.gradient, *output, image, first, count);
+                fill_plane(simd, &mut values, size, window.padding(), &value);
+                let dy = GradientPixels::new(simd, &self.gradient, *output, image, first, count);
                 fill_plane(
                     simd,
                     &mut gradients,
                     (output.height, output.width),
                     margin,
-                    dy,
+                    &dy,
                 );
                 let view = GradientPlane {
                     values: &gradients,
@@ -497,13 +578,20 @@ impl Backward<'_> {
                         .as_ptr()
                         .add((y * window.stride + tap_y) * padded_width * S::LANES);
                     let dy_row = gradients.pointer::<S>(y, 0);
-                    for x in 0..output.width {
-                        let dy = simd.load(dy_row.add(x * S::LANES));
-                        let from = row.add(x * window.stride * S::LANES);
-                        let sums = &mut sums[x % 2];
-                        for (tap_x, sum) in sums.iter_mut().enumerate() {
-                            *sum = simd.fma(simd.load(from.add(tap_x * S::LANES)), dy, *sum);
+                    let mut x = 0;
+                    while x < output.width {
+                        // Both halves of a pair, or the first one at the end of an odd row.
+                        for (half, sums) in sums.iter_mut().enumerate() {
+                            if x + half < output.width {
+                                let dy = simd.load(dy_row.add((x + half) * S::LANES));
+                                let from = row.add((x + half) * window.stride * S::LANES);
+                                for (tap_x, sum) in sums.iter_mut().enumerate() {
+                                    let value = simd.load(from.add(tap_x * S::LANES));
+                                    *sum = simd.fma(value, dy, *sum);
+                                }
+                            }
                         }
+                        x += 2;
                     }
                 }
             }
@@ -545,38 +633,36 @@ impl Backward<'_> {
             for phase in 0..stride.min(width) {
                 // Inputs phase, phase + stride, …: the same taps reach each of them.
                 let inputs = (width - phase).div_ceil(stride);
+                // `x + padding − tap` is a multiple of the stride, maybe negative; each further
+                // tap reaches the output before.
+                let first_y = (y + padding) / stride + gradients.margin;
+                let first_x = (phase + padding) / stride + gradients.margin;
                 let mut block = 0;
                 while block < inputs {
-                    let size = if inputs - block >= BLOCK { BLOCK } else { 1 };
+                    let size = BLOCK.min(inputs - block);
                     let mut found = [simd.zero(); BLOCK];
-                    let mut tap_y = (y + padding) % stride;
-                    while tap_y < K {
-                        // `y + padding − tap_y` is a multiple of the stride, maybe negative.
-                        let out_y = (y + padding + gradients.margin * stride - tap_y) / stride;
-                        let mut tap_x = (phase + padding) % stride;
-                        while tap_x < K {
-                            let out_x = (phase + padding + gradients.margin * stride - tap_x)
-                                / stride
-                                + block;
+                    let mut out_y = first_y;
+                    for tap_y in ((y + padding) % stride..K).step_by(stride) {
+                        let mut out_x = first_x + block;
+                        for tap_x in ((phase + padding) % stride..K).step_by(stride) {
                             let weight = taps[tap_y * K + tap_x];
-                            // SAFETY: the margin holds every output a tap can reach, and blocks
-                            // end with the row.
+                            // SAFETY: the margin holds every output a tap can reach, and the slack
+                            // behind the plane what a block reads beyond the end of its row.
                             unsafe {
                                 let from = gradients.raw::<S>(out_y, out_x);
-                                if size == BLOCK {
-                                    for (offset, value) in found.iter_mut().enumerate() {
-                                        let dy = simd.load(from.add(offset * S::LANES));
-                                        *value = simd.fma(dy, weight, *value);
-                                    }
-                                } else {
-                                    found[0] = simd.fma(simd.load(from), weight, found[0]);
+                                for (offset, value) in found.iter_mut().enumerate() {
+                                    let dy = simd.load(from.add(offset * S::LANES));
+                                    *value = simd.fma(dy, weight, *value);
                                 }
                             }
-                            tap_x += stride;
+                            out_x = out_x.wrapping_sub(1);
                         }
-                        tap_y += stride;
+                        out_y = out_y.wrapping_sub(1);
                     }
-                    for (offset, value) in found.into_iter().enumerate().take(size) {
+                    for (offset, value) in found.into_iter().enumerate() {
+                        if offset >= size {
+                            continue;
+                        }
                         let x = phase + (block + offset) * stride;
                         let pixel = y * width + x;
                         // SAFETY: the pixel and its channels lie in the image.
@@ -635,36 +721,5 @@ impl GradientPlane<'_> {
         debug_assert!((y * self.width + x + 1) * S::LANES <= self.values.len());
         // SAFETY: the caller's.
         unsafe { self.values.as_ptr().add((y * self.width + x) * S::LANES) }
-    }
-}
-
-/// `a·dz + b·y + c` of one vector of channels at each output pixel of an image.
-#[inline(always)]
-fn output_gradient<'g, S: Simd + 'g>(
-    simd: S,
-    gradient: &'g OutputGradient,
-    shape: Shape,
-    image: usize,
-    first: usize,
-    count: usize,
-) -> impl Fn(usize) -> S::V + 'g {
-    let base = image * shape.height * shape.width * shape.channels + first;
-    let norm = gradient.batch_norm.map(|norm| {
-        // SAFETY: the coefficients have these channels, as checked on entry.
-        let load = |values: &[f32]| unsafe { simd.load_some(values.as_ptr().add(first), count) };
-        (norm.y, load(norm.a), load(norm.b), load(norm.c))
-    });
-    move |pixel| {
-        let at = base + pixel * shape.channels;
-        // SAFETY: the pixel lies in the image.
-        let dz = unsafe { simd.load_some(gradient.dz.as_ptr().add(at), count) };
-        match norm {
-            None => dz,
-            Some((y, a, b, c)) => {
-                // SAFETY: as above.
-                let y = unsafe { simd.load_some(y.as_ptr().add(at), count) };
-                simd.fma(dz, a, simd.fma(y, b, c))
-            }
-        }
     }
 }

@@ -108,10 +108,20 @@ fn unfinished(run: &Path) -> bool {
     })
 }
 
+/// The finished checkpoints of a run, oldest first.
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    let mut paths = files(&run.join("checkpoints"));
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "safetensors")
+    });
+    paths.sort();
+    paths
+}
+
 /// Bytes of the last checkpoint, and the metrics without their times.
 fn result(run: &Path) -> (Vec<u8>, Vec<MetricsRow>) {
-    let mut checkpoints = files(&run.join("checkpoints"));
-    checkpoints.sort();
+    let checkpoints = checkpoints(run);
     let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let rows = log.lines().map(|line| {
         let row: MetricsRow = serde_json::from_str(line).unwrap();
@@ -237,14 +247,14 @@ fn a_full_disk_is_told_and_loses_nothing() {
     // Later on, too: the checkpoint from before stays.
     let run = path.join("later");
     let mut child = start(path, "later");
-    while files(&run.join("checkpoints")).is_empty() {
+    while checkpoints(&run).is_empty() {
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().unwrap();
     child.wait().unwrap();
     let output = limited("train later --resume");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(!files(&run.join("checkpoints")).is_empty());
+    assert!(!checkpoints(&run).is_empty());
     assert!(start(path, "later").wait().unwrap().success());
     assert!(result(&path.join("whole")) == result(&run));
 }
@@ -425,8 +435,7 @@ fn a_run_is_trained_looked_at_fitted_and_exported() {
     assert!(said.contains("report.html"), "{said}");
 
     // A cut checkpoint: the one before it serves; without one the error names the file.
-    let mut checkpoints = files(&path.join(run).join("checkpoints"));
-    checkpoints.sort();
+    let checkpoints = checkpoints(&path.join(run));
     let newest = checkpoints.last().unwrap();
     let bytes = fs::read(newest).unwrap();
     fs::write(newest, &bytes[..bytes.len() / 2]).unwrap();
