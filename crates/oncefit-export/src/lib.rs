@@ -1,6 +1,6 @@
 //! Writers of deployable files, and their checks in real engines.
 //!
-//! [`save_onnx`] writes an extracted network as an ONNX file, [`OnnxModel`] runs such a file in
+//! [`onnx_bytes`] makes an ONNX file of an extracted network, [`OnnxModel`] runs such a file in
 //! `tract`, and [`verify`] compares the two: an export counts as done when the file itself gave the
 //! network's logits.
 
@@ -14,4 +14,4 @@ mod write;
 pub use error::{ExportError, Result};
 pub use metadata::{Metadata, read_metadata};
 pub use runtime::{ENGINE, OnnxModel, TOLERANCE, Verification, verify};
-pub use write::{onnx_bytes, save_onnx, to_channels_first};
+pub use write::{onnx_bytes, to_channels_first};

@@ -4,10 +4,6 @@
 //! image [batch, C, H, W] ──▶ nodes named after the graph's paths ──▶ logits [batch, classes]
 //! ```
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
-
 use oncefit_nn::Network;
 use oncefit_space::{Activation, GraphNode, Op};
 use prost::Message;
@@ -22,37 +18,6 @@ use crate::onnx::{
 
 const OPSET: i64 = 17;
 const IR_VERSION: i64 = 9;
-
-/// Writes `network` to `path`: whole or not at all.
-///
-/// # Errors
-/// If the network cannot be said in ONNX or the file cannot be written.
-pub fn save_onnx(network: &Network, metadata: &Metadata, path: &Path) -> Result<()> {
-    let bytes = onnx_bytes(network, metadata)?;
-    let fails = |source| ExportError::File {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fails)?;
-    file.write_all(&bytes).map_err(fails)?;
-    file.as_file().sync_all().map_err(fails)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(0o644))
-            .map_err(fails)?;
-    }
-    file.persist(path).map_err(|error| fails(error.error))?;
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(fails)
-}
 
 /// The bytes of the file. Equal networks and metadata give equal bytes.
 ///

@@ -251,6 +251,7 @@ impl<'s, S: Simd> SourcePixels<'s, S> {
         // SAFETY: `check` made sure that the affine and the gate have these channels.
         let (affine, gate) = unsafe {
             let affine = load_affine(simd, source.affine, first, count);
+            #[expect(clippy::manual_map, reason = "a closure has no vector instructions")]
             let gate = match source.gate {
                 Some(gate) => {
                     Some(simd.load_some(gate.as_ptr().add(image * channels + first), count))

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use oncefit_export::{Metadata, Verification, save_onnx, to_channels_first, verify};
+use oncefit_export::{Metadata, Verification, onnx_bytes, to_channels_first, verify};
 use oncefit_nn::Executor;
 use oncefit_search::{
     Evolution, EvolutionSettings, Limit, RandomSearch, Searcher, check_feasible, search,
 };
 use oncefit_space::Subnet;
-use oncefit_train::Split;
+use oncefit_train::{Split, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -63,7 +63,8 @@ pub struct Fitted {
     pub engine: String,
 }
 
-/// Finds the best subnet within limits by calibrated validation accuracy. `observe` is told how
+/// Finds the best subnet within limits by calibrated validation accuracy; of equals the one with the
+/// fewest MACs. `observe` is told how
 /// many subnets are measured and the best accuracy so far.
 ///
 /// # Errors
@@ -101,7 +102,14 @@ pub fn find(
     // Subnets of a batch are measured in parallel; the batch's size must not depend on the
     // machine, or the answer would.
     let found = search(&mut *searcher, run, settings.evaluations, 8, observe)?;
-    Ok((found.best.subnet, found.best.score))
+    // Of equally accurate subnets the cheapest.
+    let best = found
+        .history
+        .into_iter()
+        .filter(|evaluation| evaluation.score == found.best.score)
+        .min_by_key(|evaluation| evaluation.subnet.graph().macs())
+        .unwrap_or(found.best);
+    Ok((best.subnet, best.score))
 }
 
 /// Calibrates, extracts and writes a subnet, runs the file, and measures it on the test images.
@@ -134,7 +142,7 @@ pub fn export(run: &mut LoadedRun, subnet: &Subnet, path: &Path) -> Result<Fitte
         parameters: subnet.graph().parameters(),
         accuracies: BTreeMap::from([("validation".into(), validation), ("test".into(), test)]),
     };
-    save_onnx(&network, &metadata, path)?;
+    write_atomically(path, &onnx_bytes(&network, &metadata)?)?;
     let batch = &run.evaluator.batches(Split::Test, shape.height)?[0];
     let count = batch.images_count.min(COMPARED);
     let images = &batch.images[..count * shape.len()];

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use oncefit_search::{Limit, Metric};
+use oncefit_space::Subnet;
 use oncefit_train::{Recipe, Run, write_atomically};
 
 use super::runs::write_report;
@@ -79,12 +80,15 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
             percent(found[0].1),
             percent(found[1].1)
         ));
-        let (subnet, _) = if found[1].1 > found[0].1 {
-            &found[1]
-        } else {
-            &found[0]
-        };
-        chosen.push((name, subnet.clone()));
+        // The more accurate of the two; of equals the cheaper.
+        found.sort_by(|left, right| {
+            let macs = |found: &(Subnet, f64)| found.0.graph().macs();
+            right
+                .1
+                .total_cmp(&left.1)
+                .then(macs(left).cmp(&macs(right)))
+        });
+        chosen.push((name, found.swap_remove(0).0));
     }
     progress.finish();
 
