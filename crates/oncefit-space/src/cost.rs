@@ -1,6 +1,6 @@
 //! Exact costs of a graph.
 
-use crate::graph::{Graph, Op};
+use crate::graph::{FeatureShape, Graph, GraphNode, Op};
 
 impl Graph {
     /// Weights, biases and batch-norm's scales and shifts. Kernel matrices of a supernet are not
@@ -8,74 +8,78 @@ impl Graph {
     pub fn parameters(&self) -> u64 {
         self.parameter_specs()
             .iter()
-            .map(|spec| {
-                spec.shape
-                    .iter()
-                    .map(|&extent| extent as u64)
-                    .product::<u64>()
-            })
-            .sum()
+            .map(|spec| product(&spec.shape))
+            .fold(0, u64::saturating_add)
     }
 
     /// Multiply-accumulates for one image: convolutions and linear layers only (brief
     /// `once-for-all` §2.4).
     pub fn macs(&self) -> u64 {
-        self.nodes
-            .iter()
-            .map(|node| {
-                let source = self.source_shape(node);
-                let outputs = node.shape.len() as u64;
-                match node.op {
-                    Op::Convolution { kernel, .. } => {
-                        outputs * (kernel * kernel * source.channels) as u64
-                    }
-                    Op::Depthwise { kernel, .. } => outputs * (kernel * kernel) as u64,
-                    Op::Linear { .. } => outputs * source.len() as u64,
-                    _ => 0,
+        let of_node = |node: &GraphNode| {
+            let source = self.source_shape(node);
+            let FeatureShape {
+                height,
+                width,
+                channels,
+            } = node.shape;
+            match node.op {
+                Op::Convolution { kernel, .. } => {
+                    product(&[height, width, channels, kernel, kernel, source.channels])
                 }
-            })
-            .sum()
+                Op::Depthwise { kernel, .. } => product(&[height, width, channels, kernel, kernel]),
+                Op::Linear { .. } => product(&[channels, source.len()]),
+                _ => 0,
+            }
+        };
+        self.nodes.iter().map(of_node).fold(0, u64::saturating_add)
     }
 
     /// Bytes of live activations at the worst moment: batch 1, f32, nodes in order, batch-norm
     /// folded into the convolution before it and dropout removed. Every other node owns its
-    /// output from when it runs until its last reader has run.
+    /// output from when it runs until its last reader has run; the network's output stays.
     pub fn peak_activation_bytes(&self) -> u64 {
+        let count = self.nodes.len();
         // A folded node is another name for its input.
-        let mut owner: Vec<usize> = (0..self.nodes.len()).collect();
+        let mut owner: Vec<usize> = (0..count).collect();
+        let mut last_use: Vec<usize> = (0..count).collect();
         for (index, node) in self.nodes.iter().enumerate() {
             if matches!(node.op, Op::BatchNorm { .. } | Op::Dropout { .. }) {
                 owner[index] = owner[node.inputs[0]];
             }
-        }
-        let mut last_use: Vec<usize> = (0..self.nodes.len()).collect();
-        for (index, node) in self.nodes.iter().enumerate() {
             for &input in &node.inputs {
                 last_use[owner[input]] = index;
             }
         }
         let bytes = |index: usize| 4 * self.nodes[index].shape.len() as u64;
-        let (mut live, mut peak) = (0, 0);
-        for index in 0..self.nodes.len() {
-            if owner[index] == index {
+        let owns = |index: &usize| owner[*index] == *index;
+        let mut freed_after = vec![0u64; count];
+        for tensor in (0..count).filter(owns) {
+            if Some(&tensor) != owner.last() {
+                freed_after[last_use[tensor]] += bytes(tensor);
+            }
+        }
+        let (mut live, mut peak) = (0u64, 0);
+        for (index, freed) in freed_after.into_iter().enumerate() {
+            if owns(&index) {
                 live += bytes(index);
                 peak = peak.max(live);
             }
-            for tensor in 0..=index {
-                let is_output = owner[self.nodes.len() - 1] == tensor;
-                if owner[tensor] == tensor && last_use[tensor] == index && !is_output {
-                    live -= bytes(tensor);
-                }
-            }
+            live -= freed;
         }
         peak
     }
 }
 
+fn product(extents: &[usize]) -> u64 {
+    extents.iter().fold(1, |product: u64, &extent| {
+        product.saturating_mul(extent as u64)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Activation, FeatureShape, GraphNode};
+    use crate::graph::Activation;
 
     #[test]
     fn the_costs_of_a_small_graph_are_those_worked_out_by_hand() {

@@ -1,373 +1,404 @@
-//! Exact counting, and sampling that is uniform over members.
+//! Exact counting, and the numbering of members that follows from it.
 //!
-//! A block's members are the product over its parts; a repeat's `Σ_r Π_{i<r} members of copy i`; a
-//! choice's the sum over its branches. Where a condition depends on a decision, the rest of the
-//! decision's block is counted for each of its values.
+//! A sequence has the product over its steps; a choice the sum over its branches; a repeat
+//! `Σ_r Π_{i<r} members of copy i`; tied copies count once. Where a later condition reads a
+//! decision, the rest of the sequence is counted for each of its values.
+//!
+//! The number of a member is its place in the order in which decisions are met, each running
+//! through its values: a mixed-radix number whose radices are these counts.
 
 use std::collections::HashMap;
 
 use num_bigint::BigUint;
 
 use crate::error::{Result, SpaceError};
-use crate::expression::Expression;
-use crate::scope::Scope;
-use crate::tree::{Block, DomainText, Node, Statement, Tree};
-use crate::value::{Domain, Value};
-use crate::walk::effective_domain;
+use crate::program::{Formula, Name, Program, Sequence, Step, Times};
+use crate::value::Value;
 
-/// Counts the members that agree with `chosen`, values by decision path.
-pub(crate) fn count(tree: &Tree, chosen: &HashMap<String, Value>) -> Result<BigUint> {
-    let mut counter = Counter {
-        tree,
-        chosen,
-        env: tree
-            .parameters
-            .iter()
-            .map(|(name, value)| (name.clone(), Some(value.clone())))
-            .collect(),
-    };
-    counter.block(&tree.body, &mut Scope::default())
+/// Sequences counted, for different values of the decisions that their conditions read, beyond
+/// which counting is given up.
+const MOST_CASES: usize = 200_000;
+
+/// How many members a program has.
+///
+/// # Errors
+/// If too many decisions are read by conditions far from them.
+pub(crate) fn count(program: &Program) -> Result<BigUint> {
+    Counter::new(program).sequence(&program.body, 0)
 }
 
-struct Counter<'t> {
-    tree: &'t Tree,
-    chosen: &'t HashMap<String, Value>,
-    /// Known values; `None` where a value depends on a decision or on shapes.
-    env: Vec<(String, Option<Value>)>,
+/// The decisions of the member of a number below [`count`]: for each slot the index of its value,
+/// if it is active.
+///
+/// # Errors
+/// As [`count`].
+pub(crate) fn unrank(program: &Program, rank: BigUint) -> Result<Vec<Option<usize>>> {
+    let mut counter = Counter::new(program);
+    counter.unrank_sequence(&program.body, 0, rank)?;
+    Ok(counter.chosen)
 }
 
-impl<'t> Counter<'t> {
-    fn block(&mut self, block: &'t [Statement], names: &mut Scope) -> Result<BigUint> {
-        let depth = self.env.len();
-        let mut total = BigUint::from(1u32);
-        for (index, statement) in block.iter().enumerate() {
-            match statement {
-                Statement::Decide { name, domain, .. } => {
-                    let path = names.decision(name);
-                    let values = self.values(&path, name, domain)?;
-                    let rest = &block[index + 1..];
-                    if values.len() > 1 && steers(self.tree, rest, &mut vec![name.clone()]) {
-                        let mut sum = BigUint::ZERO;
-                        for value in values {
-                            self.env.push((name.clone(), Some(value)));
-                            sum += self.block(rest, &mut names.clone())?;
-                            self.env.pop();
-                        }
-                        self.env.truncate(depth);
-                        return Ok(total * sum);
-                    }
-                    total *= values.len();
-                    let known = if values.len() == 1 {
-                        values.into_iter().next()
-                    } else {
-                        None
-                    };
-                    self.env.push((name.clone(), known));
-                }
-                Statement::Let { name, value } => {
-                    let known = self.evaluate(value);
-                    self.env.push((name.clone(), known));
-                }
-                Statement::Node { label, node, .. } => {
-                    total *= self.node(label.as_deref(), node, names)?;
-                }
-            }
+/// The number of the member whose decisions are given as by [`unrank`].
+///
+/// # Errors
+/// As [`count`].
+pub(crate) fn rank(program: &Program, member: &[Option<usize>]) -> Result<BigUint> {
+    Counter::new(program).rank_sequence(&program.body, 0, member)
+}
+
+struct Counter<'p> {
+    program: &'p Program,
+    /// Values of decisions, as far as conditions may read them.
+    chosen: Vec<Option<usize>>,
+    /// Values of variables that follow from them.
+    variables: Vec<Option<Value>>,
+    /// Members of each rest of a sequence, by its address and the values of what it needs.
+    counts: HashMap<(*const Sequence, usize, Vec<Option<usize>>), BigUint>,
+}
+
+impl<'p> Counter<'p> {
+    fn new(program: &'p Program) -> Self {
+        Self {
+            program,
+            chosen: vec![None; program.slots.len()],
+            variables: vec![None; program.variables],
+            counts: HashMap::new(),
         }
-        self.env.truncate(depth);
+    }
+
+    /// Members of the steps of a sequence from one step on.
+    fn sequence(&mut self, sequence: &'p Sequence, from: usize) -> Result<BigUint> {
+        let needed = sequence.needs[from]
+            .iter()
+            .map(|&slot| self.chosen[slot])
+            .collect();
+        let key = (std::ptr::from_ref(sequence), from, needed);
+        if let Some(count) = self.counts.get(&key) {
+            return Ok(count.clone());
+        }
+        let mut total = BigUint::from(1u32);
+        for (index, step) in sequence.steps.iter().enumerate().skip(from) {
+            if let Some((slot, variable)) = steering(sequence, index) {
+                let mut sum = BigUint::ZERO;
+                for value in 0..self.program.slots[slot].domain.values.len() {
+                    self.choose(slot, variable, value);
+                    sum += self.sequence(sequence, index + 1)?;
+                }
+                total *= sum;
+                break;
+            }
+            total *= self.step(step)?;
+        }
+        if self.counts.len() == MOST_CASES {
+            return Err(SpaceError::Illegal(format!(
+                "this space cannot be counted: its conditions read too many decisions at once (more than {MOST_CASES} cases)"
+            )));
+        }
+        self.counts.insert(key, total.clone());
         Ok(total)
     }
 
-    fn node(&mut self, label: Option<&str>, node: &'t Node, names: &mut Scope) -> Result<BigUint> {
-        match node {
-            Node::Input(_) => Ok(BigUint::from(1u32)),
-            Node::Op { kind, .. } => {
-                names.path(label.unwrap_or(kind.name));
+    /// Members of a step by itself. Follows the variables that conditions may read.
+    fn step(&mut self, step: &'p Step) -> Result<BigUint> {
+        match step {
+            Step::Input { .. } | Step::Operation(_) => Ok(BigUint::from(1u32)),
+            Step::Let {
+                variable, formula, ..
+            } => {
+                self.variables[*variable] = self.evaluate(formula);
                 Ok(BigUint::from(1u32))
             }
-            Node::Call {
-                definition,
-                arguments,
-            } => {
-                let definition = &self.tree.definitions[*definition];
-                let values: Vec<_> = definition
-                    .parameters
-                    .iter()
-                    .zip(arguments)
-                    .map(|(name, argument)| (name.clone(), self.evaluate(argument)))
-                    .collect();
-                let globals = self.env[..self.tree.parameters.len()].to_vec();
-                let outer = std::mem::replace(&mut self.env, globals);
-                self.env.extend(values);
-                let found = self.labelled(label, &definition.body, names);
-                self.env = outer;
-                found
-            }
-            Node::Seq(body) => self.labelled(label, body, names),
-            Node::Residual(body) | Node::Gate(body) => {
-                let found = self.labelled(label, body, names);
-                if label.is_none() {
-                    names.path(if matches!(node, Node::Gate(_)) {
-                        "multiply"
-                    } else {
-                        "add"
-                    });
-                }
-                found
-            }
-            Node::Sum(branches) => {
-                let mut inner = label.map(|label| Scope::inner(&names.path(label)));
-                let names = inner.as_mut().unwrap_or(names);
+            Step::Decide { slot, .. } => Ok(self.program.slots[*slot].domain.values.len().into()),
+            Step::Residual { body, .. } | Step::Gate { body, .. } => self.sequence(body, 0),
+            Step::Sum { branches, .. } => {
                 let mut total = BigUint::from(1u32);
-                for (index, branch) in branches.iter().enumerate() {
-                    total *= self.block(branch, names)?;
-                    if index > 0 {
-                        names.path("add");
-                    }
+                for branch in branches {
+                    total *= self.sequence(branch, 0)?;
                 }
                 Ok(total)
             }
-            Node::If {
+            Step::If {
                 condition,
                 then,
                 otherwise,
+                ..
             } => {
-                // A condition without a value depends on a decision that was counted value by
-                // value only where `steers` saw it; this is such a place or an error of the walk.
-                let mut skipped = names.clone();
-                let (taken, other) = match self.evaluate(condition) {
-                    Some(Value::Bool(true)) => (then, otherwise),
-                    Some(Value::Bool(false)) => (otherwise, then),
-                    _ => {
-                        return Err(SpaceError::Illegal(
-                            "a condition depends on something that is no decision of its block"
-                                .into(),
-                        ));
-                    }
-                };
-                // Both branches take their names, in the order in which they are written.
-                if std::ptr::eq(taken, then) {
-                    let found = self.block(taken, names)?;
-                    names.reserve(self.tree, other);
-                    Ok(found)
-                } else {
-                    skipped.reserve(self.tree, other);
-                    let found = self.block(taken, &mut skipped)?;
-                    *names = skipped;
-                    Ok(found)
-                }
+                let taken = self.taken(condition, then, otherwise)?;
+                self.sequence(taken, 0)
             }
-            Node::Optional { name, body } => {
-                let path = names.path(label.unwrap_or(name));
-                let domain = [Value::Bool(false), Value::Bool(true)].to_vec();
-                let values = self.legal(
-                    &path,
-                    name,
-                    Domain {
-                        values: domain,
-                        ordered: true,
-                    },
-                )?;
-                let mut total = BigUint::ZERO;
-                for value in values {
-                    total += match value {
-                        Value::Bool(true) => self.block(body, &mut Scope::inner(&path))?,
-                        _ => BigUint::from(1u32),
-                    };
-                }
-                Ok(total)
+            Step::Choose { branches, .. } => {
+                branches.iter().try_fold(BigUint::ZERO, |sum, branch| {
+                    Ok(sum + self.sequence(branch, 0)?)
+                })
             }
-            Node::Choice { name, branches } => {
-                let path = names.path(label.unwrap_or(name));
-                let labels = branches
-                    .iter()
-                    .map(|(label, _)| Value::Text(label.clone()))
-                    .collect();
-                let values = self.legal(
-                    &path,
-                    name,
-                    Domain {
-                        values: labels,
-                        ordered: false,
-                    },
-                )?;
-                let mut total = BigUint::ZERO;
-                for (label, body) in branches {
-                    if values.contains(&Value::Text(label.clone())) {
-                        total += self.block(body, &mut Scope::inner(&format!("{path}.{label}")))?;
-                    }
-                }
-                Ok(total)
-            }
-            Node::Repeat {
+            Step::Repeat {
+                times,
+                copies,
                 tied,
-                name,
-                domain,
-                index,
-                body,
+                ..
             } => {
-                let path = names.path(label.unwrap_or("repeat"));
-                let counts = self.values(&format!("{path}.{name}"), name, domain)?;
-                let counts: Vec<usize> = counts
-                    .iter()
-                    .map(|count| match count {
-                        Value::Int(count @ 0..=1000) => *count as usize,
-                        _ => 0,
-                    })
-                    .collect();
-                let most = counts.iter().copied().max().unwrap_or(0);
-                let mut copies = vec![BigUint::from(1u32)];
-                for copy in 0..most {
-                    if let Some(index) = index {
-                        self.env
-                            .push((index.clone(), Some(Value::Int(copy as i64))));
+                let products = self.products(copies, *tied)?;
+                Ok(match times {
+                    Times::Fixed(count) => products[*count].clone(),
+                    Times::Decided { counts, .. } => {
+                        counts.iter().map(|&count| &products[count]).sum()
                     }
-                    let mut inner = Scope::inner(&format!("{path}[{copy}]"));
-                    let product = match *tied && copy > 0 {
-                        true => copies[copy].clone(),
-                        false => &copies[copy] * self.block(body, &mut inner)?,
-                    };
-                    copies.push(product);
-                    if index.is_some() {
-                        self.env.pop();
+                })
+            }
+        }
+    }
+
+    /// Members of the first r copies, for each r from 0.
+    fn products(&mut self, copies: &'p [Sequence], tied: bool) -> Result<Vec<BigUint>> {
+        let mut products = vec![BigUint::from(1u32)];
+        for (index, copy) in copies.iter().enumerate() {
+            let product = match tied && index > 0 {
+                true => products[index].clone(),
+                false => &products[index] * self.sequence(copy, 0)?,
+            };
+            products.push(product);
+        }
+        Ok(products)
+    }
+
+    fn unrank_sequence(
+        &mut self,
+        sequence: &'p Sequence,
+        from: usize,
+        rank: BigUint,
+    ) -> Result<()> {
+        let steps = sequence.steps.iter().enumerate().skip(from);
+        let end = steps
+            .map(|(index, _)| index)
+            .find(|&index| steering(sequence, index).is_some());
+        let end = end.unwrap_or(sequence.steps.len());
+        let mut radices = Vec::with_capacity(end - from + 1);
+        for step in &sequence.steps[from..end] {
+            radices.push(self.step(step)?);
+        }
+        radices.push(self.sequence(sequence, end)?);
+        let mut digits = digits(rank, &radices).into_iter();
+        for (step, digit) in sequence.steps[from..end].iter().zip(&mut digits) {
+            self.unrank_step(step, digit)?;
+        }
+        let (Some(mut rank), Some((slot, variable))) = (digits.next(), steering(sequence, end))
+        else {
+            return Ok(());
+        };
+        for value in 0..self.program.slots[slot].domain.values.len() {
+            self.choose(slot, variable, value);
+            let count = self.sequence(sequence, end + 1)?;
+            if rank < count {
+                self.choose(slot, variable, value);
+                return self.unrank_sequence(sequence, end + 1, rank);
+            }
+            rank -= count;
+        }
+        Ok(())
+    }
+
+    fn unrank_step(&mut self, step: &'p Step, mut rank: BigUint) -> Result<()> {
+        match step {
+            Step::Input { .. } | Step::Operation(_) => Ok(()),
+            Step::Let { .. } => self.step(step).map(drop),
+            Step::Decide { slot, .. } => {
+                self.chosen[*slot] = usize::try_from(&rank).ok();
+                Ok(())
+            }
+            Step::Residual { body, .. } | Step::Gate { body, .. } => {
+                self.unrank_sequence(body, 0, rank)
+            }
+            Step::Sum { branches, .. } => self.unrank_all(branches, rank),
+            Step::If {
+                condition,
+                then,
+                otherwise,
+                ..
+            } => {
+                let taken = self.taken(condition, then, otherwise)?;
+                self.unrank_sequence(taken, 0, rank)
+            }
+            Step::Choose { slot, branches, .. } => {
+                for (value, branch) in branches.iter().enumerate() {
+                    let count = self.sequence(branch, 0)?;
+                    if rank < count {
+                        self.chosen[*slot] = Some(value);
+                        return self.unrank_sequence(branch, 0, rank);
+                    }
+                    rank -= count;
+                }
+                Ok(())
+            }
+            Step::Repeat {
+                times,
+                copies,
+                tied,
+                ..
+            } => {
+                let products = self.products(copies, *tied)?;
+                let mut count = match times {
+                    Times::Fixed(count) => *count,
+                    Times::Decided { .. } => 0,
+                };
+                if let Times::Decided { slot, counts } = times {
+                    for (value, &copies) in counts.iter().enumerate() {
+                        if rank < products[copies] {
+                            self.chosen[*slot] = Some(value);
+                            count = copies;
+                            break;
+                        }
+                        rank -= &products[copies];
                     }
                 }
-                Ok(counts.into_iter().map(|count| copies[count].clone()).sum())
+                self.unrank_all(&copies[..if *tied { count.min(1) } else { count }], rank)
             }
         }
     }
 
-    fn labelled(
+    fn unrank_all(&mut self, sequences: &'p [Sequence], rank: BigUint) -> Result<()> {
+        let mut radices = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            radices.push(self.sequence(sequence, 0)?);
+        }
+        for (sequence, digit) in sequences.iter().zip(digits(rank, &radices)) {
+            self.unrank_sequence(sequence, 0, digit)?;
+        }
+        Ok(())
+    }
+
+    fn rank_sequence(
         &mut self,
-        label: Option<&str>,
-        body: &'t Block,
-        names: &mut Scope,
+        sequence: &'p Sequence,
+        from: usize,
+        member: &[Option<usize>],
     ) -> Result<BigUint> {
-        match label {
-            None => self.block(body, names),
-            Some(label) => {
-                let path = names.path(label);
-                self.block(body, &mut Scope::inner(&path))
+        let mut rank = BigUint::ZERO;
+        for (index, step) in sequence.steps.iter().enumerate().skip(from) {
+            if let Some((slot, variable)) = steering(sequence, index) {
+                rank *= self.sequence(sequence, index)?;
+                let own = member[slot].unwrap_or(0);
+                for value in 0..own {
+                    self.choose(slot, variable, value);
+                    rank += self.sequence(sequence, index + 1)?;
+                }
+                self.choose(slot, variable, own);
+                return Ok(rank + self.rank_sequence(sequence, index + 1, member)?);
+            }
+            rank = rank * self.step(step)? + self.rank_step(step, member)?;
+        }
+        Ok(rank)
+    }
+
+    fn rank_step(&mut self, step: &'p Step, member: &[Option<usize>]) -> Result<BigUint> {
+        match step {
+            Step::Input { .. } | Step::Operation(_) => Ok(BigUint::ZERO),
+            Step::Let { .. } => self.step(step).map(|_| BigUint::ZERO),
+            Step::Decide { slot, .. } => Ok(member[*slot].unwrap_or(0).into()),
+            Step::Residual { body, .. } | Step::Gate { body, .. } => {
+                self.rank_sequence(body, 0, member)
+            }
+            Step::Sum { branches, .. } => self.rank_all(branches, member),
+            Step::If {
+                condition,
+                then,
+                otherwise,
+                ..
+            } => {
+                let taken = self.taken(condition, then, otherwise)?;
+                self.rank_sequence(taken, 0, member)
+            }
+            Step::Choose { slot, branches, .. } => {
+                let own = member[*slot].unwrap_or(0);
+                let mut rank = self.rank_sequence(&branches[own], 0, member)?;
+                for branch in &branches[..own] {
+                    rank += self.sequence(branch, 0)?;
+                }
+                Ok(rank)
+            }
+            Step::Repeat {
+                times,
+                copies,
+                tied,
+                ..
+            } => {
+                let products = self.products(copies, *tied)?;
+                let (count, before) = match times {
+                    Times::Fixed(count) => (*count, BigUint::ZERO),
+                    Times::Decided { slot, counts } => {
+                        let own = member[*slot].unwrap_or(0);
+                        (
+                            counts[own],
+                            counts[..own].iter().map(|&count| &products[count]).sum(),
+                        )
+                    }
+                };
+                let copies = &copies[..if *tied { count.min(1) } else { count }];
+                Ok(before + self.rank_all(copies, member)?)
             }
         }
     }
 
-    fn values(&self, path: &str, name: &str, domain: &DomainText) -> Result<Vec<Value>> {
-        let known = |expression: &Expression| {
-            self.evaluate(expression).ok_or_else(|| {
-                SpaceError::Illegal(format!("the domain of `{path}` depends on a decision"))
-            })
-        };
-        let domain = match domain {
-            DomainText::List { values, .. } => {
-                values.iter().map(known).collect::<Result<Vec<_>>>()?
-            }
-            DomainText::Range { from, to, step } => {
-                let integer = |expression: &Expression| match known(expression)? {
-                    Value::Int(value) => Ok(value),
-                    other => Err(SpaceError::Illegal(format!(
-                        "`{other}` is no end of a range"
-                    ))),
-                };
-                let step = step.as_ref().map_or(Ok(1), integer)?.max(1);
-                (integer(from)?..=integer(to)?)
-                    .step_by(step as usize)
-                    .map(Value::Int)
-                    .collect()
-            }
-        };
-        self.legal(
-            path,
-            name,
-            Domain {
-                values: domain,
-                ordered: true,
-            },
-        )
+    fn rank_all(&mut self, sequences: &'p [Sequence], member: &[Option<usize>]) -> Result<BigUint> {
+        let mut rank = BigUint::ZERO;
+        for sequence in sequences {
+            rank = rank * self.sequence(sequence, 0)? + self.rank_sequence(sequence, 0, member)?;
+        }
+        Ok(rank)
     }
 
-    fn legal(&self, path: &str, name: &str, domain: Domain) -> Result<Vec<Value>> {
-        let domain = effective_domain(self.tree, path, name, domain)?;
-        Ok(match self.chosen.get(path) {
-            Some(value) => domain
-                .values
-                .into_iter()
-                .filter(|other| other == value)
-                .collect(),
-            None => domain.values,
-        })
+    fn choose(&mut self, slot: usize, variable: usize, value: usize) {
+        self.chosen[slot] = Some(value);
+        self.variables[variable] = Some(self.program.slots[slot].domain.values[value].clone());
     }
 
-    fn evaluate(&self, expression: &Expression) -> Option<Value> {
-        expression
-            .evaluate(
-                &|name| match self.env.iter().rev().find(|(other, _)| other == name) {
-                    Some((_, value)) => value.clone(),
-                    None if name == "in" => None,
-                    None => Some(Value::Text(name.to_owned())),
-                },
-            )
-            .ok()
+    fn taken(
+        &self,
+        condition: &Formula,
+        then: &'p Sequence,
+        otherwise: &'p Sequence,
+    ) -> Result<&'p Sequence> {
+        match self.evaluate(condition) {
+            Some(Value::Bool(true)) => Ok(then),
+            Some(Value::Bool(false)) => Ok(otherwise),
+            _ => Err(SpaceError::Illegal(
+                "a condition of this space is neither true nor false".into(),
+            )),
+        }
+    }
+
+    /// The value of a formula if all of its names have one.
+    fn evaluate(&self, formula: &Formula) -> Option<Value> {
+        let mut is_known = true;
+        formula.names(&mut |name| {
+            is_known &=
+                matches!(name, Name::Variable(variable) if self.variables[*variable].is_some());
+        });
+        let value = formula.evaluate(&|name| match name {
+            Name::Variable(variable) => self.variables[*variable]
+                .clone()
+                .unwrap_or(Value::Bool(false)),
+            Name::Channels => Value::Bool(false),
+        });
+        value.ok().filter(|_| is_known)
     }
 }
 
-/// Whether a condition in `block` depends on one of the `tainted` names.
-fn steers(tree: &Tree, block: &[Statement], tainted: &mut Vec<String>) -> bool {
-    let reads = |expression: &Expression, tainted: &[String]| {
-        let mut names = Vec::new();
-        expression.names(&mut names);
-        names.iter().any(|name| tainted.contains(name))
-    };
-    for statement in block {
-        match statement {
-            Statement::Decide { .. } => {}
-            Statement::Let { name, value } => {
-                if reads(value, tainted) {
-                    tainted.push(name.clone());
-                }
-            }
-            Statement::Node { node, .. } => {
-                let found = match node {
-                    Node::Input(_) | Node::Op { .. } => false,
-                    Node::Call {
-                        definition,
-                        arguments,
-                    } => {
-                        let definition = &tree.definitions[*definition];
-                        let mut inner: Vec<String> = definition
-                            .parameters
-                            .iter()
-                            .zip(arguments)
-                            .filter(|(_, argument)| reads(argument, tainted))
-                            .map(|(name, _)| name.clone())
-                            .collect();
-                        !inner.is_empty() && steers(tree, &definition.body, &mut inner)
-                    }
-                    Node::If {
-                        condition,
-                        then,
-                        otherwise,
-                    } => {
-                        reads(condition, tainted)
-                            || steers(tree, then, &mut tainted.clone())
-                            || steers(tree, otherwise, &mut tainted.clone())
-                    }
-                    Node::Seq(body)
-                    | Node::Residual(body)
-                    | Node::Gate(body)
-                    | Node::Optional { body, .. }
-                    | Node::Repeat { body, .. } => steers(tree, body, &mut tainted.clone()),
-                    Node::Sum(branches) => branches
-                        .iter()
-                        .any(|branch| steers(tree, branch, &mut tainted.clone())),
-                    Node::Choice { branches, .. } => branches
-                        .iter()
-                        .any(|(_, body)| steers(tree, body, &mut tainted.clone())),
-                };
-                if found {
-                    return true;
-                }
-            }
+/// The slot and variable of a decision that a condition after it reads.
+fn steering(sequence: &Sequence, index: usize) -> Option<(usize, usize)> {
+    match sequence.steps.get(index)? {
+        Step::Decide { slot, variable } if sequence.needs[index + 1].contains(slot) => {
+            Some((*slot, *variable))
         }
+        _ => None,
     }
-    false
+}
+
+/// A number in mixed radix, the first digit the most significant.
+fn digits(mut number: BigUint, radices: &[BigUint]) -> Vec<BigUint> {
+    let mut digits = vec![BigUint::ZERO; radices.len()];
+    for (digit, radix) in digits.iter_mut().zip(radices).rev() {
+        *digit = &number % radix;
+        number /= radix;
+    }
+    digits
 }

@@ -1,12 +1,20 @@
 //! The envelope of a space: every operation of any member, as large as the largest.
 
-use crate::graph::Op;
-use crate::walk::Walked;
+use std::collections::HashSet;
+
+use crate::error::{Result, SpaceError};
+use crate::graph::{FeatureShape, Op, output_shape};
+use crate::program::{
+    Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_size,
+};
+use crate::tree::Source;
+use crate::value::Value;
 
 /// What a supernet must store: all branches and all copies of every repeat, one after the other.
 ///
 /// Where members differ in which operations they have, the outputs of the alternatives meet in an
-/// `Add` whose path ends in `join`: they are the same channels. Such nodes are in no member.
+/// `Add` whose path ends in `join` (with a `+` for each further meeting at the same place): they are
+/// the same channels. Such nodes are in no member.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Envelope {
     /// The operations, in an order in which they can run.
@@ -26,9 +34,10 @@ pub struct EnvelopeNode {
     pub in_channels: usize,
     /// Most output channels.
     pub out_channels: usize,
-    /// Numbers of input channels that members have.
+    /// Numbers of input channels that members have, rising; beyond 4096 combinations of the
+    /// decisions behind them, the two ends.
     pub in_channel_choices: Vec<usize>,
-    /// Numbers of output channels that members have.
+    /// Numbers of output channels that members have, as `in_channel_choices`.
     pub out_channel_choices: Vec<usize>,
     /// Kernel sizes that members have, rising; empty for operations without an elastic kernel.
     pub kernels: Vec<usize>,
@@ -36,31 +45,302 @@ pub struct EnvelopeNode {
     pub spatial: (usize, usize),
 }
 
-impl Envelope {
-    pub(crate) fn new(walked: &[Walked]) -> Self {
-        let node = |node: &Walked| {
-            let source = node.inputs.first().map(|&input| &walked[input]);
-            let in_channels = match (source, &node.op) {
-                (Some(source), Op::Linear { .. }) => source.shape.len(),
-                (Some(source), _) => source.shape.channels,
-                (None, _) => 0,
-            };
-            EnvelopeNode {
-                path: node.path.clone(),
-                op: node.op,
-                inputs: node.inputs.clone(),
-                in_channels,
-                out_channels: node.shape.channels,
-                in_channel_choices: source
-                    .map(|source| source.channels.clone())
-                    .unwrap_or_default(),
-                out_channel_choices: node.channels.clone(),
-                kernels: node.kernels.clone(),
-                spatial: (node.shape.height, node.shape.width),
+/// Walks all values of all decisions at once.
+///
+/// # Errors
+/// If a value is no size, or the largest shapes do not meet.
+pub(crate) fn envelope(program: &Program, source: &Source) -> Result<Envelope> {
+    let mut walk = Walk {
+        program,
+        source,
+        variables: vec![Vec::new(); program.variables],
+        nodes: Vec::new(),
+        paths: HashSet::new(),
+        current: 0,
+    };
+    walk.sequence(&program.body)?;
+    Ok(Envelope { nodes: walk.nodes })
+}
+
+/// A walk on which each quantity is the list of the values it can have.
+struct Walk<'p> {
+    program: &'p Program,
+    source: &'p Source,
+    variables: Vec<Vec<Value>>,
+    nodes: Vec<EnvelopeNode>,
+    paths: HashSet<String>,
+    /// The node whose output arrives at the next step.
+    current: usize,
+}
+
+impl<'p> Walk<'p> {
+    fn sequence(&mut self, sequence: &'p Sequence) -> Result<()> {
+        sequence.steps.iter().try_for_each(|step| self.step(step))
+    }
+
+    fn step(&mut self, step: &'p Step) -> Result<()> {
+        let before = self.current;
+        match step {
+            Step::Input { path, extents, at } => {
+                let [heights, widths, channels] = extents
+                    .each_ref()
+                    .map(|extent| self.sizes(extent, *at, "an extent of the input"));
+                let (heights, widths, channels) = (heights?, widths?, channels?);
+                self.nodes.push(EnvelopeNode {
+                    path: path.clone(),
+                    op: Op::Input,
+                    inputs: Vec::new(),
+                    in_channels: 0,
+                    out_channels: largest(&channels),
+                    in_channel_choices: Vec::new(),
+                    out_channel_choices: channels,
+                    kernels: Vec::new(),
+                    spatial: (largest(&heights), largest(&widths)),
+                });
             }
+            Step::Let {
+                variable,
+                formula,
+                at,
+            } => self.variables[*variable] = self.evaluate(formula, *at)?,
+            Step::Decide { variable, slot } => {
+                self.variables[*variable] = self.program.slots[*slot].domain.values.clone();
+            }
+            Step::Operation(operation) => self.operation(operation)?,
+            Step::Residual { path, body } => {
+                self.sequence(body)?;
+                self.shortcut(path, before)?;
+            }
+            Step::Gate { path, body } => {
+                self.sequence(body)?;
+                self.push(path, Op::Multiply, vec![before, self.current], None)?;
+            }
+            Step::Sum { paths, branches } => {
+                let mut sum = None;
+                for (index, branch) in branches.iter().enumerate() {
+                    self.current = before;
+                    self.sequence(branch)?;
+                    if let Some(sum) = sum {
+                        self.push(&paths[index - 1], Op::Add, vec![sum, self.current], None)?;
+                    }
+                    sum = Some(self.current);
+                }
+            }
+            Step::If {
+                join,
+                then,
+                otherwise,
+                ..
+            } => self.alternatives(join, [then, otherwise])?,
+            Step::Choose { join, branches, .. } => self.alternatives(join, branches)?,
+            Step::Repeat {
+                join,
+                times,
+                copies,
+                ..
+            } => self.repeat(join, times, copies)?,
+        }
+        Ok(())
+    }
+
+    /// Alternatives that start from the same node.
+    fn alternatives(
+        &mut self,
+        join: &str,
+        branches: impl IntoIterator<Item = &'p Sequence>,
+    ) -> Result<()> {
+        let before = self.current;
+        let mut joined = None;
+        for branch in branches {
+            self.current = before;
+            self.sequence(branch)?;
+            joined = Some(self.meet(join, joined, self.current));
+        }
+        self.current = joined.unwrap_or(before);
+        Ok(())
+    }
+
+    /// All copies in a row; the outputs of all numbers of copies meet.
+    fn repeat(&mut self, join: &str, times: &Times, copies: &'p [Sequence]) -> Result<()> {
+        let fixed = [copies.len()];
+        let counts = match times {
+            Times::Fixed(_) => &fixed[..],
+            Times::Decided { counts, .. } => counts,
         };
-        Self {
-            nodes: walked.iter().map(node).collect(),
+        let mut joined = counts.contains(&0).then_some(self.current);
+        for (copy, body) in copies.iter().enumerate() {
+            self.sequence(body)?;
+            if counts.contains(&(copy + 1)) {
+                joined = Some(self.meet(join, joined, self.current));
+            }
+        }
+        self.current = joined.unwrap_or(self.current);
+        Ok(())
+    }
+
+    /// Joins the outputs of two alternatives: as large as the larger, with the channels of both.
+    fn meet(&mut self, path: &str, left: Option<usize>, right: usize) -> usize {
+        let Some(left) = left.filter(|left| *left != right) else {
+            return right;
+        };
+        let mut path = path.to_owned();
+        while !self.paths.insert(path.clone()) {
+            path.push('+');
+        }
+        self.add_where_equal(path, left, right)
+    }
+
+    fn add_where_equal(&mut self, path: String, left: usize, right: usize) -> usize {
+        let (first, second) = (&self.nodes[left], &self.nodes[right]);
+        let mut channels = [
+            &first.out_channel_choices[..],
+            &second.out_channel_choices[..],
+        ]
+        .concat();
+        channels.sort_unstable();
+        channels.dedup();
+        let (height, width) = (
+            first.spatial.0.max(second.spatial.0),
+            first.spatial.1.max(second.spatial.1),
+        );
+        self.nodes.push(EnvelopeNode {
+            path,
+            op: Op::Add,
+            inputs: vec![left, right],
+            in_channels: first.out_channels,
+            out_channels: first.out_channels.max(second.out_channels),
+            in_channel_choices: first.out_channel_choices.clone(),
+            out_channel_choices: channels,
+            kernels: Vec::new(),
+            spatial: (height, width),
+        });
+        self.nodes.len() - 1
+    }
+
+    /// Members add the input of a residual block to its output where shapes agree: all of them if
+    /// the channels are the same ones, some if the two have numbers of channels in common.
+    fn shortcut(&mut self, path: &str, before: usize) -> Result<()> {
+        let (left, right) = (&self.nodes[before], &self.nodes[self.current]);
+        let is_common = |channels: &usize| right.out_channel_choices.contains(channels);
+        if before == self.current
+            || left.spatial != right.spatial
+            || !left.out_channel_choices.iter().any(is_common)
+        {
+            Ok(())
+        } else if left.out_channel_choices == right.out_channel_choices {
+            self.push(path, Op::Add, vec![self.current, before], None)
+        } else {
+            self.current = self.add_where_equal(path.to_owned(), before, self.current);
+            Ok(())
         }
     }
+
+    fn operation(&mut self, operation: &Operation) -> Result<()> {
+        let Operation { path, op, size, at } = operation;
+        let Some(formula) = size else {
+            let channels = match *op {
+                Op::Convolution {
+                    out_channels: size, ..
+                }
+                | Op::Linear {
+                    out_features: size, ..
+                } => Some(vec![size]),
+                _ => None,
+            };
+            self.push(path, *op, vec![self.current], channels)?;
+            if let Op::Depthwise { kernel, .. } = *op {
+                self.set_kernels(vec![kernel]);
+            }
+            return Ok(());
+        };
+        let sizes = self.sizes(formula, *at, "the size of an operation")?;
+        let op = with_size(*op, largest(&sizes));
+        match op {
+            Op::Depthwise { .. } => {
+                self.push(path, op, vec![self.current], None)?;
+                self.set_kernels(sizes);
+                Ok(())
+            }
+            _ => self.push(path, op, vec![self.current], Some(sizes)),
+        }
+    }
+
+    fn set_kernels(&mut self, kernels: Vec<usize>) {
+        self.nodes[self.current].kernels = kernels;
+    }
+
+    /// Adds an operation; its channels are those of its first input unless they are given.
+    fn push(
+        &mut self,
+        path: &str,
+        op: Op,
+        inputs: Vec<usize>,
+        channels: Option<Vec<usize>>,
+    ) -> Result<()> {
+        let shapes: Vec<FeatureShape> = inputs
+            .iter()
+            .map(|&input| self.nodes[input].largest_shape())
+            .collect();
+        let shape = output_shape(&op, &shapes).map_err(|message| SpaceError::Shape {
+            path: path.to_owned(),
+            message,
+        })?;
+        let source = &self.nodes[inputs[0]];
+        let arriving = source.out_channel_choices.clone();
+        let in_channels = match op {
+            Op::Linear { .. } => source.largest_shape().len(),
+            _ => source.out_channels,
+        };
+        self.current = self.nodes.len();
+        self.paths.insert(path.to_owned());
+        self.nodes.push(EnvelopeNode {
+            path: path.to_owned(),
+            op,
+            inputs,
+            in_channels,
+            out_channels: shape.channels,
+            out_channel_choices: channels.unwrap_or_else(|| arriving.clone()),
+            in_channel_choices: arriving,
+            kernels: Vec::new(),
+            spatial: (shape.height, shape.width),
+        });
+        Ok(())
+    }
+
+    /// Every value that a formula can have, numbers rising.
+    fn evaluate(&self, formula: &Formula, at: usize) -> Result<Vec<Value>> {
+        let values_of = |name| match name {
+            Name::Variable(variable) => self.variables[variable].clone(),
+            Name::Channels => {
+                let arriving = self.nodes.get(self.current);
+                let channels = arriving.map_or(&[][..], |node| &node.out_channel_choices);
+                channels
+                    .iter()
+                    .map(|&channels| Value::Int(channels as i64))
+                    .collect()
+            }
+        };
+        range(formula, &values_of).map_err(|message| self.source.error(at, message))
+    }
+
+    fn sizes(&self, formula: &Formula, at: usize, what: &str) -> Result<Vec<usize>> {
+        let values = self.evaluate(formula, at)?;
+        let sizes: std::result::Result<_, String> =
+            values.iter().map(|value| size(value, what)).collect();
+        sizes.map_err(|message| self.source.error(at, message))
+    }
+}
+
+impl EnvelopeNode {
+    fn largest_shape(&self) -> FeatureShape {
+        FeatureShape {
+            height: self.spatial.0,
+            width: self.spatial.1,
+            channels: self.out_channels,
+        }
+    }
+}
+
+fn largest(sizes: &[usize]) -> usize {
+    sizes.iter().copied().max().unwrap_or(0)
 }

@@ -1,22 +1,29 @@
 //! Errors of spaces: they show the place, what was found and what would be legal.
 
-use std::fmt;
-
 /// An error in a space, a trace or a subnet's text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
 pub enum SpaceError {
     /// A place in a space's text.
+    #[error("{file}:{line}:{column}: {message}\n  | {text}\n  | {margin}^")]
     Text {
-        /// File name, line and column, both from 1.
-        place: (String, usize, usize),
-        /// The line.
-        line: String,
-        /// What is wrong there.
+        /// Name of the file.
+        file: Box<str>,
+        /// Line, from 1.
+        line: usize,
+        /// Character of the line, from 1.
+        column: usize,
+        /// The line's text.
+        text: Box<str>,
+        /// Blanks as wide as what stands before the place.
+        margin: Box<str>,
+        /// What is wrong there, and what would be legal.
         message: String,
     },
     /// A request that the space cannot meet: an unknown decision, an illegal value.
+    #[error("{0}")]
     Illegal(String),
     /// A network that cannot be built: shapes that do not meet.
+    #[error("`{path}`: {message}")]
     Shape {
         /// Path of the operation.
         path: String,
@@ -24,28 +31,6 @@ pub enum SpaceError {
         message: String,
     },
 }
-
-impl fmt::Display for SpaceError {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Text {
-                place: (file, row, column),
-                line,
-                message,
-            } => {
-                let caret = " ".repeat(column.saturating_sub(1));
-                write!(
-                    formatter,
-                    "{file}:{row}:{column}: {message}\n  | {line}\n  | {caret}^"
-                )
-            }
-            Self::Illegal(message) => formatter.write_str(message),
-            Self::Shape { path, message } => write!(formatter, "`{path}`: {message}"),
-        }
-    }
-}
-
-impl std::error::Error for SpaceError {}
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, SpaceError>;

@@ -1,4 +1,7 @@
 //! Expressions over parameters, decisions and `in`, the number of channels that arrive.
+//!
+//! Integers divide as in Euclid's division (`7 / 2` is 3); a real number on either side makes the
+//! result real.
 
 use crate::value::Value;
 
@@ -53,39 +56,67 @@ impl Operator {
             Self::Multiply | Self::Divide => 5,
         }
     }
+
+    /// Whether the value of the left side is the result, whatever the right side is.
+    pub fn is_decided_by(self, left: &Value) -> bool {
+        matches!(
+            (self, left),
+            (Self::And, Value::Bool(false)) | (Self::Or, Value::Bool(true))
+        )
+    }
 }
 
-/// The functions of the language.
-pub(crate) const FUNCTIONS: [&str; 5] = ["divisible", "max", "min", "not", "round"];
+/// A function of the language.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Function {
+    Divisible,
+    Max,
+    Min,
+    Not,
+    Round,
+}
 
-/// An expression.
+impl Function {
+    pub const ALL: [(&'static str, Function); 5] = [
+        ("divisible", Self::Divisible),
+        ("max", Self::Max),
+        ("min", Self::Min),
+        ("not", Self::Not),
+        ("round", Self::Round),
+    ];
+
+    pub fn text(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(_, function)| *function == self)
+            .map_or("", |(text, _)| text)
+    }
+}
+
+/// An expression whose names are `N`: words in a text, variables in a program.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) enum Expression {
+pub(crate) enum Expression<N> {
     Constant(Value),
-    /// A name and its offset in the text.
-    Name(String, usize),
-    Binary(Operator, Box<Expression>, Box<Expression>),
-    Call(&'static str, Vec<Expression>),
-    If(Box<[Expression; 3]>),
+    Name(N),
+    Binary(Operator, Box<Expression<N>>, Box<Expression<N>>),
+    Call(Function, Vec<Expression<N>>),
+    If(Box<[Expression<N>; 3]>),
 }
 
-/// Why an expression has no value, and where.
-#[derive(Debug)]
-pub(crate) struct NoValue {
-    pub message: String,
-    pub at: Option<usize>,
+/// A name in a text.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Word {
+    pub text: String,
+    /// Its offset.
+    pub at: usize,
 }
 
-impl Expression {
-    /// The names it reads.
-    pub fn names(&self, found: &mut Vec<String>) {
+impl<N> Expression<N> {
+    /// Calls `found` for every name, in order.
+    pub fn names<'e>(&'e self, found: &mut dyn FnMut(&'e N)) {
         match self {
             Self::Constant(_) => {}
-            Self::Name(name, _) => {
-                if !found.contains(name) {
-                    found.push(name.clone());
-                }
-            }
+            Self::Name(name) => found(name),
             Self::Binary(_, left, right) => {
                 left.names(found);
                 right.names(found);
@@ -95,31 +126,27 @@ impl Expression {
         }
     }
 
-    /// Its value, given those of the names it reads.
-    pub fn evaluate(&self, lookup: &dyn Fn(&str) -> Option<Value>) -> Result<Value, NoValue> {
+    /// Its value, given those of its names.
+    ///
+    /// # Errors
+    /// Why it has none: the message.
+    pub fn evaluate(&self, lookup: &dyn Fn(&N) -> Value) -> Result<Value, String> {
         match self {
             Self::Constant(value) => Ok(value.clone()),
-            Self::Name(name, at) => lookup(name).ok_or_else(|| NoValue {
-                message: format!("`{name}` is not known here"),
-                at: Some(*at),
-            }),
+            Self::Name(name) => Ok(lookup(name)),
             Self::Binary(operator, left, right) => {
                 let left = left.evaluate(lookup)?;
-                // The right side of `and`, `or` is not reached where the left decides.
-                match (operator, &left) {
-                    (Operator::And, Value::Bool(false)) | (Operator::Or, Value::Bool(true)) => {
-                        return Ok(left);
-                    }
-                    _ => {}
+                match operator.is_decided_by(&left) {
+                    true => Ok(left),
+                    false => binary(*operator, &left, &right.evaluate(lookup)?),
                 }
-                binary(*operator, &left, &right.evaluate(lookup)?)
             }
             Self::Call(function, arguments) => {
                 let values = arguments
                     .iter()
                     .map(|part| part.evaluate(lookup))
                     .collect::<Result<Vec<_>, _>>()?;
-                call(function, &values)
+                call(*function, &values)
             }
             Self::If(parts) => match parts[0].evaluate(lookup)? {
                 Value::Bool(true) => parts[1].evaluate(lookup),
@@ -130,103 +157,94 @@ impl Expression {
     }
 }
 
-fn wrong(expected: &str, found: &[Value]) -> NoValue {
+fn wrong(expected: &str, found: &[Value]) -> String {
     let found: Vec<String> = found
         .iter()
         .map(|value| format!("{} `{value}`", value.kind()))
         .collect();
-    NoValue {
-        message: format!("{expected}, this is {}", found.join(" and ")),
-        at: None,
-    }
+    format!("{expected}, this is {}", found.join(" and "))
 }
 
-fn binary(operator: Operator, left: &Value, right: &Value) -> Result<Value, NoValue> {
+fn binary(operator: Operator, left: &Value, right: &Value) -> Result<Value, String> {
     use Operator as O;
     use Value::{Bool, Int, Real};
-    let overflow = || NoValue {
-        message: "the result is too large".into(),
-        at: None,
-    };
     match (operator, left, right) {
-        (O::Equal, ..) => Ok(Bool(same(left, right))),
-        (O::NotEqual, ..) => Ok(Bool(!same(left, right))),
-        (O::And, Bool(left), Bool(right)) => Ok(Bool(*left && *right)),
-        (O::Or, Bool(left), Bool(right)) => Ok(Bool(*left || *right)),
-        (O::Add, Int(left), Int(right)) => left.checked_add(*right).map(Int).ok_or_else(overflow),
-        (O::Subtract, Int(left), Int(right)) => {
-            left.checked_sub(*right).map(Int).ok_or_else(overflow)
+        (O::Equal, ..) => return Ok(Bool(left.is_equal_to(right))),
+        (O::NotEqual, ..) => return Ok(Bool(!left.is_equal_to(right))),
+        (O::And, Bool(left), Bool(right)) => return Ok(Bool(*left && *right)),
+        (O::Or, Bool(left), Bool(right)) => return Ok(Bool(*left || *right)),
+        (O::And | O::Or, ..) => {
+            let expected = format!("`{}` takes two truth values", operator.text());
+            return Err(wrong(&expected, &[left.clone(), right.clone()]));
         }
-        (O::Multiply, Int(left), Int(right)) => {
-            left.checked_mul(*right).map(Int).ok_or_else(overflow)
-        }
-        (O::Divide, Int(left), Int(right)) => {
-            left.checked_div_euclid(*right)
+        (O::Divide, Int(_), Int(0)) => return Err("division by zero".into()),
+        (O::Add | O::Subtract | O::Multiply | O::Divide, Int(left), Int(right)) => {
+            let result = match operator {
+                O::Add => left.checked_add(*right),
+                O::Subtract => left.checked_sub(*right),
+                O::Multiply => left.checked_mul(*right),
+                _ => left.checked_div_euclid(*right),
+            };
+            return result
                 .map(Int)
-                .ok_or_else(|| NoValue {
-                    message: "division by zero".into(),
-                    at: None,
-                })
+                .ok_or_else(|| "the result is too large".into());
         }
-        _ => {
-            let (Some(a), Some(b)) = (left.as_f64(), right.as_f64()) else {
-                let expected = format!("`{}` takes two numbers", operator.text());
-                return Err(wrong(&expected, &[left.clone(), right.clone()]));
-            };
-            Ok(match operator {
-                O::Less => Bool(a < b),
-                O::LessEqual => Bool(a <= b),
-                O::Greater => Bool(a > b),
-                O::GreaterEqual => Bool(a >= b),
-                O::Add => Real(a + b),
-                O::Subtract => Real(a - b),
-                O::Multiply => Real(a * b),
-                O::Divide => Real(a / b),
-                O::Or | O::And | O::Equal | O::NotEqual => {
-                    let expected = format!("`{}` takes two truth values", operator.text());
-                    return Err(wrong(&expected, &[left.clone(), right.clone()]));
-                }
-            })
-        }
+        _ => {}
     }
-}
-
-fn same(left: &Value, right: &Value) -> bool {
-    match (left.as_f64(), right.as_f64()) {
-        (Some(left), Some(right)) => left == right,
-        _ => left == right,
-    }
-}
-
-fn call(function: &str, values: &[Value]) -> Result<Value, NoValue> {
-    let is_real = values.iter().any(|value| matches!(value, Value::Real(_)));
-    let numbers: Option<Vec<f64>> = values.iter().map(Value::as_f64).collect();
-    let number = |value: f64| {
-        if is_real {
-            Value::Real(value)
-        } else {
-            Value::Int(value as i64)
-        }
+    let (Some(a), Some(b)) = (left.as_f64(), right.as_f64()) else {
+        let expected = format!("`{}` takes two numbers", operator.text());
+        return Err(wrong(&expected, &[left.clone(), right.clone()]));
     };
-    match (function, values, numbers.as_deref()) {
-        ("not", [Value::Bool(value)], _) => Ok(Value::Bool(!value)),
-        ("round", _, Some([value])) => Ok(Value::Int(value.round() as i64)),
-        ("min", _, Some([left, right])) => Ok(number(left.min(*right))),
-        ("max", _, Some([left, right])) => Ok(number(left.max(*right))),
-        ("divisible", _, Some([value, divisor])) if *divisor >= 1.0 => {
-            Ok(Value::Int(make_divisible(*value, *divisor as i64)))
-        }
-        _ => {
-            let expected = match function {
-                "not" => "`not(x)` takes one truth value",
-                "round" => "`round(x)` takes one number",
-                "divisible" => "`divisible(x, divisor)` takes a number and a divisor of at least 1",
-                "min" => "`min(x, y)` takes two numbers",
-                _ => "`max(x, y)` takes two numbers",
-            };
-            Err(wrong(expected, values))
-        }
+    let result = match operator {
+        O::Less => return Ok(Bool(a < b)),
+        O::LessEqual => return Ok(Bool(a <= b)),
+        O::Greater => return Ok(Bool(a > b)),
+        O::GreaterEqual => return Ok(Bool(a >= b)),
+        O::Add => a + b,
+        O::Subtract => a - b,
+        O::Multiply => a * b,
+        _ => a / b,
+    };
+    match result.is_finite() {
+        true => Ok(Real(result)),
+        false => Err(format!(
+            "`{left} {} {right}` is no finite number",
+            operator.text()
+        )),
     }
+}
+
+fn call(function: Function, values: &[Value]) -> Result<Value, String> {
+    use Value::{Bool, Int, Real};
+    let expected = match (function, values) {
+        (Function::Not, [Bool(value)]) => return Ok(Bool(!value)),
+        (Function::Round, [value @ Int(_)]) => return Ok(value.clone()),
+        (Function::Round, [Real(value)]) => return Ok(Int(value.round() as i64)),
+        (Function::Min, [Int(left), Int(right)]) => return Ok(Int(*left.min(right))),
+        (Function::Max, [Int(left), Int(right)]) => return Ok(Int(*left.max(right))),
+        (Function::Min | Function::Max, [left, right]) => {
+            if let (Some(left), Some(right)) = (left.as_f64(), right.as_f64()) {
+                let is_min = function == Function::Min;
+                return Ok(Real(if is_min {
+                    left.min(right)
+                } else {
+                    left.max(right)
+                }));
+            }
+            "`min(x, y)` and `max(x, y)` take two numbers"
+        }
+        (Function::Divisible, [value, Int(divisor @ 1..=1_000_000)]) => match value.as_f64() {
+            Some(value) => return Ok(Int(make_divisible(value, *divisor))),
+            None => "`divisible(x, divisor)` takes a number",
+        },
+        (Function::Not, _) => "`not(x)` takes one truth value",
+        (Function::Round, _) => "`round(x)` takes one number",
+        (Function::Divisible, _) => {
+            "`divisible(x, divisor)` takes a number and an integer divisor from 1 to 1000000"
+        }
+        (Function::Min | Function::Max, _) => "`min(x, y)` and `max(x, y)` take two numbers",
+    };
+    Err(wrong(expected, values))
 }
 
 /// The multiple of `divisor` closest to `value`, at least one, and not below 90 % of `value`
@@ -257,6 +275,37 @@ mod tests {
             (1.0, 8),
         ] {
             assert_eq!(make_divisible(value, 8), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn integers_stay_integers_and_overflow_is_an_error() {
+        use Operator as O;
+        use Value::{Int, Real};
+        for (operator, left, right, expected) in [
+            (O::Divide, Int(7), Int(2), Ok(Int(3))),
+            (O::Divide, Int(7), Real(2.0), Ok(Real(3.5))),
+            (O::Multiply, Int(16), Real(1.5), Ok(Real(24.0))),
+            (O::Less, Int(1), Real(1.5), Ok(Value::Bool(true))),
+            (O::Equal, Int(1), Real(1.0), Ok(Value::Bool(true))),
+            (O::Divide, Int(1), Int(0), Err("division by zero")),
+            (O::Divide, Int(i64::MIN), Int(-1), Err("too large")),
+            (O::Multiply, Int(i64::MAX), Int(2), Err("too large")),
+            (
+                O::Multiply,
+                Real(1e300),
+                Real(1e300),
+                Err("no finite number"),
+            ),
+            (O::Add, Int(1), Value::Bool(true), Err("takes two numbers")),
+            (O::And, Int(1), Value::Bool(true), Err("two truth values")),
+        ] {
+            let found = binary(operator, &left, &right);
+            match (&found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(*found, expected),
+                (Err(found), Err(part)) => assert!(found.contains(part), "{found}"),
+                (_, expected) => panic!("{left} {operator:?} {right}: {found:?}, {expected:?}"),
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::error::{Result, SpaceError, suggestion};
 use crate::space::Space;
 use crate::value::Value;
 
-const FAMILIES: [(&str, &str); 4] = [
+const FAMILIES: [(&str, &str); 5] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
     (
         "ofa-mobilenet-v3",
@@ -13,6 +13,10 @@ const FAMILIES: [(&str, &str); 4] = [
     (
         "ofa-proxylessnas",
         include_str!("../spaces/ofa-proxylessnas.space"),
+    ),
+    (
+        "ofa-resnet50d",
+        include_str!("../spaces/ofa-resnet50d.space"),
     ),
     (
         "deps-cifar-mobilenet-v3",

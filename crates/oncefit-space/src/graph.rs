@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, SpaceError};
+use crate::program::LARGEST_SIZE;
 
 /// Shape of one image's features, channels-last.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct FeatureShape {
     /// Rows of pixels.
     pub height: usize,
@@ -152,6 +153,34 @@ pub enum Op {
     Multiply,
 }
 
+impl Op {
+    /// Its sizes, strides and paddings.
+    fn numbers(&self) -> [usize; 3] {
+        match *self {
+            Self::Convolution {
+                out_channels,
+                kernel,
+                stride,
+                ..
+            } => [out_channels, kernel, stride],
+            Self::Depthwise { kernel, stride, .. } => [kernel, stride, 0],
+            Self::AveragePool {
+                kernel,
+                stride,
+                padding,
+                ..
+            }
+            | Self::MaxPool {
+                kernel,
+                stride,
+                padding,
+            } => [kernel, stride, padding],
+            Self::Linear { out_features, .. } => [out_features, 0, 0],
+            _ => [0; 3],
+        }
+    }
+}
+
 /// An operation with its inputs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct GraphNode {
@@ -257,7 +286,8 @@ impl Graph {
         specs
     }
 
-    /// Checks a graph that comes from outside: order of the nodes, number of inputs, shapes.
+    /// Checks a graph that comes from outside: order of the nodes, number of inputs, shapes. The
+    /// other functions of a graph rely on it.
     ///
     /// # Errors
     /// Naming the first node that is wrong.
@@ -287,9 +317,15 @@ impl Graph {
                 .map(|&input| self.nodes[input].shape)
                 .collect();
             if index == 0 {
-                if node.shape.is_empty() || !node.inputs.is_empty() {
+                let FeatureShape {
+                    height,
+                    width,
+                    channels,
+                } = node.shape;
+                let is_size = |extent| (1..=LARGEST_SIZE as usize).contains(&extent);
+                if ![height, width, channels].into_iter().all(is_size) || !node.inputs.is_empty() {
                     return fails(format!(
-                        "an input has pixels and reads nothing ({})",
+                        "an input reads nothing and has from 1 to {LARGEST_SIZE} rows, columns and channels, this one has {}",
                         node.shape
                     ));
                 }
@@ -316,11 +352,35 @@ const EMPTY: FeatureShape = FeatureShape {
     channels: 0,
 };
 
+/// Values of one tensor, beyond which a network is taken for a mistake.
+const MOST_VALUES: usize = 1 << 40;
+
 /// The shape that an operation makes of its inputs.
+///
+/// # Errors
+/// What the shapes or the operation's numbers are, and what they would have to be.
 pub(crate) fn output_shape(
     op: &Op,
     inputs: &[FeatureShape],
 ) -> std::result::Result<FeatureShape, String> {
+    if let Some(number) = op
+        .numbers()
+        .into_iter()
+        .find(|&number| number > LARGEST_SIZE as usize)
+    {
+        return Err(format!(
+            "{number} is above {LARGEST_SIZE}, the largest size of anything"
+        ));
+    }
+    let shape = shape_of_output(op, inputs)?;
+    match shape.len() {
+        0 => Err(format!("its output of {shape} holds nothing")),
+        MOST_VALUES.. => Err(format!("its output of {shape} is too large")),
+        _ => Ok(shape),
+    }
+}
+
+fn shape_of_output(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<FeatureShape, String> {
     let wanted = match op {
         Op::Input => 0,
         Op::Add | Op::Multiply => 2,
@@ -333,12 +393,12 @@ pub(crate) fn output_shape(
         ));
     }
     let Some(&source) = inputs.first() else {
-        return Ok(EMPTY);
+        return Err("it reads nothing".into());
     };
     let strided = |channels: usize, kernel: usize, stride: usize| {
-        if kernel.is_multiple_of(2) || stride == 0 || channels == 0 {
+        if kernel.is_multiple_of(2) || stride == 0 {
             return Err(format!(
-                "a convolution has an odd kernel, a stride and channels; this one has kernel {kernel}, stride {stride}, {channels} channels"
+                "a convolution has an odd kernel and a stride, this one has kernel {kernel}, stride {stride}"
             ));
         }
         Ok(FeatureShape {

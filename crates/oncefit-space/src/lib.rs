@@ -16,19 +16,24 @@
 
 mod cost;
 mod count;
+mod elaborate;
+mod encode;
 mod envelope;
 mod error;
 mod expression;
 mod families;
 mod graph;
+mod member;
+mod operation;
 mod parser;
 mod printer;
+mod program;
+mod sampling;
 mod scope;
 mod space;
 mod trace;
 mod tree;
 mod value;
-mod walk;
 
 pub use envelope::{Envelope, EnvelopeNode};
 pub use error::{Result, SpaceError};

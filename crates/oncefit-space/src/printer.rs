@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::expression::Expression;
-use crate::tree::{Block, DomainText, Node, Statement, Tree};
+use crate::tree::{Block, DomainText, Node, Statement, Tree, Written};
 use crate::value::Value;
 
 impl Tree {
@@ -60,7 +60,7 @@ impl Printer<'_> {
                 Statement::Decide { name, domain, .. } => {
                     let _ = write!(self.text, "decide {name} in {}", domain_text(domain));
                 }
-                Statement::Let { name, value } => {
+                Statement::Let { name, value, .. } => {
                     let _ = write!(self.text, "let {name} = {}", expression(value, 0));
                 }
                 Statement::Node { label, node, .. } => {
@@ -179,7 +179,7 @@ impl Printer<'_> {
     }
 }
 
-fn list(parts: &[Expression]) -> String {
+fn list(parts: &[Written]) -> String {
     parts
         .iter()
         .map(|part| expression(part, 0))
@@ -206,10 +206,10 @@ fn domain_text(domain: &DomainText) -> String {
     }
 }
 
-fn expression(value: &Expression, around: u8) -> String {
+fn expression(value: &Written, around: u8) -> String {
     match value {
         Expression::Constant(value) => value.to_string(),
-        Expression::Name(name, _) => name.clone(),
+        Expression::Name(word) => word.text.clone(),
         Expression::Binary(operator, left, right) => {
             let own = operator.precedence();
             let (left, right) = (expression(left, own), expression(right, own + 1));
@@ -220,7 +220,9 @@ fn expression(value: &Expression, around: u8) -> String {
                 text
             }
         }
-        Expression::Call(name, arguments) => format!("{name}({})", list(arguments)),
+        Expression::Call(function, arguments) => {
+            format!("{}({})", function.text(), list(arguments))
+        }
         Expression::If(parts) => {
             let [condition, then, otherwise] = parts.each_ref().map(|part| expression(part, 0));
             let text = format!("if {condition} then {then} else {otherwise}");

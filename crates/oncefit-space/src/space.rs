@@ -1,32 +1,32 @@
 //! A space: an immutable tree of decisions and modules, and everything that follows from it.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
-use num_bigint::BigUint;
-use oncefit_random::Draws;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::count::count;
-use crate::envelope::Envelope;
+use crate::elaborate::{elaborate, unknown_decision};
+use crate::envelope::{Envelope, envelope};
 use crate::error::{Result, SpaceError, suggestion};
-use crate::graph::{Graph, GraphNode};
+use crate::member;
 use crate::parser::parse;
-use crate::trace::{Choice, Subnet, Trace};
+use crate::program::Program;
+use crate::trace::{Subnet, Trace};
 use crate::tree::Tree;
 use crate::value::{DecisionSlot, Value};
-use crate::walk::{Mode, Walker};
 
-/// A search space. Cheap to clone.
-#[derive(Clone, Debug)]
+/// A search space. Cheap to clone; serialised as its text.
+#[derive(Clone)]
 pub struct Space {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     tree: Tree,
-    decisions: Vec<DecisionSlot>,
+    program: Program,
+    /// The number of each decision in the program, by path.
+    slots: HashMap<String, usize>,
     envelope: Envelope,
 }
 
@@ -54,52 +54,28 @@ impl Space {
     /// space has no such parameter, since callers take them from the data.
     ///
     /// # Errors
-    /// If the text is not a space or has no such parameter.
+    /// If the text is not a space, or has no such parameter, or one of another kind.
     pub fn parse_with(text: &str, file_name: &str, parameters: &[(&str, Value)]) -> Result<Self> {
         let mut tree = parse(text, file_name)?;
         for (name, value) in parameters {
-            let known: Vec<String> = tree
-                .parameters
-                .iter()
-                .map(|(name, _)| name.clone())
-                .collect();
-            match tree.parameters.iter_mut().find(|(other, _)| other == name) {
-                Some((_, old)) => *old = value.clone(),
-                None if matches!(*name, "classes" | "channels") => {}
-                None => {
-                    let hint = suggestion(name, known.iter().map(String::as_str));
-                    return Err(SpaceError::Illegal(format!(
-                        "space `{}` has no parameter `{name}`{hint}; legal: {}",
-                        tree.name,
-                        known.join(", ")
-                    )));
-                }
-            }
+            tree.set_parameter(name, value)?;
         }
         Self::new(tree)
     }
 
     fn new(tree: Tree) -> Result<Self> {
-        let walker = Walker::new(&tree, Mode::All).run()?;
-        let decisions: Vec<DecisionSlot> = walker
-            .decisions
-            .iter()
-            .map(|(slot, _)| slot.clone())
+        let program = elaborate(&tree)?;
+        let envelope = envelope(&program, &tree.source)?;
+        let paths = program.slots.iter().map(|slot| slot.path.clone());
+        let slots = paths
+            .enumerate()
+            .map(|(index, path)| (path, index))
             .collect();
-        let envelope = Envelope::new(&walker.nodes);
-        for (fixed, _) in &tree.fixes {
-            let is_known = decisions
-                .iter()
-                .any(|slot| slot.path == *fixed || slot.name == *fixed)
-                || single_valued(&tree, fixed);
-            if !is_known {
-                return Err(unknown_decision(&tree.name, &decisions, fixed));
-            }
-        }
         Ok(Self {
             inner: Arc::new(Inner {
                 tree,
-                decisions,
+                program,
+                slots,
                 envelope,
             }),
         })
@@ -123,23 +99,25 @@ impl Space {
     /// Every decision that some member has, in the order in which they are met. Decisions with one
     /// value take it by themselves and are left out.
     pub fn decisions(&self) -> &[DecisionSlot] {
-        &self.inner.decisions
+        &self.inner.program.slots
     }
 
     /// What the supernet of this space must store.
     ///
     /// # Errors
-    /// Never today; kept fallible for spaces whose envelope is made on demand.
+    /// Never: a space whose largest shapes do not meet is not read. A `Result`, as all that walks
+    /// a space is.
     pub fn envelope(&self) -> Result<Envelope> {
         Ok(self.inner.envelope.clone())
     }
 
-    /// How many members it has, exactly.
-    ///
-    /// # Errors
-    /// If a domain depends on a decision.
-    pub fn count(&self) -> Result<BigUint> {
-        count(&self.inner.tree, &HashMap::new())
+    pub(crate) fn program(&self) -> &Program {
+        &self.inner.program
+    }
+
+    /// The number of the decision at a path.
+    pub(crate) fn slot(&self, path: &str) -> Option<usize> {
+        self.inner.slots.get(path).copied()
     }
 
     /// Builds a member: `choose` is asked for the index of a value at each decision.
@@ -147,26 +125,16 @@ impl Space {
     /// # Errors
     /// If an index is out of range or the shapes do not meet.
     pub fn build(&self, choose: &mut dyn FnMut(&DecisionSlot) -> usize) -> Result<Subnet> {
-        let walker = Walker::new(&self.inner.tree, Mode::Member(choose)).run()?;
-        let choices = walker.decisions.into_iter().map(|(slot, index)| Choice {
-            value: slot.domain.values[index].clone(),
-            path: slot.path,
-            name: slot.name,
-        });
-        let nodes = walker.nodes.into_iter().map(|node| GraphNode {
-            path: node.path,
-            op: node.op,
-            inputs: node.inputs,
-            shape: node.shape,
-        });
-        Ok(Subnet::new(
-            Trace {
-                choices: choices.collect(),
-            },
-            Graph {
-                nodes: nodes.collect(),
-            },
-        ))
+        self.build_slots(&mut |_, slot| choose(slot))
+    }
+
+    /// As [`Space::build`]; `choose` also gets the number of the decision.
+    pub(crate) fn build_slots(
+        &self,
+        choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
+    ) -> Result<Subnet> {
+        let (trace, graph) = member::build(&self.inner.program, &self.inner.tree.source, choose)?;
+        Ok(Subnet::new(trace, graph))
     }
 
     /// What follows a partial trace, whose choices are the first decisions in order.
@@ -174,182 +142,101 @@ impl Space {
     /// # Errors
     /// If a choice is not the decision that comes next, or its value is illegal.
     pub fn step(&self, partial: &Trace) -> Result<Step> {
-        let mut at = 0;
+        let mut given = partial.choices.iter();
         let mut problem = None;
         let mut open = None;
         let built = self.build(&mut |slot| {
-            let choice = partial.choices.get(at);
-            at += 1;
-            match choice {
-                Some(choice) if choice.path != slot.path => {
-                    problem.get_or_insert_with(|| {
-                        format!("decision `{}` comes next, not `{}`", slot.path, choice.path)
-                    });
-                    0
-                }
-                Some(choice) => slot.domain.position(&choice.value).unwrap_or_else(|| {
-                    problem.get_or_insert_with(|| illegal_value(slot, &choice.value));
-                    0
-                }),
+            let message = match given.next() {
                 None => {
                     open.get_or_insert_with(|| slot.clone());
-                    0
+                    return 0;
                 }
-            }
+                Some(choice) if choice.path != slot.path => {
+                    format!("decision `{}` comes next, not `{}`", slot.path, choice.path)
+                }
+                Some(choice) => match slot.domain.position(&choice.value) {
+                    Some(index) => return index,
+                    None => illegal_value(slot, &choice.value.to_string()),
+                },
+            };
+            problem.get_or_insert(message);
+            0
         });
-        match (problem, open, built) {
-            (Some(problem), ..) => Err(SpaceError::Illegal(problem)),
-            (None, Some(slot), _) => Ok(Step::Decide(slot)),
-            (None, None, Ok(_)) if at < partial.choices.len() => Err(SpaceError::Illegal(format!(
+        if let Some(problem) = problem {
+            return Err(SpaceError::Illegal(problem));
+        }
+        match (open, given.next(), built) {
+            (Some(slot), ..) => Ok(Step::Decide(slot)),
+            (None, _, Err(error)) => Ok(Step::Hole(error.to_string())),
+            (None, Some(choice), Ok(_)) => Err(SpaceError::Illegal(format!(
                 "the network is complete; decision `{}` does not belong to it",
-                partial.choices[at].path
+                choice.path
             ))),
             (None, None, Ok(subnet)) => Ok(Step::Done(subnet)),
-            (None, None, Err(error)) => Ok(Step::Hole(error.to_string())),
         }
-    }
-
-    /// A random member, every decision uniform (Once-for-All's sampling: not uniform over members,
-    /// since shallow networks have fewer decisions).
-    ///
-    /// # Errors
-    /// If the shapes do not meet.
-    pub fn sample(&self, draws: &mut Draws) -> Result<Subnet> {
-        self.build(&mut |slot| draws.below(slot.domain.values.len()))
-    }
-
-    /// A random member, uniform over members.
-    ///
-    /// # Errors
-    /// If the space cannot be counted or the shapes do not meet.
-    pub fn sample_uniform(&self, draws: &mut Draws) -> Result<Subnet> {
-        let mut chosen = HashMap::new();
-        let mut failure = None;
-        let subnet = self.build(
-            &mut |slot| match self.draw_by_count(slot, &mut chosen, draws) {
-                Ok(index) => index,
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    0
-                }
-            },
-        )?;
-        failure.map_or(Ok(subnet), Err)
-    }
-
-    fn draw_by_count(
-        &self,
-        slot: &DecisionSlot,
-        chosen: &mut HashMap<String, Value>,
-        draws: &mut Draws,
-    ) -> Result<usize> {
-        let mut counts = Vec::with_capacity(slot.domain.values.len());
-        for value in &slot.domain.values {
-            chosen.insert(slot.path.clone(), value.clone());
-            counts.push(count(&self.inner.tree, chosen)?);
-        }
-        let mut rank = below(&counts.iter().sum(), draws);
-        let index = counts
-            .iter()
-            .position(|count| {
-                let is_here = rank < *count;
-                if !is_here {
-                    rank -= count;
-                }
-                is_here
-            })
-            .unwrap_or(0);
-        chosen.insert(slot.path.clone(), slot.domain.values[index].clone());
-        Ok(index)
-    }
-
-    /// The member with ordered decisions at their smallest and unordered ones at the value that
-    /// gives the fewest MACs.
-    ///
-    /// # Errors
-    /// If the shapes do not meet.
-    pub fn smallest(&self) -> Result<Subnet> {
-        self.extreme(false)
-    }
-
-    /// The member with ordered decisions at their largest and unordered ones at the value that
-    /// gives the most MACs.
-    ///
-    /// # Errors
-    /// If the shapes do not meet.
-    pub fn largest(&self) -> Result<Subnet> {
-        self.extreme(true)
-    }
-
-    fn extreme(&self, is_largest: bool) -> Result<Subnet> {
-        let mut chosen: HashMap<String, usize> = HashMap::new();
-        let build = |chosen: &HashMap<String, usize>| {
-            self.build(&mut |slot| match chosen.get(&slot.path) {
-                Some(&index) => index,
-                None if !slot.domain.ordered => 0,
-                None if is_largest => slot.domain.largest(),
-                None => slot.domain.smallest(),
-            })
-        };
-        // Unordered decisions in order, each with those after it at their first value.
-        for slot in self.decisions().iter().filter(|slot| !slot.domain.ordered) {
-            let mut best: Option<(u64, usize)> = None;
-            for index in 0..slot.domain.values.len() {
-                chosen.insert(slot.path.clone(), index);
-                let macs = build(&chosen)?.graph().macs();
-                let is_better = best.is_none_or(
-                    |(best, _)| {
-                        if is_largest { macs > best } else { macs < best }
-                    },
-                );
-                if is_better {
-                    best = Some((macs, index));
-                }
-            }
-            chosen.insert(slot.path.clone(), best.map_or(0, |(_, index)| index));
-        }
-        build(&chosen)
     }
 
     /// The member that a trace describes.
     ///
     /// # Errors
-    /// Naming the first decision that is unknown, missing or has an illegal value, with the legal
-    /// ones.
+    /// Naming the first decision that is unknown, missing, inactive or has an illegal value, with
+    /// the legal ones.
     pub fn subnet(&self, trace: &Trace) -> Result<Subnet> {
+        self.follow(trace, &mut |_, _| {})
+    }
+
+    /// As [`Space::subnet`]; `found` gets the number of each decision and the index of its value.
+    pub(crate) fn follow(
+        &self,
+        trace: &Trace,
+        found: &mut dyn FnMut(usize, usize),
+    ) -> Result<Subnet> {
+        let values = trace.by_path();
+        let unknown = trace
+            .choices
+            .iter()
+            .find(|choice| self.slot(&choice.path).is_none());
+        if let Some(choice) = unknown {
+            return Err(unknown_decision(
+                self.name(),
+                self.decisions(),
+                &choice.path,
+            ));
+        }
         let mut problem = None;
-        let mut used = 0;
-        let subnet = self.build(&mut |slot| match trace.get(&slot.path) {
-            Some(value) => {
-                used += 1;
-                slot.domain.position(value).unwrap_or_else(|| {
-                    problem.get_or_insert_with(|| illegal_value(slot, value));
-                    0
-                })
+        let built = self.build_slots(&mut |number, slot| {
+            let value = values.get(slot.path.as_str());
+            let index = value.and_then(|value| slot.domain.position(value));
+            if let Some(index) = index {
+                found(number, index);
+                return index;
             }
-            None => {
-                problem.get_or_insert_with(|| missing_value(slot));
-                0
-            }
-        })?;
+            problem.get_or_insert_with(|| match value {
+                Some(value) => illegal_value(slot, &value.to_string()),
+                None => missing_value(slot),
+            });
+            0
+        });
         if let Some(problem) = problem {
             return Err(SpaceError::Illegal(problem));
         }
-        if used < trace.choices.len() {
-            let extra = trace
-                .choices
-                .iter()
-                .find(|choice| subnet.trace().get(&choice.path).is_none());
-            let path = extra.map_or("", |choice| &choice.path);
-            let is_known = self.decisions().iter().any(|slot| slot.path == path);
-            return Err(match is_known {
-                true => SpaceError::Illegal(format!(
-                    "decision `{path}` is not active with the other values of this trace"
-                )),
-                false => unknown_decision(self.name(), self.decisions(), path),
-            });
+        let subnet = built?;
+        if values.len() < trace.choices.len() {
+            let message = "a decision stands twice in this trace".to_owned();
+            return Err(SpaceError::Illegal(message));
         }
-        Ok(subnet)
+        let active = subnet.trace().by_path();
+        match trace
+            .choices
+            .iter()
+            .find(|choice| !active.contains_key(choice.path.as_str()))
+        {
+            None => Ok(subnet),
+            Some(choice) => Err(SpaceError::Illegal(format!(
+                "decision `{}` is not active with the other values of this trace",
+                choice.path
+            ))),
+        }
     }
 
     /// The member that a compact text describes, `largest` or `smallest`.
@@ -362,161 +249,90 @@ impl Space {
             "smallest" => return self.smallest(),
             _ => {}
         }
-        let mut groups: Vec<(String, VecDeque<Value>, bool)> = Vec::new();
-        for part in text.trim().split(':').filter(|part| !part.is_empty()) {
-            let (name, values) = part.split_once('=').ok_or_else(|| {
-                SpaceError::Illegal(format!(
-                    "`{part}` is no part of a subnet; write name=value,value,…, parts joined by `:`, or `largest`, `smallest`"
-                ))
-            })?;
-            if !self.decisions().iter().any(|slot| slot.name == name) {
-                return Err(unknown_decision(self.name(), self.decisions(), name));
-            }
-            let values: VecDeque<Value> = values
-                .split(',')
-                .map(|value| Value::parse(value.trim()))
-                .collect();
-            let is_single = values.len() == 1;
-            groups.push((name.to_owned(), values, is_single));
-        }
+        let mut groups = self.groups(text.trim())?;
         let mut problem = None;
-        let subnet = self.build(&mut |slot| {
-            let group = groups.iter_mut().find(|(name, ..)| *name == slot.name);
-            let value = group.and_then(|(_, values, is_single)| match is_single {
-                true => values.front().cloned(),
-                false => values.pop_front(),
+        let built = self.build(&mut |slot| {
+            let written = groups
+                .iter_mut()
+                .find(|group| group.name == slot.name)
+                .and_then(Group::next);
+            let index = written.and_then(|written| slot.domain.read(written));
+            if let Some(index) = index {
+                return index;
+            }
+            problem.get_or_insert_with(|| match written {
+                Some(written) => illegal_value(slot, written),
+                None => missing_value(slot),
             });
-            let found = match &value {
-                Some(value) => slot
-                    .domain
-                    .position(value)
-                    .ok_or_else(|| illegal_value(slot, value)),
-                None => Err(missing_value(slot)),
-            };
-            found.unwrap_or_else(|message| {
-                problem.get_or_insert(message);
-                0
-            })
-        })?;
+            0
+        });
         if let Some(problem) = problem {
             return Err(SpaceError::Illegal(problem));
         }
-        if let Some((name, values, _)) = groups
-            .iter()
-            .find(|(_, values, is_single)| !is_single && !values.is_empty())
-        {
-            return Err(SpaceError::Illegal(format!(
-                "`{name}` has {} values too many: this network has {} decisions of that name",
-                values.len(),
-                subnet
-                    .trace()
-                    .choices
-                    .iter()
-                    .filter(|choice| choice.name == *name)
-                    .count()
-            )));
+        let subnet = built?;
+        for group in groups {
+            let choices = subnet.trace().choices.iter();
+            let decisions = choices.filter(|choice| choice.name == group.name).count();
+            if decisions == 0 {
+                return Err(SpaceError::Illegal(format!(
+                    "`{}` has a value, but this network has no decision of that name",
+                    group.name
+                )));
+            }
+            if !group.is_single() && !group.left.is_empty() {
+                return Err(SpaceError::Illegal(format!(
+                    "`{}` has {} values too many: this network has {decisions} decisions of that name",
+                    group.name,
+                    group.left.len()
+                )));
+            }
         }
         Ok(subnet)
     }
 
-    /// `subnet` with each decision redrawn with `probability`; decisions that are new are drawn.
-    ///
-    /// # Errors
-    /// If the shapes do not meet.
-    pub fn mutate(&self, subnet: &Subnet, probability: f64, draws: &mut Draws) -> Result<Subnet> {
-        self.build(&mut |slot| {
-            let kept = subnet
-                .trace()
-                .get(&slot.path)
-                .and_then(|value| slot.domain.position(value));
-            match kept {
-                Some(index) if !draws.chance(probability) => index,
-                _ => draws.below(slot.domain.values.len()),
-            }
-        })
-    }
-
-    /// A member that has each decision from one of two parents; decisions that neither has are
-    /// drawn.
-    ///
-    /// # Errors
-    /// If the shapes do not meet.
-    pub fn crossover(&self, left: &Subnet, right: &Subnet, draws: &mut Draws) -> Result<Subnet> {
-        self.build(&mut |slot| {
-            let of = |parent: &Subnet| {
-                parent
-                    .trace()
-                    .get(&slot.path)
-                    .and_then(|value| slot.domain.position(value))
+    fn groups<'t>(&self, text: &'t str) -> Result<Vec<Group<'t>>> {
+        let mut groups: Vec<Group> = Vec::new();
+        for part in text.split(':').filter(|part| !part.is_empty()) {
+            let Some((name, values)) = part.split_once('=') else {
+                return Err(SpaceError::Illegal(format!(
+                    "`{part}` is no part of a subnet; write name=value,value,…, parts joined by `:`, or `largest`, `smallest`"
+                )));
             };
-            match (of(left), of(right)) {
-                (Some(left), Some(right)) => {
-                    if draws.chance(0.5) {
-                        left
-                    } else {
-                        right
-                    }
-                }
-                (Some(index), None) | (None, Some(index)) => index,
-                (None, None) => draws.below(slot.domain.values.len()),
+            if !self.decisions().iter().any(|slot| slot.name == name) {
+                return Err(unknown_decision(self.name(), self.decisions(), name));
             }
-        })
-    }
-
-    /// A one-hot code of fixed length: one number for each value of each decision of
-    /// [`Space::decisions`], 0 where a decision is inactive.
-    pub fn encode(&self, subnet: &Subnet) -> Vec<f32> {
-        let values: HashMap<&str, &Value> = subnet
-            .trace()
-            .choices
-            .iter()
-            .map(|choice| (choice.path.as_str(), &choice.value))
-            .collect();
-        self.decisions()
-            .iter()
-            .flat_map(|slot| {
-                let chosen = values.get(slot.path.as_str()).copied();
-                slot.domain
-                    .values
-                    .iter()
-                    .map(move |value| f32::from(u8::from(chosen == Some(value))))
-            })
-            .collect()
-    }
-
-    /// What each number of [`Space::encode`] stands for: `unit1[0].kernel=5`.
-    pub fn encoding_names(&self) -> Vec<String> {
-        self.decisions()
-            .iter()
-            .flat_map(|slot| {
-                slot.domain
-                    .values
-                    .iter()
-                    .map(move |value| format!("{}={value}", slot.path))
-            })
-            .collect()
+            if groups.iter().any(|group| group.name == name) {
+                return Err(SpaceError::Illegal(format!("`{name}` is given twice")));
+            }
+            let left: VecDeque<&str> = values.split(',').map(str::trim).collect();
+            groups.push(Group {
+                name,
+                count: left.len(),
+                left,
+            });
+        }
+        Ok(groups)
     }
 
     /// The same space with the decisions of a name, or one path, narrowed to some of their values.
-    /// Its members are members of this space; a decision left with one value is taken by itself.
+    /// Its members are members of this space; a decision left with one value is taken by itself and
+    /// has no place in the traces of the narrowed space. The path of a decision at the top level is
+    /// its name, which stands for all decisions of that name.
     ///
     /// # Errors
     /// If there is no such decision or value.
     pub fn restrict(&self, name: &str, values: &[Value]) -> Result<Self> {
-        let matching: Vec<&DecisionSlot> = self
-            .decisions()
-            .iter()
-            .filter(|slot| slot.path == name || slot.name == name)
-            .collect();
-        if matching.is_empty() {
+        let is_meant = |slot: &&DecisionSlot| slot.path == name || slot.name == name;
+        let mut meant = self.decisions().iter().filter(is_meant).peekable();
+        if meant.peek().is_none() {
             return Err(unknown_decision(self.name(), self.decisions(), name));
         }
-        for slot in matching {
+        for slot in meant {
             if let Some(value) = values
                 .iter()
                 .find(|value| slot.domain.position(value).is_none())
             {
-                return Err(SpaceError::Illegal(illegal_value(slot, value)));
+                return Err(SpaceError::Illegal(illegal_value(slot, &value.to_string())));
             }
         }
         if values.is_empty() {
@@ -530,21 +346,64 @@ impl Space {
     }
 }
 
-/// Whether a fixed decision is left out of the list because one value is left to it.
-fn single_valued(tree: &Tree, fixed: &str) -> bool {
-    let unfixed = Tree {
-        fixes: Vec::new(),
-        ..tree.clone()
-    };
-    Walker::new(&unfixed, Mode::All).run().is_ok_and(|walker| {
-        walker
-            .decisions
-            .iter()
-            .any(|(slot, _)| slot.path == fixed || slot.name == fixed)
-    })
+/// The values that a compact text gives to the decisions of one name.
+struct Group<'t> {
+    name: &'t str,
+    left: VecDeque<&'t str>,
+    count: usize,
 }
 
-fn illegal_value(slot: &DecisionSlot, value: &Value) -> String {
+impl<'t> Group<'t> {
+    /// Whether its one value stands for all decisions.
+    fn is_single(&self) -> bool {
+        self.count == 1
+    }
+
+    fn next(&mut self) -> Option<&'t str> {
+        match self.is_single() {
+            true => self.left.front().copied(),
+            false => self.left.pop_front(),
+        }
+    }
+}
+
+impl Tree {
+    fn set_parameter(&mut self, name: &str, value: &Value) -> Result<()> {
+        let Some(index) = self.parameters.iter().position(|(other, _)| other == name) else {
+            if matches!(name, "classes" | "channels") {
+                return Ok(());
+            }
+            let known: Vec<&str> = self
+                .parameters
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect();
+            return Err(SpaceError::Illegal(format!(
+                "space `{}` has no parameter `{name}`{}; legal: {}",
+                self.name,
+                suggestion(name, known.iter().copied()),
+                known.join(", ")
+            )));
+        };
+        let old = &mut self.parameters[index].1;
+        *old = match (&*old, value) {
+            (Value::Real(_), Value::Int(value)) => Value::Real(*value as f64),
+            (Value::Real(_), Value::Real(value)) if value.is_finite() => Value::Real(*value),
+            (Value::Int(_), Value::Int(_)) | (Value::Bool(_), Value::Bool(_)) => value.clone(),
+            (Value::Text(_), Value::Text(_)) => value.clone(),
+            (old, value) => {
+                return Err(SpaceError::Illegal(format!(
+                    "parameter `{name}` of space `{}` is {}, such as `{old}`; it cannot be `{value}`",
+                    self.name,
+                    old.kind()
+                )));
+            }
+        };
+        Ok(())
+    }
+}
+
+fn illegal_value(slot: &DecisionSlot, value: &str) -> String {
     format!(
         "decision `{}` cannot be `{value}`; legal values: {}",
         slot.path,
@@ -560,33 +419,17 @@ fn missing_value(slot: &DecisionSlot) -> String {
     )
 }
 
-fn unknown_decision(space: &str, decisions: &[DecisionSlot], name: &str) -> SpaceError {
-    let mut names: Vec<&str> = Vec::new();
-    for slot in decisions {
-        if !names.contains(&slot.name.as_str()) {
-            names.push(&slot.name);
-        }
-    }
-    let paths = decisions.iter().map(|slot| slot.path.as_str());
-    let hint = suggestion(name, names.iter().copied().chain(paths));
-    SpaceError::Illegal(format!(
-        "space `{space}` has no decision `{name}`{hint}; its decisions: {}",
-        names.join(", ")
-    ))
-}
-
-/// A uniform integer below `bound`.
-fn below(bound: &BigUint, draws: &mut Draws) -> BigUint {
-    let digits = (bound.bits() / 32 + 2) as usize;
-    // 32 bits more than the bound has: the bias is below 2⁻³².
-    let random = BigUint::new((0..digits).map(|_| draws.next_u32()).collect());
-    let range = BigUint::from(1u32) << (32 * digits);
-    (random * bound) / range
-}
-
 impl PartialEq for Space {
     fn eq(&self, other: &Self) -> bool {
         self.to_text() == other.to_text()
+    }
+}
+
+impl Eq for Space {}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        write!(formatter, "Space({}, {})", self.name(), self.hash())
     }
 }
 

@@ -9,6 +9,7 @@
 //! inactive, and decisions with one value, have no place in a trace: equal networks have equal
 //! traces.
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -42,6 +43,14 @@ impl Trace {
             .iter()
             .find(|choice| choice.path == path)
             .map(|choice| &choice.value)
+    }
+
+    /// The values by path, for those who look up many.
+    pub(crate) fn by_path(&self) -> HashMap<&str, &Value> {
+        let choices = self.choices.iter();
+        choices
+            .map(|choice| (choice.path.as_str(), &choice.value))
+            .collect()
     }
 
     /// The compact text.

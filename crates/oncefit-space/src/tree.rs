@@ -1,7 +1,11 @@
 //! The tree of a space, as it is written.
 
-use crate::expression::Expression;
+use crate::error::SpaceError;
+use crate::expression::{Expression, Word};
 use crate::value::Value;
+
+/// An expression as it is written.
+pub(crate) type Written = Expression<Word>;
 
 /// A whole space: a header, definitions and a body.
 #[derive(Clone, Debug)]
@@ -24,6 +28,27 @@ pub(crate) struct Source {
     pub text: String,
 }
 
+impl Source {
+    /// An error at an offset of the text.
+    pub fn error(&self, at: usize, message: impl Into<String>) -> SpaceError {
+        let at = at.min(self.text.len());
+        let start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let before = &self.text[start..at];
+        SpaceError::Text {
+            file: self.file.as_str().into(),
+            line: self.text[..at].matches('\n').count() + 1,
+            column: before.chars().count() + 1,
+            text: self.text[start..].lines().next().unwrap_or_default().into(),
+            // A tab stays a tab, so that the caret stands below its place.
+            margin: before
+                .chars()
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect(),
+            message: message.into(),
+        }
+    }
+}
+
 /// A template; each use decides afresh.
 #[derive(Clone, Debug)]
 pub(crate) struct Definition {
@@ -43,7 +68,11 @@ pub(crate) enum Statement {
         at: usize,
     },
     /// A named expression.
-    Let { name: String, value: Expression },
+    Let {
+        name: String,
+        value: Written,
+        at: usize,
+    },
     Node {
         label: Option<String>,
         node: Node,
@@ -55,33 +84,33 @@ pub(crate) enum Statement {
 #[derive(Clone, Debug)]
 pub(crate) enum DomainText {
     List {
-        values: Vec<Expression>,
+        values: Vec<Written>,
         unordered: bool,
     },
     Range {
-        from: Expression,
-        to: Expression,
-        step: Option<Expression>,
+        from: Written,
+        to: Written,
+        step: Option<Written>,
     },
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
-    Input([Expression; 3]),
+    Input([Written; 3]),
     Op {
         kind: &'static OpKind,
-        arguments: Vec<Option<Expression>>,
+        arguments: Vec<Option<Written>>,
     },
     Call {
         definition: usize,
-        arguments: Vec<Expression>,
+        arguments: Vec<Written>,
     },
     Seq(Block),
     Residual(Block),
     Gate(Block),
     Sum(Vec<Block>),
     If {
-        condition: Expression,
+        condition: Written,
         then: Block,
         otherwise: Block,
     },
@@ -194,12 +223,12 @@ pub(crate) const OPS: [OpKind; 13] = [
     },
 ];
 
-/// Words that begin a node, a statement or a file's part.
-pub(crate) const KEYWORDS: [&str; 19] = [
+/// Words that mean something in a space's text and cannot name a value, a decision or a template.
+pub(crate) const KEYWORDS: [&str; 23] = [
     "space",
-    "decide",
     "input",
     "define",
+    "decide",
     "let",
     "seq",
     "residual",
@@ -213,6 +242,10 @@ pub(crate) const KEYWORDS: [&str; 19] = [
     "repeat",
     "tied",
     "as",
+    "in",
     "fix",
     "unordered",
+    "step",
+    "true",
+    "false",
 ];

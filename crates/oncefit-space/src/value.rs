@@ -1,5 +1,6 @@
 //! Values of decisions and expressions, and the domains they are chosen from.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -29,6 +30,11 @@ impl Value {
         }
     }
 
+    /// Whether it is this word.
+    pub(crate) fn is_text(&self, word: &str) -> bool {
+        matches!(self, Self::Text(text) if text == word)
+    }
+
     /// What kind of value it is, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -39,8 +45,16 @@ impl Value {
         }
     }
 
+    /// Whether two values are the same value or the same number.
+    pub(crate) fn is_equal_to(&self, other: &Self) -> bool {
+        match (self.as_f64(), other.as_f64()) {
+            (Some(left), Some(right)) => left == right,
+            _ => self == other,
+        }
+    }
+
     /// A value as it is written in a trace.
-    pub(crate) fn parse(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         match (text, text.parse::<i64>(), text.parse::<f64>()) {
             ("true", ..) => Self::Bool(true),
             ("false", ..) => Self::Bool(false),
@@ -76,6 +90,37 @@ impl Hash for Value {
     }
 }
 
+/// Truth values, then numbers by size, then words.
+impl Ord for Value {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rank = |value: &Self| match value {
+            Self::Bool(_) => 0,
+            Self::Int(_) | Self::Real(_) => 1,
+            Self::Text(_) => 2,
+        };
+        match (self, other) {
+            (Self::Bool(left), Self::Bool(right)) => left.cmp(right),
+            (Self::Int(left), Self::Int(right)) => left.cmp(right),
+            (Self::Real(left), Self::Real(right)) => left.total_cmp(right),
+            // Equal numbers of different kinds differ as values: the integer comes first.
+            (Self::Int(left), Self::Real(right)) => {
+                (*left as f64).total_cmp(right).then(Ordering::Less)
+            }
+            (Self::Real(left), Self::Int(right)) => {
+                left.total_cmp(&(*right as f64)).then(Ordering::Greater)
+            }
+            (Self::Text(left), Self::Text(right)) => left.cmp(right),
+            _ => rank(self).cmp(&rank(other)),
+        }
+    }
+}
+
+impl PartialOrd for Value {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -102,28 +147,34 @@ impl Domain {
         self.values.iter().position(|other| other == value)
     }
 
-    /// The index of the smallest value of an ordered domain.
-    pub(crate) fn smallest(&self) -> usize {
-        self.extreme(|left, right| left < right)
-    }
-
-    /// The index of the largest value of an ordered domain.
-    pub(crate) fn largest(&self) -> usize {
-        self.extreme(|left, right| left > right)
-    }
-
-    fn extreme(&self, better: fn(f64, f64) -> bool) -> usize {
-        let number = |index: usize| match &self.values[index] {
-            Value::Bool(value) => f64::from(u8::from(*value)),
-            value => value.as_f64().unwrap_or(0.0),
-        };
-        (1..self.values.len()).fold(0, |best, index| {
-            if better(number(index), number(best)) {
-                index
-            } else {
-                best
-            }
+    /// The index of the value that is written as `text`; `1` stands for `1.0` too.
+    pub(crate) fn read(&self, text: &str) -> Option<usize> {
+        let exact = self
+            .values
+            .iter()
+            .position(|value| value.to_string() == text);
+        exact.or_else(|| {
+            let read = Value::parse(text);
+            self.values
+                .iter()
+                .position(|value| value.is_equal_to(&read))
         })
+    }
+
+    /// The index of the smallest value.
+    pub(crate) fn smallest(&self) -> usize {
+        let indices = 0..self.values.len();
+        indices
+            .min_by_key(|&index| &self.values[index])
+            .unwrap_or(0)
+    }
+
+    /// The index of the largest value.
+    pub(crate) fn largest(&self) -> usize {
+        let indices = 0..self.values.len();
+        indices
+            .max_by_key(|&index| &self.values[index])
+            .unwrap_or(0)
     }
 
     pub(crate) fn list(&self) -> String {

@@ -1,0 +1,577 @@
+//! Tree to program: expands templates, unrolls repeats, gives every operation and decision its
+//! path, computes what is constant and checks what does not depend on shapes.
+
+use std::collections::HashMap;
+
+mod values;
+
+use crate::error::{Result, SpaceError, suggestion};
+use crate::expression::Expression;
+use crate::operation::operation;
+use crate::program::{Formula, Name, Program, Sequence, Step, Times};
+use crate::scope::Scope;
+use crate::tree::{Block, Node, Source, Statement, Tree, Written};
+use crate::value::{DecisionSlot, Domain, Value};
+use values::Fact;
+
+/// Statements and copies, counted at each use of a template and in each copy of a repeat, beyond
+/// which a space is taken for a mistake.
+const MOST_STATEMENTS: usize = 100_000;
+/// Decisions beyond which a space is taken for a mistake.
+const MOST_DECISIONS: usize = 4096;
+/// Blocks within blocks, templates expanded.
+const DEEPEST: usize = 64;
+/// Copies of one repeat.
+const MOST_COPIES: i64 = 1000;
+
+/// Makes a tree ready to walk.
+///
+/// # Errors
+/// At the place of what has no meaning: unknown names, domains and conditions that depend on what
+/// they may not depend on, wrong arguments.
+pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
+    let environment = tree
+        .parameters
+        .iter()
+        .map(|(name, value)| (name.as_str(), Expression::Constant(value.clone())));
+    let mut elaborator = Elaborator {
+        tree,
+        environment: environment.collect(),
+        scope: Scope::default(),
+        facts: Vec::new(),
+        slots: Vec::new(),
+        slot_of: HashMap::new(),
+        fixed: vec![false; tree.fixes.len()],
+        tied: Vec::new(),
+        budget: MOST_STATEMENTS,
+        depth: 0,
+        has_input: false,
+    };
+    let body = elaborator.sequence(&tree.body)?;
+    if !elaborator.has_input {
+        return Err(SpaceError::Illegal(format!(
+            "space `{}` has no network: it needs an input and operations",
+            tree.name
+        )));
+    }
+    let mut unused = tree
+        .fixes
+        .iter()
+        .zip(&elaborator.fixed)
+        .filter(|(_, is_used)| !**is_used)
+        .peekable();
+    if unused.peek().is_some() {
+        // Another fix may have removed the decision that this one narrows.
+        let whole = elaborate(&Tree {
+            fixes: Vec::new(),
+            ..tree.clone()
+        })?;
+        for ((name, _), _) in unused {
+            if !whole
+                .slots
+                .iter()
+                .any(|slot| slot.path == *name || slot.name == *name)
+            {
+                return Err(unknown_decision(&tree.name, &whole.slots, name));
+            }
+        }
+    }
+    Ok(Program {
+        body,
+        slots: elaborator.slots,
+        variables: elaborator.facts.len(),
+    })
+}
+
+/// The error of a decision that a space does not have.
+pub(crate) fn unknown_decision(space: &str, slots: &[DecisionSlot], name: &str) -> SpaceError {
+    let mut names: Vec<&str> = Vec::new();
+    for slot in slots {
+        if !names.contains(&slot.name.as_str()) {
+            names.push(&slot.name);
+        }
+    }
+    let paths = slots.iter().map(|slot| slot.path.as_str());
+    let hint = suggestion(name, names.iter().copied().chain(paths));
+    SpaceError::Illegal(format!(
+        "space `{space}` has no decision `{name}`{hint}; its decisions: {}",
+        names.join(", ")
+    ))
+}
+
+struct Elaborator<'t> {
+    tree: &'t Tree,
+    /// Names with what they stand for: constants and variables.
+    environment: Vec<(&'t str, Formula)>,
+    scope: Scope,
+    /// What is known of each variable.
+    facts: Vec<Fact>,
+    slots: Vec<DecisionSlot>,
+    slot_of: HashMap<String, usize>,
+    /// Whether each of the tree's fixes met a decision.
+    fixed: Vec<bool>,
+    /// Around this place, copies of tied repeats: the path of the copy and that of the first one.
+    tied: Vec<(String, String)>,
+    budget: usize,
+    depth: usize,
+    has_input: bool,
+}
+
+/// A decision as it is met.
+enum Decided {
+    Single(Value),
+    Open(usize),
+}
+
+impl<'t> Elaborator<'t> {
+    fn source(&self) -> &'t Source {
+        &self.tree.source
+    }
+
+    /// A block in a sequence of its own.
+    fn sequence(&mut self, block: &'t Block) -> Result<Sequence> {
+        let mut steps = Vec::new();
+        self.block(block, &mut steps)?;
+        Ok(Sequence::new(steps))
+    }
+
+    fn block(&mut self, block: &'t Block, steps: &mut Vec<Step>) -> Result<()> {
+        let known = self.environment.len();
+        self.depth += 1;
+        for statement in block {
+            let (Statement::Decide { at, .. }
+            | Statement::Let { at, .. }
+            | Statement::Node { at, .. }) = statement;
+            if self.depth > DEEPEST {
+                let message =
+                    format!("blocks and templates are nested deeper than {DEEPEST} levels here");
+                return Err(self.source().error(*at, message));
+            }
+            self.spend(*at)?;
+            match statement {
+                Statement::Decide { name, domain, at } => {
+                    let domain = self.domain(domain, *at)?;
+                    let path = self.scope.decision(name);
+                    let meaning = match self.decide(path, name, domain, *at)? {
+                        Decided::Single(value) => Expression::Constant(value),
+                        Decided::Open(slot) => {
+                            let variable = self.facts.len();
+                            let values = Some(self.slots[slot].domain.values.clone());
+                            self.facts.push(Fact {
+                                values,
+                                slots: [slot].into(),
+                            });
+                            steps.push(Step::Decide { variable, slot });
+                            Expression::Name(Name::Variable(variable))
+                        }
+                    };
+                    self.environment.push((name, meaning));
+                }
+                Statement::Let { name, value, at } => {
+                    let meaning = self.bind(value, *at, steps)?;
+                    self.environment.push((name, meaning));
+                }
+                Statement::Node { label, node, at } => {
+                    self.node(label.as_deref(), node, *at, steps)?
+                }
+            }
+        }
+        self.depth -= 1;
+        self.environment.truncate(known);
+        Ok(())
+    }
+
+    /// A decision: a new slot, that of the first copy of a tied repeat, or its only value.
+    fn decide(
+        &mut self,
+        path: String,
+        name: &str,
+        mut domain: Domain,
+        at: usize,
+    ) -> Result<Decided> {
+        let mut first = path.clone();
+        for (copy, first_copy) in self.tied.iter().rev() {
+            if let Some(rest) = first.strip_prefix(copy.as_str()) {
+                first = format!("{first_copy}{rest}");
+            }
+        }
+        for ((fixed, legal), is_used) in self.tree.fixes.iter().zip(&mut self.fixed) {
+            if *fixed == first || fixed == name {
+                *is_used = true;
+                domain.values.retain(|value| legal.contains(value));
+            }
+        }
+        match &domain.values[..] {
+            [] => {
+                return Err(SpaceError::Illegal(format!(
+                    "decision `{path}` has no values left"
+                )));
+            }
+            [_] => return Ok(Decided::Single(domain.values.remove(0))),
+            _ => {}
+        }
+        if first != path {
+            return match self.slot_of.get(&first) {
+                Some(&slot) if self.slots[slot].domain == domain => Ok(Decided::Open(slot)),
+                _ => {
+                    let message = format!(
+                        "a tied copy decides what the first copy decides, but `{path}` is not like `{first}`"
+                    );
+                    Err(self.source().error(at, message))
+                }
+            };
+        }
+        if self.slots.len() == MOST_DECISIONS {
+            let message = format!("this space has more than {MOST_DECISIONS} decisions");
+            return Err(self.source().error(at, message));
+        }
+        self.slot_of.insert(path.clone(), self.slots.len());
+        self.slots.push(DecisionSlot {
+            path,
+            name: name.to_owned(),
+            domain,
+        });
+        Ok(Decided::Open(self.slots.len() - 1))
+    }
+
+    fn spend(&mut self, at: usize) -> Result<()> {
+        self.budget = self.budget.checked_sub(1).ok_or_else(|| {
+            let message = format!("this space unrolls to more than {MOST_STATEMENTS} statements");
+            self.source().error(at, message)
+        })?;
+        Ok(())
+    }
+
+    fn node(
+        &mut self,
+        label: Option<&str>,
+        node: &'t Node,
+        at: usize,
+        steps: &mut Vec<Step>,
+    ) -> Result<()> {
+        if !self.has_input && !matches!(node, Node::Input(_)) {
+            let message = "there is no `input(height, width, channels)` before this";
+            return Err(self.source().error(at, message));
+        }
+        match node {
+            Node::Input(extents) => {
+                if self.has_input || self.depth > 1 {
+                    let message =
+                        "a space has one input, at the top level and before everything else";
+                    return Err(self.source().error(at, message));
+                }
+                let [height, width, channels] =
+                    extents.each_ref().map(|extent| self.resolve(extent, at));
+                self.has_input = true;
+                let path = self.scope.path(label.unwrap_or("input"));
+                steps.push(Step::Input {
+                    path,
+                    extents: [height?, width?, channels?],
+                    at,
+                });
+                Ok(())
+            }
+            Node::Op { kind, arguments } => {
+                let path = self.scope.path(label.unwrap_or(kind.name));
+                let mut formulas = Vec::with_capacity(arguments.len());
+                for argument in arguments {
+                    formulas.push(
+                        argument
+                            .as_ref()
+                            .map(|written| self.resolve(written, at))
+                            .transpose()?,
+                    );
+                }
+                steps.push(Step::Operation(operation(
+                    self.source(),
+                    path,
+                    kind,
+                    &formulas,
+                    at,
+                )?));
+                Ok(())
+            }
+            Node::Call {
+                definition,
+                arguments,
+            } => {
+                let definition = &self.tree.definitions[*definition];
+                let mut inner = self.environment[..self.tree.parameters.len()].to_vec();
+                for (name, argument) in definition.parameters.iter().zip(arguments) {
+                    inner.push((name, self.bind(argument, at, steps)?));
+                }
+                // A template sees the space's parameters and its own, not its caller's names.
+                let outer = std::mem::replace(&mut self.environment, inner);
+                self.labelled(label, |elaborator| {
+                    elaborator.block(&definition.body, steps)
+                })?;
+                self.environment = outer;
+                Ok(())
+            }
+            Node::Seq(body) => self.labelled(label, |elaborator| elaborator.block(body, steps)),
+            Node::Residual(body) => self.labelled(label, |elaborator| {
+                let body = elaborator.sequence(body)?;
+                let path = elaborator.scope.path("add");
+                steps.push(Step::Residual { path, body });
+                Ok(())
+            }),
+            Node::Gate(body) => self.labelled(label, |elaborator| {
+                let body = elaborator.sequence(body)?;
+                let path = elaborator.scope.path("multiply");
+                steps.push(Step::Gate { path, body });
+                Ok(())
+            }),
+            Node::Sum(blocks) => self.labelled(label, |elaborator| {
+                let (mut paths, mut branches) = (Vec::new(), Vec::new());
+                for block in blocks {
+                    branches.push(elaborator.sequence(block)?);
+                    if branches.len() > 1 {
+                        paths.push(elaborator.scope.path("add"));
+                    }
+                }
+                steps.push(Step::Sum { paths, branches });
+                Ok(())
+            }),
+            Node::If {
+                condition,
+                then,
+                otherwise,
+            } => self.labelled(label, |elaborator| {
+                elaborator.condition(condition, then, otherwise, at, steps)
+            }),
+            Node::Optional { name, body } => {
+                let path = self.scope.branching(label.unwrap_or(name));
+                let values = vec![Value::Bool(false), Value::Bool(true)];
+                let domain = Domain {
+                    values,
+                    ordered: true,
+                };
+                match self.decide(path.clone(), name, domain, at)? {
+                    Decided::Single(Value::Bool(true)) => {
+                        self.within(&path, |elaborator| elaborator.block(body, steps))
+                    }
+                    Decided::Single(_) => Ok(()),
+                    Decided::Open(slot) => {
+                        let body = self.within(&path, |elaborator| elaborator.sequence(body))?;
+                        let branches = vec![Sequence::new(Vec::new()), body];
+                        steps.push(Step::Choose {
+                            join: format!("{path}.join"),
+                            slot,
+                            branches,
+                        });
+                        Ok(())
+                    }
+                }
+            }
+            Node::Choice { name, branches } => {
+                let path = self.scope.branching(label.unwrap_or(name));
+                let values = branches
+                    .iter()
+                    .map(|(label, _)| Value::Text(label.clone()))
+                    .collect();
+                let decided = self.decide(
+                    path.clone(),
+                    name,
+                    Domain {
+                        values,
+                        ordered: false,
+                    },
+                    at,
+                )?;
+                let legal = match &decided {
+                    Decided::Single(value) => std::slice::from_ref(value).to_vec(),
+                    Decided::Open(slot) => self.slots[*slot].domain.values.clone(),
+                };
+                let mut taken = Vec::new();
+                for (label, body) in branches
+                    .iter()
+                    .filter(|(label, _)| legal.iter().any(|value| value.is_text(label)))
+                {
+                    let inner = format!("{path}.{label}");
+                    match decided {
+                        Decided::Single(_) => {
+                            self.within(&inner, |elaborator| elaborator.block(body, steps))?
+                        }
+                        Decided::Open(_) => {
+                            taken.push(self.within(&inner, |elaborator| elaborator.sequence(body))?)
+                        }
+                    }
+                }
+                if let Decided::Open(slot) = decided {
+                    steps.push(Step::Choose {
+                        join: format!("{path}.join"),
+                        slot,
+                        branches: taken,
+                    });
+                }
+                Ok(())
+            }
+            Node::Repeat {
+                tied,
+                name,
+                domain,
+                index,
+                body,
+            } => {
+                let path = self.scope.path(label.unwrap_or("repeat"));
+                let domain = self.domain(domain, at)?;
+                let repeat = Repeat {
+                    path,
+                    tied: *tied,
+                    index: index.as_deref(),
+                    body,
+                    at,
+                };
+                let decided = self.decide(format!("{}.{name}", repeat.path), name, domain, at)?;
+                self.repeat(repeat, decided, steps)
+            }
+        }
+    }
+
+    fn condition(
+        &mut self,
+        condition: &'t Written,
+        then: &'t Block,
+        otherwise: &'t Block,
+        at: usize,
+        steps: &mut Vec<Step>,
+    ) -> Result<()> {
+        let condition = self.resolve(condition, at)?;
+        let fact = self.fact(&condition, at)?;
+        let Some(values) = fact.values else {
+            let message = "a condition may not depend on `in`: counting would not be exact";
+            return Err(self.source().error(at, message));
+        };
+        if let Some(other) = values.iter().find(|value| !matches!(value, Value::Bool(_))) {
+            let message = format!("a condition is true or false, this is {}", other.kind());
+            return Err(self.source().error(at, message));
+        }
+        // Paths must not depend on which branch is taken.
+        match &values[..] {
+            [Value::Bool(true)] => {
+                self.block(then, steps)?;
+                self.scope.reserve(self.tree, otherwise, &mut self.budget);
+                Ok(())
+            }
+            [Value::Bool(false)] => {
+                self.scope.reserve(self.tree, then, &mut self.budget);
+                self.block(otherwise, steps)
+            }
+            _ => {
+                let join = self.scope.join("if");
+                let (then, otherwise) = (self.sequence(then)?, self.sequence(otherwise)?);
+                let reads = fact.slots.into_iter().collect();
+                steps.push(Step::If {
+                    join,
+                    condition,
+                    then,
+                    otherwise,
+                    reads,
+                    at,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn repeat(
+        &mut self,
+        repeat: Repeat<'t>,
+        decided: Decided,
+        steps: &mut Vec<Step>,
+    ) -> Result<()> {
+        let Repeat {
+            path,
+            tied,
+            index,
+            body,
+            at,
+        } = repeat;
+        let count = |value: &Value| match value {
+            Value::Int(count @ 0..=MOST_COPIES) => Ok(*count as usize),
+            other => {
+                let message = format!(
+                    "a number of repeats is an integer from 0 to {MOST_COPIES}, this is `{other}`"
+                );
+                Err(self.source().error(at, message))
+            }
+        };
+        let times = match decided {
+            Decided::Single(value) => Times::Fixed(count(&value)?),
+            Decided::Open(slot) => {
+                let counts = self.slots[slot].domain.values.iter().map(count);
+                Times::Decided {
+                    slot,
+                    counts: counts.collect::<Result<_>>()?,
+                }
+            }
+        };
+        let is_unrolled = matches!(times, Times::Fixed(_)) && !tied;
+        let mut copies = Vec::new();
+        for copy in 0..times.most() {
+            self.spend(at)?;
+            let copy_path = format!("{path}[{copy}]");
+            let known = self.environment.len();
+            if let Some(index) = index {
+                self.environment
+                    .push((index, Expression::Constant(Value::Int(copy as i64))));
+            }
+            let is_replay = tied && copy > 0;
+            if is_replay {
+                self.tied
+                    .push((format!("{copy_path}."), format!("{path}[0].")));
+            }
+            self.within(&copy_path, |elaborator| match is_unrolled {
+                true => elaborator.block(body, steps),
+                false => {
+                    copies.push(elaborator.sequence(body)?);
+                    Ok(())
+                }
+            })?;
+            if is_replay {
+                self.tied.pop();
+            }
+            self.environment.truncate(known);
+        }
+        if !is_unrolled {
+            steps.push(Step::Repeat {
+                join: format!("{path}.join"),
+                times,
+                copies,
+                tied,
+            });
+        }
+        Ok(())
+    }
+
+    /// Runs `body` in a scope of its own if there is a label, else in the scope around it.
+    fn labelled(
+        &mut self,
+        label: Option<&str>,
+        body: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        match label {
+            None => body(self),
+            Some(label) => {
+                let path = self.scope.path(label);
+                self.within(&path, body)
+            }
+        }
+    }
+
+    fn within<T>(&mut self, path: &str, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outer = std::mem::replace(&mut self.scope, Scope::inner(path));
+        let result = body(self);
+        self.scope = outer;
+        result
+    }
+}
+
+/// A repeat whose number of copies is known or decided.
+struct Repeat<'t> {
+    path: String,
+    tied: bool,
+    index: Option<&'t str>,
+    body: &'t Block,
+    at: usize,
+}

@@ -1,0 +1,212 @@
+//! Walking a program to build one member.
+
+use crate::error::{Result, SpaceError};
+use crate::graph::{FeatureShape, Graph, GraphNode, Op, output_shape};
+use crate::program::{Formula, Name, Operation, Program, Sequence, Step, Times, size};
+use crate::trace::{Choice, Trace};
+use crate::tree::Source;
+use crate::value::{DecisionSlot, Value};
+
+/// Builds the member for which `choose` gives the index of a value of each decision, which it gets
+/// with its number among the program's slots.
+///
+/// # Errors
+/// If an index is out of range, a size is none or shapes do not meet.
+pub(crate) fn build(
+    program: &Program,
+    source: &Source,
+    choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
+) -> Result<(Trace, Graph)> {
+    let mut walk = Walk {
+        program,
+        source,
+        choose,
+        chosen: vec![None; program.slots.len()],
+        variables: vec![Value::Bool(false); program.variables],
+        choices: Vec::with_capacity(program.slots.len()),
+        nodes: Vec::new(),
+        current: 0,
+    };
+    walk.sequence(&program.body)?;
+    Ok((
+        Trace {
+            choices: walk.choices,
+        },
+        Graph { nodes: walk.nodes },
+    ))
+}
+
+struct Walk<'p, 'c> {
+    program: &'p Program,
+    source: &'p Source,
+    choose: &'c mut dyn FnMut(usize, &DecisionSlot) -> usize,
+    /// The value of each decision taken so far; tied copies take them again.
+    chosen: Vec<Option<usize>>,
+    variables: Vec<Value>,
+    choices: Vec<Choice>,
+    nodes: Vec<GraphNode>,
+    /// The node whose output arrives at the next step.
+    current: usize,
+}
+
+impl<'p> Walk<'p, '_> {
+    fn sequence(&mut self, sequence: &'p Sequence) -> Result<()> {
+        sequence.steps.iter().try_for_each(|step| self.step(step))
+    }
+
+    fn step(&mut self, step: &'p Step) -> Result<()> {
+        match step {
+            Step::Input { path, extents, at } => {
+                let [height, width, channels] = extents
+                    .each_ref()
+                    .map(|extent| self.size(extent, *at, "an extent of the input"));
+                let shape = FeatureShape {
+                    height: height?,
+                    width: width?,
+                    channels: channels?,
+                };
+                self.nodes.push(GraphNode {
+                    path: path.clone(),
+                    op: Op::Input,
+                    inputs: Vec::new(),
+                    shape,
+                });
+                Ok(())
+            }
+            Step::Let {
+                variable,
+                formula,
+                at,
+            } => {
+                self.variables[*variable] = self.evaluate(formula, *at)?;
+                Ok(())
+            }
+            Step::Decide { variable, slot } => {
+                let index = self.decide(*slot)?;
+                self.variables[*variable] = self.program.slots[*slot].domain.values[index].clone();
+                Ok(())
+            }
+            Step::Operation(operation) => self.operation(operation),
+            Step::Residual { path, body } => {
+                let before = self.current;
+                self.sequence(body)?;
+                let is_kept = self.nodes[before].shape == self.nodes[self.current].shape;
+                match is_kept && before != self.current {
+                    true => self.push(path, Op::Add, vec![self.current, before]),
+                    false => Ok(()),
+                }
+            }
+            Step::Gate { path, body } => {
+                let before = self.current;
+                self.sequence(body)?;
+                self.push(path, Op::Multiply, vec![before, self.current])
+            }
+            Step::Sum { paths, branches } => {
+                let before = self.current;
+                let mut sum = None;
+                for (index, branch) in branches.iter().enumerate() {
+                    self.current = before;
+                    self.sequence(branch)?;
+                    if let Some(sum) = sum {
+                        self.push(&paths[index - 1], Op::Add, vec![sum, self.current])?;
+                    }
+                    sum = Some(self.current);
+                }
+                Ok(())
+            }
+            Step::If {
+                condition,
+                then,
+                otherwise,
+                at,
+                ..
+            } => match self.evaluate(condition, *at)? {
+                Value::Bool(true) => self.sequence(then),
+                _ => self.sequence(otherwise),
+            },
+            Step::Choose { slot, branches, .. } => {
+                let index = self.decide(*slot)?;
+                self.sequence(&branches[index])
+            }
+            Step::Repeat { times, copies, .. } => {
+                let count = match times {
+                    Times::Fixed(count) => *count,
+                    Times::Decided { slot, counts } => counts[self.decide(*slot)?],
+                };
+                copies[..count]
+                    .iter()
+                    .try_for_each(|copy| self.sequence(copy))
+            }
+        }
+    }
+
+    fn decide(&mut self, slot: usize) -> Result<usize> {
+        if let Some(index) = self.chosen[slot] {
+            return Ok(index);
+        }
+        let decision = &self.program.slots[slot];
+        let index = (self.choose)(slot, decision);
+        let Some(value) = decision.domain.values.get(index) else {
+            return Err(SpaceError::Illegal(format!(
+                "decision `{}` has {} values, there is no value {index}",
+                decision.path,
+                decision.domain.values.len()
+            )));
+        };
+        self.chosen[slot] = Some(index);
+        self.choices.push(Choice {
+            path: decision.path.clone(),
+            name: decision.name.clone(),
+            value: value.clone(),
+        });
+        Ok(index)
+    }
+
+    fn operation(&mut self, operation: &Operation) -> Result<()> {
+        let op = match &operation.size {
+            None => operation.op,
+            Some(formula) => {
+                let value = self.evaluate(formula, operation.at)?;
+                let sized = operation.sized(&value);
+                sized.map_err(|message| self.source.error(operation.at, message))?
+            }
+        };
+        self.push(&operation.path, op, vec![self.current])
+    }
+
+    fn push(&mut self, path: &str, op: Op, inputs: Vec<usize>) -> Result<()> {
+        let mut shapes = [FeatureShape::default(); 2];
+        for (shape, &input) in shapes.iter_mut().zip(&inputs) {
+            *shape = self.nodes[input].shape;
+        }
+        let shape =
+            output_shape(&op, &shapes[..inputs.len()]).map_err(|message| SpaceError::Shape {
+                path: path.to_owned(),
+                message,
+            })?;
+        self.current = self.nodes.len();
+        self.nodes.push(GraphNode {
+            path: path.to_owned(),
+            op,
+            inputs,
+            shape,
+        });
+        Ok(())
+    }
+
+    fn evaluate(&self, formula: &Formula, at: usize) -> Result<Value> {
+        let value = formula.evaluate(&|name| match name {
+            Name::Variable(variable) => self.variables[*variable].clone(),
+            Name::Channels => {
+                let arriving = self.nodes.get(self.current);
+                Value::Int(arriving.map_or(0, |node| node.shape.channels as i64))
+            }
+        });
+        value.map_err(|message| self.source.error(at, message))
+    }
+
+    fn size(&self, formula: &Formula, at: usize, what: &str) -> Result<usize> {
+        let value = self.evaluate(formula, at)?;
+        size(&value, what).map_err(|message| self.source.error(at, message))
+    }
+}

@@ -1,0 +1,290 @@
+//! A space made ready to walk: templates expanded, repeats unrolled, names and paths resolved, and
+//! everything constant computed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::expression::Expression;
+use crate::graph::Op;
+use crate::value::{DecisionSlot, Value};
+
+/// What a name of a formula stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Name {
+    /// `in`: the number of channels that arrive.
+    Channels,
+    /// A decision's value or a `let`.
+    Variable(usize),
+}
+
+/// An expression that is left when all constants are computed.
+pub(crate) type Formula = Expression<Name>;
+
+/// A whole space.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub body: Sequence,
+    /// Every decision with at least two values, in the order in which they are met.
+    pub slots: Vec<DecisionSlot>,
+    /// How many variables there are.
+    pub variables: usize,
+}
+
+/// Steps that run one after the other.
+#[derive(Default, Debug)]
+pub(crate) struct Sequence {
+    pub steps: Vec<Step>,
+    /// For each step, and for the end: the decisions before it that conditions from there on read.
+    pub needs: Vec<Arc<[usize]>>,
+}
+
+impl Sequence {
+    pub fn new(steps: Vec<Step>) -> Self {
+        let mut needs: Vec<Arc<[usize]>> = vec![Arc::from([])];
+        for step in steps.iter().rev() {
+            let after = needs[needs.len() - 1].clone();
+            let mut now: BTreeSet<usize> = after.iter().copied().collect();
+            if let Step::Decide { slot, .. } = step {
+                now.remove(slot);
+            }
+            step.reads(&mut |slot| {
+                now.insert(slot);
+            });
+            let is_same = now.len() == after.len() && now.iter().eq(after.iter());
+            needs.push(if is_same {
+                after
+            } else {
+                now.into_iter().collect()
+            });
+        }
+        needs.reverse();
+        Self { steps, needs }
+    }
+}
+
+/// A step of a walk. `at` is the place in the text, `slot` a decision of [`Program::slots`].
+#[derive(Debug)]
+pub(crate) enum Step {
+    Input {
+        path: String,
+        /// Height, width, channels.
+        extents: [Formula; 3],
+        at: usize,
+    },
+    Let {
+        variable: usize,
+        formula: Formula,
+        at: usize,
+    },
+    /// A shared decision.
+    Decide {
+        variable: usize,
+        slot: usize,
+    },
+    Operation(Operation),
+    /// Adds its input to what the body makes of it, where the shape is kept.
+    Residual {
+        path: String,
+        body: Sequence,
+    },
+    /// Multiplies its input by what the body makes of it.
+    Gate {
+        path: String,
+        body: Sequence,
+    },
+    /// The sum of what each branch makes of the input; `paths` are those of the additions.
+    Sum {
+        paths: Vec<String>,
+        branches: Vec<Sequence>,
+    },
+    /// A condition on decisions.
+    If {
+        join: String,
+        condition: Formula,
+        then: Sequence,
+        otherwise: Sequence,
+        /// The decisions that the condition reads.
+        reads: Vec<usize>,
+        at: usize,
+    },
+    /// One of several branches; an option is a choice between nothing and its body.
+    Choose {
+        join: String,
+        slot: usize,
+        branches: Vec<Sequence>,
+    },
+    Repeat {
+        join: String,
+        times: Times,
+        /// As many as the largest number of repeats.
+        copies: Vec<Sequence>,
+        /// Whether all copies take the decisions of the first.
+        tied: bool,
+    },
+}
+
+/// How often a body is repeated.
+#[derive(Debug)]
+pub(crate) enum Times {
+    Fixed(usize),
+    /// The number for each value of a decision.
+    Decided {
+        slot: usize,
+        counts: Vec<usize>,
+    },
+}
+
+/// An operation, complete but for its size.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    pub path: String,
+    pub op: Op,
+    /// Output channels, output features or the kernel of a depthwise convolution.
+    pub size: Option<Formula>,
+    pub at: usize,
+}
+
+/// The largest size of anything in a space.
+pub(crate) const LARGEST_SIZE: i64 = 1_000_000;
+
+/// A value as a size.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn size(value: &Value, what: &str) -> Result<usize, String> {
+    match value {
+        Value::Int(size @ 1..=LARGEST_SIZE) => Ok(*size as usize),
+        other => Err(format!(
+            "{what} is an integer from 1 to {LARGEST_SIZE}, this is `{other}`"
+        )),
+    }
+}
+
+impl Operation {
+    /// The operation with its size.
+    ///
+    /// # Errors
+    /// If the value is no size.
+    pub fn sized(&self, value: &Value) -> Result<Op, String> {
+        let size = size(value, "the size of an operation")?;
+        Ok(with_size(self.op, size))
+    }
+}
+
+/// `op` with another number of output channels or, if depthwise, another kernel.
+pub(crate) fn with_size(op: Op, size: usize) -> Op {
+    match op {
+        Op::Convolution {
+            kernel,
+            stride,
+            bias,
+            ..
+        } => Op::Convolution {
+            out_channels: size,
+            kernel,
+            stride,
+            bias,
+        },
+        Op::Linear { bias, .. } => Op::Linear {
+            out_features: size,
+            bias,
+        },
+        Op::Depthwise {
+            stride, transform, ..
+        } => Op::Depthwise {
+            kernel: size,
+            stride,
+            transform,
+        },
+        other => other,
+    }
+}
+
+/// Combinations of values that are followed in one formula.
+const COMBINATIONS: usize = 4096;
+
+/// Every value that a formula takes for all combinations of the values of its names, numbers in
+/// rising order; of too many combinations, those of each name's first and last value.
+///
+/// # Errors
+/// Why it has no value for one of the combinations.
+pub(crate) fn range(
+    formula: &Formula,
+    values_of: &dyn Fn(Name) -> Vec<Value>,
+) -> Result<Vec<Value>, String> {
+    let mut ranges: Vec<(Name, Vec<Value>)> = Vec::new();
+    formula.names(&mut |name| {
+        if !ranges.iter().any(|(other, _)| other == name) {
+            ranges.push((*name, values_of(*name)));
+        }
+    });
+    let combinations = ranges.iter().try_fold(1usize, |product, (_, values)| {
+        product.checked_mul(values.len())
+    });
+    if combinations.is_none_or(|combinations| combinations > COMBINATIONS) {
+        for (_, values) in &mut ranges {
+            values.drain(1..values.len().saturating_sub(1).max(1));
+        }
+    }
+    let mut digits = vec![0; ranges.len()];
+    let mut found: Vec<Value> = Vec::new();
+    loop {
+        let value = formula.evaluate(&|name| {
+            let position = ranges.iter().position(|(other, _)| other == name);
+            position.map_or(Value::Bool(false), |position| {
+                ranges[position].1[digits[position]].clone()
+            })
+        })?;
+        if !found.contains(&value) {
+            found.push(value);
+        }
+        let Some(digit) =
+            (0..digits.len()).find(|&digit| digits[digit] + 1 < ranges[digit].1.len())
+        else {
+            break;
+        };
+        digits[..digit].fill(0);
+        digits[digit] += 1;
+    }
+    found.sort();
+    Ok(found)
+}
+
+impl Times {
+    /// The largest number of copies.
+    pub fn most(&self) -> usize {
+        match self {
+            Self::Fixed(count) => *count,
+            Self::Decided { counts, .. } => counts.iter().copied().max().unwrap_or(0),
+        }
+    }
+}
+
+impl Step {
+    /// Calls `found` for the decisions taken before this step that conditions in it read.
+    pub fn reads(&self, found: &mut dyn FnMut(usize)) {
+        let mut body = |body: &Sequence| body.needs[0].iter().for_each(|slot| found(*slot));
+        match self {
+            Self::Input { .. } | Self::Let { .. } | Self::Decide { .. } | Self::Operation(_) => {}
+            Self::Residual { body: inner, .. } | Self::Gate { body: inner, .. } => body(inner),
+            Self::Sum { branches, .. } | Self::Choose { branches, .. } => {
+                branches.iter().for_each(body)
+            }
+            Self::If {
+                then,
+                otherwise,
+                reads,
+                ..
+            } => {
+                body(then);
+                body(otherwise);
+                reads.iter().for_each(|slot| found(*slot));
+            }
+            // Tied copies after the first have nothing left to decide.
+            Self::Repeat {
+                copies, tied: true, ..
+            } => copies.iter().take(1).for_each(body),
+            Self::Repeat { copies, .. } => copies.iter().for_each(body),
+        }
+    }
+}

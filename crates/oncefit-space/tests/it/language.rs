@@ -1,0 +1,254 @@
+//! What texts mean, and what is wrong with those that mean nothing.
+
+use std::collections::HashSet;
+
+use num_bigint::BigUint;
+use oncefit_space::{Op, Space, Value};
+
+use super::{enumerate, parse};
+
+#[test]
+fn errors_in_texts_show_the_place() {
+    for (text, expected) in [
+        (
+            "space s\ninput(8, 8, 1)\ncnv(8)\n",
+            "s.space:3:1: `cnv` is not known; did you mean `conv`?",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nconv(8, kernal = 3)\n",
+            "`conv` has no argument `kernal`; did you mean `kernel`?",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nconv(widht)\n",
+            "s.space:3:6: `widht` is not known here",
+        ),
+        (
+            "space s\nconv(8)\n",
+            "there is no `input(height, width, channels)` before this",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nrepeat n in (1, 2) { conv(4)\n",
+            "a `}` is missing",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide k in ()\nconv(k)\n",
+            "a domain has at least one value",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nsum { conv(4) } { conv(5) }\n",
+            "8×8×4 and 8×8×5 cannot be added",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide a in (1, 2)\ndecide b in (a, 3)\nconv(b)\n",
+            "may not depend on a decision",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nif in > 1 { conv(4) }\nconv(2)\n",
+            "may not depend on `in`",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nconv(2 +)\n",
+            "expected a value, found `)`",
+        ),
+        ("space s\ninput(8, 8, 1)\nconv(0)\n", "is an integer from 1"),
+        ("space s\ninput(8, 8, 1)\nconv(2, 2)\n", "an odd kernel"),
+        ("spice s\n", "s.space:1:1: expected `space`, found `spice`"),
+        ("space s\n", "it needs an input and operations"),
+        ("space s\ninput(8, 8, 1)\nconv(1 / 0)\n", "division by zero"),
+        (
+            "space s\ninput(8, 8, 1)\nconv(2)\nfix kernel in (3)\n",
+            "no decision `kernel`",
+        ),
+    ] {
+        let message = Space::parse(text, "s.space").unwrap_err().to_string();
+        assert!(message.contains(expected), "{text}\n{message}");
+    }
+    let message = Space::parse("space s\ninput(8, 8, 1)\n  cnv(8)\n", "s.space").unwrap_err();
+    assert!(
+        message.to_string().ends_with("\n  |   cnv(8)\n  |   ^"),
+        "{message}"
+    );
+}
+
+#[test]
+fn tied_copies_are_alike_and_counted_once() {
+    let text = "space s\ninput(8, 8, 1)\nunit: repeat tied n in (1, 2, 3) { conv(4, kernel = 3)\n decide k in (3, 5)\n depthwise(k) }\n";
+    let space = Space::parse(text, "s").unwrap();
+    assert_eq!(space.count().unwrap(), BigUint::from(6u32));
+    let members = enumerate(&space);
+    assert_eq!(members.len(), 6);
+    for member in members {
+        let kernels: HashSet<usize> = member
+            .graph()
+            .nodes
+            .iter()
+            .filter_map(|node| match node.op {
+                Op::Depthwise { kernel, .. } => Some(kernel),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(kernels.len(), 1, "{}", member.text());
+    }
+}
+
+#[test]
+fn what_counting_forbids_is_an_error() {
+    for (body, expected) in [
+        (
+            "let m = in * 2\nif m > 8 { conv(4) }",
+            "may not depend on `in`",
+        ),
+        (
+            "decide k in (in, 3)\nconv(k)",
+            "may not depend on a decision or on `in`",
+        ),
+        (
+            "repeat n in (1, in) { relu }",
+            "may not depend on a decision or on `in`",
+        ),
+        (
+            "decide s in (1, 2)\nconv(4, stride = s)",
+            "`stride` of `conv` may not depend on a decision",
+        ),
+        ("decide a in (1, 1.0)\nconv(a)", "stands twice"),
+        (
+            "repeat tied n in (1, 2) as i { if i == 1 { decide k in (3, 5); depthwise(k) } }",
+            "a tied copy decides what the first copy decides",
+        ),
+        ("let in = 3", "`in` is a word of the language"),
+        (
+            "decide f in (1, 2)\nif f { relu }",
+            "a condition is true or false, this is an integer",
+        ),
+        ("if 1 < 2 { input(8, 8, 1) }", "one input, at the top level"),
+        ("batch_norm(0 - 1)", "0 or more"),
+        ("activate(tanh)", "`tanh` is not known here"),
+        ("activate(3)", "one of identity, relu"),
+        ("conv(1e999)", "no finite number"),
+        ("repeat n in (1001) { relu }", "from 0 to 1000"),
+        ("average_pool(9)", "does not fit"),
+    ] {
+        let text = format!("space s\ninput(8, 8, 1)\n{body}\nconv(2)\n");
+        let message = Space::parse(&text, "s.space").unwrap_err().to_string();
+        assert!(message.contains(expected), "{text}\n{message}");
+    }
+}
+
+#[test]
+fn spaces_that_explode_are_errors() {
+    let mut bomb = String::from("space s\ndefine t0() { }\n");
+    for level in 1..60 {
+        bomb += &format!("define t{level}() {{ t{0}(); t{0}() }}\n", level - 1);
+    }
+    let copies = "repeat a in (1000) { repeat b in (1000) { repeat c in (1000) { } } }";
+    let terms = "let x = 1".to_owned() + &" + 1".repeat(100_000);
+    let parentheses = format!("let x = {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    let blocks = format!("{}{}", "seq {".repeat(10_000), "}".repeat(10_000));
+    let mut chain = String::from("space s\ndefine t0() { relu }\n");
+    for level in 1..2000 {
+        chain += &format!("define t{level}() {{ seq {{ t{}() }} }}\n", level - 1);
+    }
+    for (text, expected) in [
+        (
+            bomb.clone() + "input(8, 8, 1)\nconv(2)\nt59()\n",
+            "more than 100000 statements",
+        ),
+        (
+            bomb + "input(8, 8, 1)\nconv(2)\nif 1 > 2 { t59() }\nrelu\n",
+            "more than 100000 statements",
+        ),
+        (
+            format!("space s\ninput(8, 8, 1)\n{copies}\n"),
+            "more than 100000 statements",
+        ),
+        (format!("space s\n{terms}\n"), "operators in a row"),
+        (format!("space s\n{parentheses}\n"), "nesting is deeper"),
+        (format!("space s\n{blocks}\n"), "nesting is deeper"),
+        (chain + "input(8, 8, 1)\nt1999()\n", "nested deeper"),
+    ] {
+        let message = Space::parse(&text, "s.space").unwrap_err().to_string();
+        assert!(
+            message.contains(expected),
+            "{}",
+            &message[..message.len().min(300)]
+        );
+    }
+}
+
+#[test]
+fn conditions_on_decisions_are_counted_one_by_one() {
+    let mut near = String::from("space s\ninput(8, 8, 1)\n");
+    for flag in 0..200 {
+        near += &format!(
+            "decide f{flag} in (false, true)\nif f{flag} {{ decide k in (3, 5, 7); depthwise(k) }}\n"
+        );
+    }
+    assert_eq!(parse(&near).count().unwrap(), BigUint::from(4u32).pow(200));
+    let mut far = String::from("space s\ninput(8, 8, 1)\n");
+    for flag in 0..40 {
+        far += &format!("decide f{flag} in (false, true)\n");
+    }
+    for flag in 0..40 {
+        far += &format!("if f{flag} {{ relu }}\n");
+    }
+    let message = parse(&far).count().unwrap_err().to_string();
+    assert!(message.contains("cannot be counted"), "{message}");
+}
+
+#[test]
+fn paths_are_unique_and_do_not_depend_on_what_is_left_out() {
+    let text = |flag: &str| {
+        format!(
+            "space s(flag = {flag})\ninput(8, 8, 1)\nconv(2)\nconv_3: conv(2)\nif flag {{ conv(2); relu }}\nconv(4)\nrelu\ndecide kind in (1, 2)\nchoice kind {{ a: relu b: relu6 }}\nconv(kind)\n"
+        )
+    };
+    let paths = |flag: &str| -> Vec<String> {
+        let graph = parse(&text(flag)).smallest().unwrap().graph().clone();
+        graph.nodes.into_iter().map(|node| node.path).collect()
+    };
+    assert_eq!(
+        paths("true"),
+        [
+            "input",
+            "conv",
+            "conv_3",
+            "conv_2",
+            "relu",
+            "conv_4",
+            "relu_2",
+            "kind_2.a.relu",
+            "conv_5"
+        ]
+    );
+    assert_eq!(
+        paths("false"),
+        [
+            "input",
+            "conv",
+            "conv_3",
+            "conv_4",
+            "relu_2",
+            "kind_2.a.relu",
+            "conv_5"
+        ]
+    );
+}
+
+#[test]
+fn parameters_have_the_kind_of_their_default() {
+    let wide = Space::builtin_with("ofa-mobilenet-v3", &[("width", Value::Int(2))]).unwrap();
+    assert!(
+        wide.to_text()
+            .starts_with("space ofa-mobilenet-v3(width = 2.0,")
+    );
+    let many = Space::builtin_with("fm-nano", &[("classes", Value::Int(47))]).unwrap();
+    assert_eq!(many.largest().unwrap().graph().output_shape().channels, 47);
+    let word = Value::Text("ten".into());
+    let message = Space::builtin_with("fm-nano", &[("classes", word)])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("`classes` of space `fm-nano` is an integer"),
+        "{message}"
+    );
+}
