@@ -11,12 +11,11 @@
 
 use std::ops::Range;
 
-use crate::cpu::{Cpu, InstructionSet, Kernel};
-use crate::elementwise::{PreActivationRows, add_lanes, load_rows, pre_activation_rows};
-use crate::gemm::{Multiply, MultiplyTransposed, multiply, multiply_transposed, pack, packed_len};
+use crate::cpu::{Cpu, InstructionSet};
+use crate::gemm::{pack, packed_len};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
 use crate::scratch::Scratch;
-use crate::simd::Simd;
+use crate::tiles::{BackwardRows, ForwardRows};
 use crate::types::{ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window};
 
 /// `output = convolution(value(source), weight) + bias`; `sums` receive Σy and Σy² per channel.
@@ -31,7 +30,7 @@ pub fn convolution_forward(
     output: &mut [f32],
     sums: Option<&mut ChannelSums>,
 ) {
-    let geometry = Geometry::new(source, window, weight, out_channels);
+    let geometry = Geometry::new(cpu, source, window, weight, out_channels);
     assert_eq!(
         output.len(),
         geometry.output.len(),
@@ -41,7 +40,7 @@ pub fn convolution_forward(
         bias.is_none_or(|bias| bias.len() == out_channels),
         "convolution_forward: bias"
     );
-    let packed = geometry.pack_forward(cpu, weight);
+    let packed = geometry.pack_forward(weight);
     let chunks = geometry.forward_chunks();
     let mut partial = vec![
         0.0f64;
@@ -94,11 +93,11 @@ pub fn convolution_backward(
     weight_gradient: Option<(&mut [f32], usize, usize)>,
     bias_gradient: Option<&mut [f32]>,
 ) {
-    let geometry = Geometry::new(source, window, weight, out_channels);
+    let geometry = Geometry::new(cpu, source, window, weight, out_channels);
     check_output_gradient(&gradient, geometry.output);
     let packed = match input {
         InputGradient::Skip => Scratch::take(0),
-        _ => geometry.pack_backward(cpu, weight),
+        _ => geometry.pack_backward(weight),
     };
     let chunks = geometry.backward_chunks();
     let weight_len = if weight_gradient.is_some() {
@@ -113,7 +112,7 @@ pub fn convolution_backward(
     };
     let channels = source.shape.channels;
     let mut sums_partial = vec![0.0f64; chunks * 2 * channels];
-    let mut weight_partial = Scratch::zeros(chunks * weight_len);
+    let mut weight_partial = Scratch::take(chunks * weight_len);
     let mut bias_partial = vec![0.0f64; chunks * bias_len];
     let mode = input.mode();
     {
@@ -160,17 +159,7 @@ pub fn convolution_backward(
     }
     if let Some((values, out_stride, in_stride)) = weight_gradient {
         geometry.check_weight(values.len(), out_stride, in_stride);
-        for partial in weight_partial.chunks_exact(weight_len.max(1)) {
-            for (row, taps) in partial.chunks_exact(geometry.k).enumerate() {
-                for (tap, addends) in taps.chunks_exact(channels).enumerate() {
-                    let target = &mut values[row * out_stride + tap * in_stride..][..channels];
-                    target
-                        .iter_mut()
-                        .zip(addends)
-                        .for_each(|(value, addend)| *value += addend);
-                }
-            }
-        }
+        geometry.add_weight_gradients(&weight_partial, values, out_stride, in_stride);
     }
     if let Some(values) = bias_gradient {
         assert_eq!(
@@ -234,19 +223,22 @@ pub(crate) fn lanes(cpu: Cpu) -> usize {
 }
 
 /// Sizes of a convolution; every chunk and tile border follows from them.
-struct Geometry<'a> {
-    source: Source<'a>,
-    window: Window,
-    output: Shape,
+pub(crate) struct Geometry<'a> {
+    pub source: Source<'a>,
+    pub window: Window,
+    pub output: Shape,
     /// Values of a row: k·k·in.
-    k: usize,
+    pub k: usize,
     /// Output channels.
-    n: usize,
-    is_pointwise: bool,
+    pub n: usize,
+    pub is_pointwise: bool,
+    /// Whether weight gradients are summed as `[k][n]`, which wastes fewer lanes.
+    pub is_transposed: bool,
+    lanes: usize,
 }
 
 impl<'a> Geometry<'a> {
-    fn new(source: Source<'a>, window: Window, weight: ConvWeight, n: usize) -> Self {
+    fn new(cpu: Cpu, source: Source<'a>, window: Window, weight: ConvWeight, n: usize) -> Self {
         source.check();
         assert!(
             window.kernel % 2 == 1 && window.stride > 0,
@@ -257,6 +249,7 @@ impl<'a> Geometry<'a> {
             "convolution: empty tensors"
         );
         let k = window.kernel * window.kernel * source.shape.channels;
+        let lanes = lanes(cpu);
         let geometry = Self {
             source,
             window,
@@ -268,6 +261,8 @@ impl<'a> Geometry<'a> {
                     kernel: 1,
                     stride: 1,
                 },
+            is_transposed: n.div_ceil(lanes) * k < k.div_ceil(lanes) * n,
+            lanes,
         };
         geometry.check_weight(weight.data.len(), weight.out_stride, weight.in_stride);
         geometry
@@ -292,9 +287,9 @@ impl<'a> Geometry<'a> {
         2 * self.output.rows() * self.k * self.n
     }
 
-    /// Rows of a tile: operands of about 64 KB.
-    fn tile_rows(&self) -> usize {
-        (16_384 / (self.k + self.n)).clamp(16, 256) / 8 * 8
+    /// Rows of a tile: operands of about 64 KB; whole blocks of any height.
+    pub fn tile_rows(&self) -> usize {
+        (16_384 / (self.k + self.n)).clamp(48, 240) / 48 * 48
     }
 
     fn forward_chunks(&self) -> usize {
@@ -325,7 +320,7 @@ impl<'a> Geometry<'a> {
     }
 
     /// Inputs that belong to a chunk's rows.
-    fn input_range(&self, rows: &Range<usize>) -> Range<usize> {
+    pub fn input_range(&self, rows: &Range<usize>) -> Range<usize> {
         let unit = if self.is_pointwise {
             1
         } else {
@@ -338,8 +333,8 @@ impl<'a> Geometry<'a> {
         rows.start / unit * inputs..rows.end / unit * inputs
     }
 
-    fn pack_forward(&self, cpu: Cpu, weight: ConvWeight) -> Scratch {
-        let lanes = lanes(cpu);
+    fn pack_forward(&self, weight: ConvWeight) -> Scratch {
+        let lanes = self.lanes;
         let mut packed = Scratch::take(packed_len(self.k, self.n, lanes));
         let channels = self.source.shape.channels;
         if weight.in_stride == channels {
@@ -358,8 +353,8 @@ impl<'a> Geometry<'a> {
         packed
     }
 
-    fn pack_backward(&self, cpu: Cpu, weight: ConvWeight) -> Scratch {
-        let lanes = lanes(cpu);
+    fn pack_backward(&self, weight: ConvWeight) -> Scratch {
+        let lanes = self.lanes;
         let mut packed = Scratch::take(packed_len(self.n, self.k, lanes));
         let channels = self.source.shape.channels;
         if weight.in_stride == channels {
@@ -389,317 +384,49 @@ impl<'a> Geometry<'a> {
         }
     }
 
-    /// The `A` rows of a tile: the source's own memory where it is read as stored.
-    #[inline(always)]
-    fn load<'s, S: Simd>(
-        &'s self,
-        simd: S,
-        rows: Range<usize>,
-        scratch: &'s mut [f32],
-    ) -> &'s [f32] {
-        if self.is_pointwise {
-            if self.source.is_plain() {
-                return &self.source.data[rows.start * self.k..rows.end * self.k];
-            }
-            load_rows(simd, self.source, rows, scratch);
-        } else {
-            self.load_windows(simd, rows, scratch);
-        }
-        scratch
-    }
-
-    /// The inputs under each row's window; 0 outside the image.
-    #[inline(always)]
-    fn load_windows<S: Simd>(&self, simd: S, rows: Range<usize>, scratch: &mut [f32]) {
-        let channels = self.source.shape.channels;
-        for (row, values) in rows.zip(scratch.chunks_exact_mut(self.k)) {
-            for (tap, values) in values.chunks_exact_mut(channels).enumerate() {
-                match self.input_pixel(row, tap) {
-                    Some(pixel) => load_rows(simd, self.source, pixel..pixel + 1, values),
-                    None => values.fill(0.0),
-                }
-            }
-        }
-    }
-
-    /// The input pixel under a tap of an output row's window.
-    #[inline(always)]
-    fn input_pixel(&self, row: usize, tap: usize) -> Option<usize> {
-        let (input, output) = (self.source.shape, self.output);
-        let (image, pixel) = (
-            row / (output.height * output.width),
-            row % (output.height * output.width),
-        );
-        let padding = self.window.padding();
-        let y = pixel / output.width * self.window.stride + tap / self.window.kernel;
-        let x = pixel % output.width * self.window.stride + tap % self.window.kernel;
-        let is_inside =
-            y >= padding && x >= padding && y - padding < input.height && x - padding < input.width;
-        is_inside.then(|| (image * input.height + y - padding) * input.width + x - padding)
-    }
-}
-
-struct ForwardRows<'a> {
-    geometry: &'a Geometry<'a>,
-    packed: &'a [f32],
-    bias: Option<&'a [f32]>,
-    rows: Range<usize>,
-    output: &'a mut [f32],
-    /// Empty where no sums are taken.
-    sums: &'a mut [f64],
-}
-
-impl Kernel for ForwardRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self {
-            geometry,
-            packed,
-            bias,
-            rows,
-            output,
-            sums,
-        } = self;
-        let (k, n) = (geometry.k, geometry.n);
-        let tile = geometry.tile_rows();
-        let mut scratch = Scratch::take(tile * k);
-        let mut start = rows.start;
-        while start < rows.end {
-            let end = rows.end.min(start + tile);
-            let count = end - start;
-            let a = geometry.load(simd, start..end, &mut scratch[..count * k]);
-            let output = &mut output[(start - rows.start) * n..(end - rows.start) * n];
-            multiply(
-                simd,
-                &Multiply {
-                    a,
-                    lda: k,
-                    b: packed,
-                    bias,
-                    rows: count,
-                    k,
-                    n,
-                },
-                output,
-                n,
-            );
-            if !sums.is_empty() {
-                add_square_sums(simd, output, sums);
-            }
-            start = end;
-        }
-    }
-}
-
-/// Adds Σy and Σy² of rows of `sums.len() / 2` channels.
-#[inline(always)]
-pub(crate) fn add_square_sums<S: Simd>(simd: S, rows: &[f32], sums: &mut [f64]) {
-    let channels = sums.len() / 2;
-    let count_rows = rows.len() / channels;
-    let mut first = 0;
-    while first < channels {
-        let count = S::LANES.min(channels - first);
-        let (mut sum, mut square) = (simd.zero(), simd.zero());
-        for row in 0..count_rows {
-            // SAFETY: the row and its channels lie in `rows`.
-            let y = unsafe { simd.load_some(rows.as_ptr().add(row * channels + first), count) };
-            sum = simd.add(sum, y);
-            square = simd.fma(y, y, square);
-        }
-        add_lanes(simd, sum, &mut sums[first..first + count]);
-        add_lanes(
-            simd,
-            square,
-            &mut sums[channels + first..channels + first + count],
-        );
-        first += S::LANES;
-    }
-}
-
-/// `to = a·dz + b·y + c` for rows of `channels` values.
-#[inline(always)]
-pub(crate) fn load_output_gradient<S: Simd>(
-    simd: S,
-    gradient: &OutputGradient,
-    channels: usize,
-    rows: Range<usize>,
-    to: &mut [f32],
-) {
-    let Some(norm) = gradient.batch_norm else {
-        to.copy_from_slice(&gradient.dz[rows.start * channels..rows.end * channels]);
-        return;
-    };
-    assert!(rows.end * channels <= gradient.dz.len() && to.len() >= rows.len() * channels);
-    let mut first = 0;
-    while first < channels {
-        let count = S::LANES.min(channels - first);
-        // SAFETY: rows and channels lie in dz, y, the coefficients and `to`.
-        unsafe {
-            let a = simd.load_some(norm.a.as_ptr().add(first), count);
-            let b = simd.load_some(norm.b.as_ptr().add(first), count);
-            let c = simd.load_some(norm.c.as_ptr().add(first), count);
-            for (index, row) in rows.clone().enumerate() {
-                let at = row * channels + first;
-                let dz = simd.load_some(gradient.dz.as_ptr().add(at), count);
-                let y = simd.load_some(norm.y.as_ptr().add(at), count);
-                let dy = simd.fma(dz, a, simd.fma(y, b, c));
-                simd.store_some(to.as_mut_ptr().add(index * channels + first), count, dy);
-            }
-        }
-        first += S::LANES;
-    }
-}
-
-struct BackwardRows<'a> {
-    geometry: &'a Geometry<'a>,
-    packed: &'a [f32],
-    gradient: OutputGradient<'a>,
-    mode: SinkMode,
-    rows: Range<usize>,
-    /// The inputs of the rows.
-    target: &'a mut [f32],
-    sums: &'a mut [f64],
-    weight: &'a mut [f32],
-    bias: &'a mut [f64],
-}
-
-impl Kernel for BackwardRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let geometry = self.geometry;
-        let (k, n) = (geometry.k, geometry.n);
-        let tile = geometry.tile_rows();
-        let mut gradients = Scratch::take(tile * n);
-        let mut values = Scratch::take(tile * k);
-        let mut inputs = Scratch::take(if self.mode == SinkMode::Skip {
-            0
-        } else {
-            tile * k
-        });
-        let needs_clear = matches!(self.mode, SinkMode::Overwrite | SinkMode::PreActivation);
-        if !geometry.is_pointwise && needs_clear {
-            self.target.fill(0.0);
-        }
-        let mut start = self.rows.start;
-        while start < self.rows.end {
-            let end = self.rows.end.min(start + tile);
-            let count = end - start;
-            let g = match self.gradient.batch_norm {
-                None => &self.gradient.dz[start * n..end * n],
-                Some(_) => {
-                    let gradients = &mut gradients[..count * n];
-                    load_output_gradient(simd, &self.gradient, n, start..end, gradients);
-                    gradients
-                }
+    /// Adds the weight gradients of all chunks, in their order.
+    fn add_weight_gradients(
+        &self,
+        partial: &[f32],
+        values: &mut [f32],
+        out_stride: usize,
+        in_stride: usize,
+    ) {
+        let (k, n, channels) = (self.k, self.n, self.source.shape.channels);
+        let parts = n.min(16);
+        let length = values.len();
+        let targets = Parts::new(values);
+        for_each_chunk(parts, partial.len(), |part| {
+            let rows = chunk_range(n, parts, part);
+            let end = if rows.end == n {
+                length
+            } else {
+                rows.end * out_stride
             };
-            if !self.weight.is_empty() {
-                let a = geometry.load(simd, start..end, &mut values[..count * k]);
-                let product = MultiplyTransposed {
-                    g,
-                    ldg: n,
-                    a,
-                    lda: k,
-                    rows: count,
-                    n,
-                    k,
-                };
-                multiply_transposed(simd, &product, self.weight);
-            }
-            if !self.bias.is_empty() {
-                for row in g.chunks_exact(n) {
-                    self.bias
-                        .iter_mut()
-                        .zip(row)
-                        .for_each(|(sum, g)| *sum += f64::from(*g));
-                }
-            }
-            if self.mode != SinkMode::Skip {
-                let product = Multiply {
-                    a: g,
-                    lda: n,
-                    b: self.packed,
-                    bias: None,
-                    rows: count,
-                    k: n,
-                    n: k,
-                };
-                let at = (start - self.rows.start) * k..(end - self.rows.start) * k;
-                if geometry.is_pointwise && self.mode != SinkMode::Accumulate {
-                    let target = &mut self.target[at];
-                    multiply(simd, &product, target, k);
-                    if self.mode == SinkMode::PreActivation {
-                        pre_activation(simd, geometry.source, start..end, target, self.sums);
-                    }
-                } else {
-                    let inputs = &mut inputs[..count * k];
-                    multiply(simd, &product, inputs, k);
-                    if geometry.is_pointwise {
-                        add_values(&mut self.target[at], inputs);
-                    } else {
-                        self.scatter(start..end, inputs);
+            // SAFETY: parts are disjoint ranges of output channels.
+            let target = unsafe { targets.part(rows.start * out_stride..end) };
+            for partial in partial.chunks_exact(n * k) {
+                for row in rows.clone() {
+                    for tap in 0..self.taps() {
+                        let at = (row - rows.start) * out_stride + tap * in_stride;
+                        let target = &mut target[at..at + channels];
+                        if self.is_transposed {
+                            let column = &partial[tap * channels * n + row..];
+                            let addends = column.iter().step_by(n);
+                            target
+                                .iter_mut()
+                                .zip(addends)
+                                .for_each(|(to, value)| *to += value);
+                        } else {
+                            let addends = &partial[row * k + tap * channels..][..channels];
+                            target
+                                .iter_mut()
+                                .zip(addends)
+                                .for_each(|(to, value)| *to += value);
+                        }
                     }
                 }
             }
-            start = end;
-        }
-        if !geometry.is_pointwise && self.mode == SinkMode::PreActivation {
-            let range = geometry.input_range(&self.rows);
-            let channels = geometry.source.shape.channels;
-            let rows = range.start / channels..range.end / channels;
-            pre_activation(simd, geometry.source, rows, self.target, self.sums);
-        }
+        });
     }
-}
-
-impl BackwardRows<'_> {
-    /// Adds the gradients under each row's window to the inputs they belong to.
-    fn scatter(&mut self, rows: Range<usize>, inputs: &[f32]) {
-        let channels = self.geometry.source.shape.channels;
-        let first = self.geometry.input_range(&self.rows).start;
-        for (row, values) in rows.zip(inputs.chunks_exact(self.geometry.k)) {
-            for (tap, values) in values.chunks_exact(channels).enumerate() {
-                if let Some(pixel) = self.geometry.input_pixel(row, tap) {
-                    let at = pixel * channels - first;
-                    add_values(&mut self.target[at..at + channels], values);
-                }
-            }
-        }
-    }
-}
-
-fn add_values(to: &mut [f32], values: &[f32]) {
-    to.iter_mut()
-        .zip(values)
-        .for_each(|(to, value)| *to += value);
-}
-
-#[inline(always)]
-fn pre_activation<S: Simd>(
-    simd: S,
-    source: Source,
-    rows: Range<usize>,
-    gradient: &mut [f32],
-    sums: &mut [f64],
-) {
-    let channels = source.shape.channels;
-    assert!(
-        source.gate.is_none(),
-        "convolution_backward: PreActivation of a gated source"
-    );
-    let data = &source.data[rows.start * channels..rows.end * channels];
-    let (affine, activation) = (source.affine, source.activation);
-    pre_activation_rows(
-        simd,
-        PreActivationRows {
-            data,
-            affine,
-            activation,
-            gradient,
-            sums,
-        },
-    );
 }

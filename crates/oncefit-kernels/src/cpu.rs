@@ -53,10 +53,9 @@ impl Cpu {
     }
 
     /// Runs a kernel compiled for these instructions.
-    #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.set {
-            InstructionSet::Portable => kernel.run(Portable),
+            InstructionSet::Portable => run_portable(kernel),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Cpu` is only made for instructions that the machine has.
             InstructionSet::Avx2 => unsafe { run_avx2(kernel) },
@@ -64,7 +63,7 @@ impl Cpu {
             // SAFETY: as above.
             InstructionSet::Avx512 => unsafe { run_avx512(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
-            _ => kernel.run(Portable),
+            _ => run_portable(kernel),
         }
     }
 }
@@ -99,14 +98,21 @@ fn is_available(set: InstructionSet) -> bool {
     set == InstructionSet::Portable
 }
 
+#[inline(never)]
+fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Portable)
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
+#[inline(never)]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(crate::simd::x86::Avx2)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[inline(never)]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(crate::simd::x86::Avx512)
 }

@@ -9,11 +9,13 @@ use std::ops::Range;
 
 use crate::convolution::{SinkMode, check_output_gradient};
 use crate::cpu::{Cpu, Kernel};
-use crate::elementwise::{add_lanes, load_affine};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
 use crate::scratch::Scratch;
 use crate::simd::Simd;
-use crate::types::{Activation, ChannelSums, InputGradient, OutputGradient, Shape, Source, Window};
+use crate::sums::add_lanes;
+use crate::types::{
+    Activation, Affine, ChannelSums, InputGradient, OutputGradient, Shape, Source, Window,
+};
 
 /// `output = depthwise convolution of value(source)` with `weight` `[taps][channels]`; `sums`
 /// receive Σy and Σy² per channel.
@@ -227,6 +229,29 @@ fn fill_plane<S: Simd>(
 /// be inlined, and only then are they compiled for the kernel's instructions.
 trait Pixels<S: Simd> {
     fn at(&self, simd: S, pixel: usize) -> S::V;
+}
+
+/// Scale and shift of one vector of channels.
+///
+/// # Safety
+/// The affine must have the channels `first..first + count`.
+#[inline(always)]
+unsafe fn load_affine<S: Simd>(
+    simd: S,
+    affine: Option<Affine>,
+    first: usize,
+    count: usize,
+) -> (S::V, S::V) {
+    match affine {
+        // SAFETY: the caller's.
+        Some(Affine { scale, shift }) => unsafe {
+            (
+                simd.load_some(scale.as_ptr().add(first), count),
+                simd.load_some(shift.as_ptr().add(first), count),
+            )
+        },
+        None => (simd.splat(1.0), simd.zero()),
+    }
 }
 
 /// The values of a source.

@@ -6,9 +6,6 @@
 
 use crate::simd::Simd;
 
-/// Rows of a register block.
-const ROWS: usize = 8;
-
 /// `B[k][n]` (element at `k·k_stride + n·n_stride`) in panels of `lanes` columns, the last one
 /// filled up with zeros: `[panel][k][lane]`.
 pub(crate) fn pack(
@@ -91,22 +88,27 @@ fn panel_rows<S: Simd, const NV: usize>(
     let mut row = 0;
     while row < m.rows {
         let left = m.rows - row;
-        // SAFETY: `multiply` checked that the operands hold these rows and panels.
-        unsafe {
-            if left >= ROWS {
-                multiply_block::<S, ROWS, NV>(simd, m, row, panel, out, ldo);
-                row += ROWS;
+        // SAFETY: the operands hold these rows and panels, as checked.
+        row += unsafe {
+            if const { S::BLOCK_ROWS[NV - 1] == 16 } && left >= 16 {
+                multiply_block::<S, 16, NV>(simd, m, row, panel, out, ldo)
+            } else if const { S::BLOCK_ROWS[NV - 1] == 12 } && left >= 12 {
+                multiply_block::<S, 12, NV>(simd, m, row, panel, out, ldo)
+            } else if const { S::BLOCK_ROWS[NV - 1] == 8 } && left >= 8 {
+                multiply_block::<S, 8, NV>(simd, m, row, panel, out, ldo)
+            } else if const { S::BLOCK_ROWS[NV - 1] == 6 } && left >= 6 {
+                multiply_block::<S, 6, NV>(simd, m, row, panel, out, ldo)
             } else if left >= 4 {
-                multiply_block::<S, 4, NV>(simd, m, row, panel, out, ldo);
-                row += 4;
+                multiply_block::<S, 4, NV>(simd, m, row, panel, out, ldo)
             } else {
-                multiply_block::<S, 1, NV>(simd, m, row, panel, out, ldo);
-                row += 1;
+                multiply_block::<S, 1, NV>(simd, m, row, panel, out, ldo)
             }
-        }
+        };
     }
 }
 
+/// A block of a panel; returns its number of rows.
+///
 /// # Safety
 /// Rows `row..row + MR` and panels `panel..panel + NV` lie in the operands.
 #[inline(always)]
@@ -117,7 +119,7 @@ unsafe fn multiply_block<S: Simd, const MR: usize, const NV: usize>(
     panel: usize,
     out: &mut [f32],
     ldo: usize,
-) {
+) -> usize {
     let lanes = S::LANES;
     let first = panel * lanes;
     let last_count = lanes.min(m.n - first - (NV - 1) * lanes);
@@ -155,6 +157,7 @@ unsafe fn multiply_block<S: Simd, const MR: usize, const NV: usize>(
             }
         }
     }
+    MR
 }
 
 /// The operands of [`multiply_transposed`].
@@ -207,22 +210,27 @@ fn transposed_columns<S: Simd, const NV: usize>(
     let mut row = 0;
     while row < m.n {
         let left = m.n - row;
-        // SAFETY: `multiply_transposed` checked that the operands hold these rows and columns.
-        unsafe {
-            if left >= ROWS {
-                transposed_block::<S, ROWS, NV>(simd, m, row, panel, out);
-                row += ROWS;
+        // SAFETY: the operands hold these rows and panels, as checked.
+        row += unsafe {
+            if const { S::BLOCK_ROWS[NV - 1] == 16 } && left >= 16 {
+                transposed_block::<S, 16, NV>(simd, m, row, panel, out)
+            } else if const { S::BLOCK_ROWS[NV - 1] == 12 } && left >= 12 {
+                transposed_block::<S, 12, NV>(simd, m, row, panel, out)
+            } else if const { S::BLOCK_ROWS[NV - 1] == 8 } && left >= 8 {
+                transposed_block::<S, 8, NV>(simd, m, row, panel, out)
+            } else if const { S::BLOCK_ROWS[NV - 1] == 6 } && left >= 6 {
+                transposed_block::<S, 6, NV>(simd, m, row, panel, out)
             } else if left >= 4 {
-                transposed_block::<S, 4, NV>(simd, m, row, panel, out);
-                row += 4;
+                transposed_block::<S, 4, NV>(simd, m, row, panel, out)
             } else {
-                transposed_block::<S, 1, NV>(simd, m, row, panel, out);
-                row += 1;
+                transposed_block::<S, 1, NV>(simd, m, row, panel, out)
             }
-        }
+        };
     }
 }
 
+/// A block of the sums; returns its number of rows.
+///
 /// # Safety
 /// Rows `row..row + MR` of the output and panels `panel..panel + NV` lie in the operands.
 #[inline(always)]
@@ -232,7 +240,7 @@ unsafe fn transposed_block<S: Simd, const MR: usize, const NV: usize>(
     row: usize,
     panel: usize,
     out: &mut [f32],
-) {
+) -> usize {
     let lanes = S::LANES;
     let first = panel * lanes;
     let last_count = lanes.min(m.k - first - (NV - 1) * lanes);
@@ -266,4 +274,5 @@ unsafe fn transposed_block<S: Simd, const MR: usize, const NV: usize>(
             }
         }
     }
+    MR
 }

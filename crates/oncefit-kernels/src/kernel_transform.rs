@@ -42,6 +42,28 @@ fn check(
     );
 }
 
+/// The centre of the first `active` channels of a kernel that stores `stored` of them:
+/// `[from²][stored]` to `[to²][active]`.
+pub fn crop_center(
+    kernel: &[f32],
+    from: usize,
+    to: usize,
+    stored: usize,
+    active: usize,
+    out: &mut [f32],
+) {
+    assert!(
+        to <= from && (from - to).is_multiple_of(2) && 0 < active && active <= stored,
+        "crop_center: {from} to {to}, {active} of {stored} channels"
+    );
+    assert_eq!(kernel.len(), from * from * stored, "crop_center: kernel");
+    assert_eq!(out.len(), to * to * active, "crop_center: out");
+    for (index, out) in out.chunks_exact_mut(active).enumerate() {
+        let at = centre_tap(from, to, index) * stored;
+        out.copy_from_slice(&kernel[at..at + active]);
+    }
+}
+
 /// Makes the `to`×`to` kernel; without a matrix it is the plain centre.
 pub fn kernel_transform_forward(
     _cpu: Cpu,
@@ -178,6 +200,19 @@ mod tests {
             kernel[8 * channels..9 * channels],
             "row 1, column 1 of 7×7"
         );
+    }
+
+    #[test]
+    fn the_centre_of_fewer_channels_is_the_centre_of_the_slice() {
+        let kernel = values(49 * 5, 0.0);
+        let slice: Vec<f32> = kernel
+            .chunks_exact(5)
+            .flat_map(|tap| tap[..3].to_vec())
+            .collect();
+        let (mut found, mut expected) = (vec![0.0; 9 * 3], vec![0.0; 9 * 3]);
+        crop_center(&kernel, 7, 3, 5, 3, &mut found);
+        kernel_transform_forward(Cpu::detect(), &slice, 7, 3, 3, None, &mut expected);
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!
 //! Lengths are checked on entry; a mismatch is a bug of the caller and panics.
 
+mod activation;
 mod batch_norm;
 mod convolution;
 mod cpu;
@@ -24,9 +25,13 @@ mod optimiser;
 mod parallel;
 mod pooling;
 pub mod reference;
+mod rows;
 mod scratch;
 mod simd;
+mod sums;
+mod tiles;
 mod types;
+mod window_pooling;
 
 pub use batch_norm::{
     BatchNormBackward, batch_norm_affine, batch_norm_backward, batch_norm_statistics,
@@ -34,8 +39,11 @@ pub use batch_norm::{
 pub use convolution::{convolution_backward, convolution_forward};
 pub use cpu::{Cpu, InstructionSet};
 pub use depthwise::{depthwise_backward, depthwise_forward};
-pub use elementwise::{activation_backward, activation_backward_in_place, add, materialise};
-pub use kernel_transform::{kernel_transform_backward, kernel_transform_forward};
+pub use elementwise::{
+    activate, activate_backward_in_place, activation_backward, activation_backward_in_place, add,
+    materialise,
+};
+pub use kernel_transform::{crop_center, kernel_transform_backward, kernel_transform_forward};
 pub use loss::{Target, softmax, softmax_cross_entropy};
 pub use optimiser::{SgdStep, sgd_step};
 pub use pooling::{
@@ -44,4 +52,7 @@ pub use pooling::{
 pub use types::{
     Activation, Affine, BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient,
     Shape, Source, Window,
+};
+pub use window_pooling::{
+    PoolWindow, average_pool, average_pool_backward, max_pool, max_pool_backward,
 };

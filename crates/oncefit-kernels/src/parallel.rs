@@ -62,8 +62,7 @@ impl<'a, T> Parts<'a, T> {
 /// Adds per-chunk pairs of channel sums, in chunk order.
 pub(crate) fn merge_sums(partial: &[f64], sums: &mut crate::types::ChannelSums) {
     let channels = sums.first.len();
-    sums.first.fill(0.0);
-    sums.second.fill(0.0);
+    sums.clear();
     for pair in partial.chunks_exact(2 * channels.max(1)) {
         let (first, second) = pair.split_at(channels);
         sums.first

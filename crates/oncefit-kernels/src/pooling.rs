@@ -1,15 +1,15 @@
 //! Global average pooling, and the gate of squeeze-excite that is made from it.
 
 use crate::cpu::{Cpu, Kernel};
-use crate::elementwise::{add_lanes, load_affine};
 use crate::parallel::{Parts, for_each_chunk, merge_sums};
 use crate::simd::Simd;
+use crate::sums::{PreActivation, ValueSums};
 use crate::types::{ChannelSums, Shape, Source};
 
 /// `output[n, c]` = mean over the pixels of image `n` of `value(source)`.
 pub fn global_average_pool(cpu: Cpu, source: Source, output: &mut [f32]) {
     source.check();
-    pool_images(cpu, source, None, 1.0 / pixels(source.shape) as f32, output);
+    pool_images(cpu, source, None, output);
 }
 
 /// `gate_gradient[n, c]` = Σ over pixels of `gradient · act(scale·x + shift)`: the gradient of the
@@ -21,7 +21,7 @@ pub fn gate_gradient(cpu: Cpu, source: Source, gradient: &[f32], gate_gradient: 
         "gate_gradient: the source is the map before its gate"
     );
     assert_eq!(gradient.len(), source.data.len(), "gate_gradient: gradient");
-    pool_images(cpu, source, Some(gradient), 1.0, gate_gradient);
+    pool_images(cpu, source, Some(gradient), gate_gradient);
 }
 
 /// From the gradient of a gated value, in place, to
@@ -36,10 +36,9 @@ pub fn gated_backward_in_place(
 ) {
     source.check();
     let shape = source.shape;
-    assert!(
-        source.gate.is_some(),
-        "gated_backward: the source has its gate"
-    );
+    let gates = source
+        .gate
+        .expect("gated_backward: the source has its gate");
     assert_eq!(
         gradient.len(),
         source.data.len(),
@@ -54,18 +53,21 @@ pub fn gated_backward_in_place(
     let mut partial = vec![0.0f64; shape.images * 2 * shape.channels];
     let (parts, partials) = (Parts::new(gradient), Parts::new(&mut partial));
     for_each_chunk(shape.images, 8 * source.data.len(), |n| {
+        let channels = n * shape.channels..(n + 1) * shape.channels;
         // SAFETY: images are disjoint.
         let (gradient, sums) = unsafe {
             (
                 parts.part(n * image..(n + 1) * image),
-                partials.part(n * 2 * shape.channels..(n + 1) * 2 * shape.channels),
+                partials.part(2 * channels.start..2 * channels.end),
             )
         };
+        let (gate, pooled) = (&gates[channels.clone()], &pooled_gradient[channels]);
         cpu.run(GatedImage {
             source,
             image: n,
             gradient,
-            pooled_gradient,
+            gate,
+            pooled,
             sums,
         });
     });
@@ -107,7 +109,8 @@ fn pixels(shape: Shape) -> usize {
     shape.height * shape.width
 }
 
-fn pool_images(cpu: Cpu, source: Source, weights: Option<&[f32]>, factor: f32, output: &mut [f32]) {
+/// Per image and channel, the sum of the values times `weights`, or else their mean.
+fn pool_images(cpu: Cpu, source: Source, weights: Option<&[f32]>, output: &mut [f32]) {
     let shape = source.shape;
     assert_eq!(
         output.len(),
@@ -122,18 +125,15 @@ fn pool_images(cpu: Cpu, source: Source, weights: Option<&[f32]>, factor: f32, o
             source,
             image,
             weights,
-            factor,
             output,
         });
     });
 }
 
-/// `output[c] = factor · Σ weights · value(source)` over the pixels of one image.
 struct PoolImage<'a> {
     source: Source<'a>,
     image: usize,
     weights: Option<&'a [f32]>,
-    factor: f32,
     output: &'a mut [f32],
 }
 
@@ -146,37 +146,37 @@ impl Kernel for PoolImage<'_> {
             source,
             image,
             weights,
-            factor,
             output,
         } = self;
         let channels = source.shape.channels;
-        let pixels = pixels(source.shape);
-        let mut first = 0;
-        while first < channels {
-            let count = S::LANES.min(channels - first);
-            // SAFETY: the image and the channels lie in source, affine, gate, weights and output.
-            unsafe {
-                let (scale, shift) = load_affine(simd, source.affine, first, count);
-                let mut sum = simd.zero();
-                for pixel in 0..pixels {
-                    let at = (image * pixels + pixel) * channels + first;
-                    let x = simd.load_some(source.data.as_ptr().add(at), count);
-                    let value = simd.activate(source.activation, simd.fma(x, scale, shift));
-                    sum = match weights {
-                        Some(weights) => {
-                            simd.fma(value, simd.load_some(weights.as_ptr().add(at), count), sum)
-                        }
-                        None => simd.add(sum, value),
-                    };
-                }
-                if let Some(gate) = source.gate {
-                    let gate = gate.as_ptr().add(image * channels + first);
-                    sum = simd.mul(sum, simd.load_some(gate, count));
-                }
-                let sum = simd.mul(sum, simd.splat(factor));
-                simd.store_some(output.as_mut_ptr().add(first), count, sum);
+        let mut sums = vec![0.0f64; 2 * channels];
+        ValueSums::new(
+            simd,
+            Source {
+                gate: None,
+                ..source
+            },
+        )
+        .add(simd, image, weights.unwrap_or(source.data), &mut sums);
+        let (means, products) = sums.split_at(channels);
+        if weights.is_some() {
+            output
+                .iter_mut()
+                .zip(products)
+                .for_each(|(to, sum)| *to = *sum as f32);
+        } else {
+            let factor = 1.0 / pixels(source.shape) as f64;
+            output
+                .iter_mut()
+                .zip(means)
+                .for_each(|(to, sum)| *to = (sum * factor) as f32);
+            if let Some(gate) = source.gate {
+                let gate = &gate[image * channels..(image + 1) * channels];
+                output
+                    .iter_mut()
+                    .zip(gate)
+                    .for_each(|(to, gate)| *to *= gate);
             }
-            first += S::LANES;
         }
     }
 }
@@ -185,7 +185,8 @@ struct GatedImage<'a> {
     source: Source<'a>,
     image: usize,
     gradient: &'a mut [f32],
-    pooled_gradient: &'a [f32],
+    gate: &'a [f32],
+    pooled: &'a [f32],
     sums: &'a mut [f64],
 }
 
@@ -198,43 +199,13 @@ impl Kernel for GatedImage<'_> {
             source,
             image,
             gradient,
-            pooled_gradient,
+            gate,
+            pooled,
             sums,
         } = self;
-        let channels = source.shape.channels;
         let pixels = pixels(source.shape);
-        let gates = source.gate.unwrap_or_default();
-        assert!(gates.len() >= (image + 1) * channels && gradient.len() == pixels * channels);
-        let mut first = 0;
-        while first < channels {
-            let count = S::LANES.min(channels - first);
-            let (mut sum, mut product) = (simd.zero(), simd.zero());
-            // SAFETY: the image and the channels lie in all operands, as checked.
-            unsafe {
-                let (scale, shift) = load_affine(simd, source.affine, first, count);
-                let at = image * channels + first;
-                let gate = simd.load_some(gates.as_ptr().add(at), count);
-                let pooled = simd.load_some(pooled_gradient.as_ptr().add(at), count);
-                let pooled = simd.mul(pooled, simd.splat(1.0 / pixels as f32));
-                for pixel in 0..pixels {
-                    let at = (image * pixels + pixel) * channels + first;
-                    let x = simd.load_some(source.data.as_ptr().add(at), count);
-                    let z = simd.fma(x, scale, shift);
-                    let to = gradient.as_mut_ptr().add(pixel * channels + first);
-                    let value = simd.fma(simd.load_some(to, count), gate, pooled);
-                    let dz = simd.activation_gradient(source.activation, z, value);
-                    simd.store_some(to, count, dz);
-                    sum = simd.add(sum, dz);
-                    product = simd.fma(dz, x, product);
-                }
-            }
-            add_lanes(simd, sum, &mut sums[first..first + count]);
-            add_lanes(
-                simd,
-                product,
-                &mut sums[channels + first..channels + first + count],
-            );
-            first += S::LANES;
-        }
+        let pooled: Vec<f32> = pooled.iter().map(|value| value / pixels as f32).collect();
+        let rows = image * pixels..(image + 1) * pixels;
+        PreActivation::new(simd, source).run_scaled(simd, rows, gradient, (gate, &pooled), sums);
     }
 }

@@ -5,8 +5,10 @@ use crate::types::Activation;
 /// A set of vector instructions. Methods are `#[inline(always)]`: they compile to single
 /// instructions in a caller that has them.
 pub(crate) trait Simd: Copy + Send + Sync {
-    /// Values in a vector.
+    /// Values in a vector, at most 16.
     const LANES: usize;
+    /// Rows of a block of one, two and three vectors that fits the registers.
+    const BLOCK_ROWS: [usize; 3];
     /// A vector.
     type V: Copy;
 
@@ -77,6 +79,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
     }
 
+    /// The first `count ≤ LANES` lanes; the others become 0.
+    #[inline(always)]
+    fn first_lanes(self, vector: Self::V, count: usize) -> Self::V {
+        if count == Self::LANES {
+            return vector;
+        }
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: no instruction set has more than 16 lanes.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), vector);
+            self.load_partial(lanes.as_ptr(), count)
+        }
+    }
+
     #[inline(always)]
     fn activate(self, activation: Activation, x: Self::V) -> Self::V {
         match activation {
@@ -134,6 +150,7 @@ impl Portable {
 
 impl Simd for Portable {
     const LANES: usize = 8;
+    const BLOCK_ROWS: [usize; 3] = [4, 4, 4];
     type V = [f32; 8];
 
     #[inline(always)]
@@ -232,6 +249,7 @@ pub(crate) mod x86 {
     // instructions and run only on machines that have them; pointers are the caller's promise.
     impl Simd for Avx2 {
         const LANES: usize = 8;
+        const BLOCK_ROWS: [usize; 3] = [8, 6, 4];
         type V = __m256;
 
         #[inline(always)]
@@ -293,6 +311,7 @@ pub(crate) mod x86 {
     // SAFETY of the blocks below: as for `Avx2`.
     impl Simd for Avx512 {
         const LANES: usize = 16;
+        const BLOCK_ROWS: [usize; 3] = [16, 12, 8];
         type V = __m512;
 
         #[inline(always)]

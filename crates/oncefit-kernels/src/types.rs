@@ -87,6 +87,11 @@ impl<'a> Source<'a> {
 
     pub(crate) fn check(&self) {
         let channels = self.shape.channels;
+        assert!(
+            channels > 0,
+            "source: a tensor without channels, {:?}",
+            self.shape
+        );
         assert_eq!(
             self.data.len(),
             self.shape.len(),
@@ -121,6 +126,12 @@ impl ChannelSums {
             first: vec![0.0; channels],
             second: vec![0.0; channels],
         }
+    }
+
+    /// Sets all sums to zero.
+    pub fn clear(&mut self) {
+        self.first.fill(0.0);
+        self.second.fill(0.0);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Tolerance: 2e-5 of the largest value compared, for sums of up to a few thousand products in
 //! f32 against f64.
 
+mod pipeline;
+
 use oncefit_kernels::reference;
 use oncefit_kernels::*;
 use proptest::prelude::*;
@@ -324,6 +326,14 @@ proptest! {
                 Some((&mut weight_gradient, out_stride, in_stride)), Some(&mut bias_gradient),
             );
             check_at_some_indices(&d_value, |index| linear_gradient_at(transposed, &input, &dy, index), "input");
+            let mut compact_weight_gradient = vec![0.5; compact.len()];
+            let mut compact_d_value = vec![0.0; shape.len()];
+            convolution_backward(
+                cpu, source, window, slice, out, norm.gradient(&dz, has_norm),
+                InputGradient::Overwrite(&mut compact_d_value),
+                Some((&mut compact_weight_gradient, taps * shape.channels, shape.channels)), None,
+            );
+            prop_assert_eq!(&d_value, &compact_d_value, "input gradient of a slice and its copy");
             let compact_gradient: Vec<f32> = (0..out * taps)
                 .flat_map(|row| {
                     let at = row / taps * out_stride + row % taps * in_stride;
@@ -336,6 +346,7 @@ proptest! {
                 |index| 0.5 + linear_gradient_at(by_weight, &wide(&compact), &dy, index),
                 "weight",
             );
+            prop_assert_eq!(&compact_gradient, &compact_weight_gradient, "weight gradient of a slice");
             let touched: f64 = weight_gradient.iter().filter(|value| **value != 0.5).count() as f64;
             prop_assert!(touched <= compact.len() as f64, "values outside the slice stay");
             let mut by_out = vec![0.25; out];
@@ -411,6 +422,13 @@ proptest! {
             assert_close(&dz, &expected_dz(&plain.source(), &wide(&gradient)), "activation");
             assert_sums(&sums, &dz, &plain.data, "activation sums");
 
+            let unscaled = Source { activation: stored.activation, ..Source::plain(&stored.data, shape) };
+            activate(cpu, &stored.data, stored.activation, &mut output);
+            assert_close(&output, &reference::load(&unscaled), "activate");
+            let mut dz = gradient.clone();
+            activate_backward_in_place(cpu, &stored.data, stored.activation, &mut dz);
+            assert_close(&dz, &expected_dz(&unscaled, &wide(&gradient)), "activate backward");
+
             let mut pooled = vec![0.0; shape.images * shape.channels];
             global_average_pool(cpu, stored.source(), &mut pooled);
             let expected = reference::global_average_pool(&reference::load(&stored.source()), shape);
@@ -470,9 +488,9 @@ fn derivatives_are_finite_differences_of_the_activations() {
 }
 
 /// All outputs of a forward and a backward pass large enough to be spread over threads.
-fn pass(cpu: Cpu) -> Vec<u32> {
+fn pass(cpu: Cpu, images: usize) -> Vec<u32> {
     let shape = Shape {
-        images: 24,
+        images,
         height: 14,
         width: 14,
         channels: 24,
@@ -482,7 +500,7 @@ fn pass(cpu: Cpu) -> Vec<u32> {
         data: values(shape.len(), 1),
         scale: values(24, 2),
         shift: values(24, 3),
-        gate: values(24 * 24, 4),
+        gate: values(images * 24, 4),
         activation: Activation::HardSwish,
         has_affine: true,
         has_gate: false,
@@ -545,50 +563,55 @@ fn pass(cpu: Cpu) -> Vec<u32> {
         push_sums(&sums, &mut all);
         all.extend(output.into_iter().chain(dz).chain(weight_gradient));
     }
-    let window = Window {
-        kernel: 5,
-        stride: 1,
-    };
-    let weight = values(25 * 24, 6);
-    let mut output = vec![0.0; shape.len()];
-    let mut sums = ChannelSums::new(24);
-    depthwise_forward(cpu, source, window, &weight, &mut output, Some(&mut sums));
-    push_sums(&sums, &mut all);
-    let mut dz = vec![0.0; shape.len()];
-    let mut weight_gradient = vec![0.0; weight.len()];
-    depthwise_backward(
-        cpu,
-        source,
-        window,
-        &weight,
-        OutputGradient {
-            dz: &output,
-            batch_norm: None,
-        },
-        InputGradient::PreActivation {
-            dz: &mut dz,
-            sums: &mut sums,
-        },
-        Some(&mut weight_gradient),
-    );
-    push_sums(&sums, &mut all);
-    all.extend(output.into_iter().chain(dz).chain(weight_gradient));
+    for (kernel, stride) in [(5, 1), (3, 2)] {
+        let window = Window { kernel, stride };
+        let weight = values(window.kernel * window.kernel * 24, 6);
+        let mut output = vec![0.0; window.output_shape(shape, 24).len()];
+        let mut sums = ChannelSums::new(24);
+        depthwise_forward(cpu, source, window, &weight, &mut output, Some(&mut sums));
+        push_sums(&sums, &mut all);
+        let mut dz = vec![0.0; shape.len()];
+        let mut weight_gradient = vec![0.0; weight.len()];
+        depthwise_backward(
+            cpu,
+            source,
+            window,
+            &weight,
+            OutputGradient {
+                dz: &output,
+                batch_norm: None,
+            },
+            InputGradient::PreActivation {
+                dz: &mut dz,
+                sums: &mut sums,
+            },
+            Some(&mut weight_gradient),
+        );
+        push_sums(&sums, &mut all);
+        all.extend(output.into_iter().chain(dz).chain(weight_gradient));
+    }
     all.iter().map(|value| value.to_bits()).collect()
 }
 
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
-    for cpu in Cpu::available() {
+    for (cpu, images) in Cpu::available()
+        .into_iter()
+        .flat_map(|cpu| [(cpu, 24), (cpu, 3)])
+    {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .build()
                 .unwrap();
-            pool.install(|| pass(cpu))
+            pool.install(|| pass(cpu, images))
         };
         let one = run(1);
         for threads in [2, 3, 4] {
-            assert!(run(threads) == one, "{threads} threads, {cpu:?}");
+            assert!(
+                run(threads) == one,
+                "{threads} threads, {images} images, {cpu:?}"
+            );
         }
     }
 }
