@@ -44,8 +44,8 @@ pub use elementwise::{
     materialise,
 };
 pub use kernel_transform::{crop_center, kernel_transform_backward, kernel_transform_forward};
-pub use loss::{Target, softmax, softmax_cross_entropy};
-pub use optimiser::{SgdStep, sgd_step};
+pub use loss::{AlphaDivergence, Target, softmax, softmax_cross_entropy};
+pub use optimiser::{AdamStep, RmsPropStep, SgdStep, adam_step, rms_prop_step, sgd_step};
 pub use pooling::{
     gate_gradient, gated_backward_in_place, global_average_pool, global_average_pool_backward,
 };

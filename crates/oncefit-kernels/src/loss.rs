@@ -3,6 +3,7 @@
 //! ```text
 //! labels:  L = −Σ t·ln softmax(z),        t = (1 − s)·onehot + s/classes
 //! soft:    L = −τ²·Σ p·ln softmax(z/τ)
+//! alpha:   D = Σ q·((p/q)^α − 1) / (α·(α − 1)),     q = softmax(z)
 //! ```
 //!
 //! Sums and exponentials are taken in f64; a batch of logits is small.
@@ -86,6 +87,98 @@ pub fn softmax_cross_entropy(
         }
     }
     total * temperature * temperature / rows as f64
+}
+
+/// Settings of the adaptive alpha-divergence (AlphaNet, Wang et al. 2021).
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AlphaDivergence {
+    /// The two values of α; of each row the one with the larger divergence is used.
+    pub alphas: [f64; 2],
+    /// Upper bound of `(p/q)^α` in the gradient.
+    pub clip: f64,
+}
+
+impl Default for AlphaDivergence {
+    /// α = −1 and 1, clipped at 5, as AlphaNet's authors train.
+    fn default() -> Self {
+        Self {
+            alphas: [-1.0, 1.0],
+            clip: 5.0,
+        }
+    }
+}
+
+impl AlphaDivergence {
+    /// Mean divergence between `probabilities` p (`rows × classes`) and the softmax q of `logits`;
+    /// `gradient` receives `weight` times its derivative with respect to the logits.
+    ///
+    /// The gradient is that of `−Σ q·ρ·ln q` with q and ρ held where they stand before the
+    /// logarithm: ρ = `min((p/q)^α, clip)/α + 1/(α(α − 1))`, and `p/q` for α = 1. Unclipped it is the
+    /// derivative of the divergence.
+    pub fn loss(
+        &self,
+        logits: &[f32],
+        classes: usize,
+        probabilities: &[f32],
+        gradient: &mut [f32],
+        weight: f32,
+    ) -> f64 {
+        let rows = logits.len() / classes;
+        assert!(
+            rows * classes == logits.len()
+                && gradient.len() == logits.len()
+                && probabilities.len() == logits.len(),
+            "AlphaDivergence: rows × {classes} logits"
+        );
+        let mut predicted = vec![0.0f64; classes];
+        let mut total = 0.0;
+        for row in 0..rows {
+            let range = row * classes..(row + 1) * classes;
+            let teacher = &probabilities[range.clone()];
+            softmax_row(&logits[range.clone()], 1.0, &mut predicted);
+            let [first, second] = self
+                .alphas
+                .map(|alpha| alpha_divergence(alpha, teacher, &predicted));
+            let (alpha, divergence) = match second > first {
+                true => (self.alphas[1], second),
+                false => (self.alphas[0], first),
+            };
+            total += divergence;
+            let factor = |class: usize| {
+                let ratio = probability_ratio(teacher[class], predicted[class]);
+                if alpha == 1.0 {
+                    ratio
+                } else {
+                    ratio.powf(alpha).min(self.clip) / alpha + 1.0 / (alpha * (alpha - 1.0))
+                }
+            };
+            let mass: f64 = (0..classes)
+                .map(|class| predicted[class] * factor(class))
+                .sum();
+            let scale = f64::from(weight) / rows as f64;
+            for (class, value) in gradient[range].iter_mut().enumerate() {
+                *value = (scale * predicted[class] * (mass - factor(class))) as f32;
+            }
+        }
+        total / rows as f64
+    }
+}
+
+/// `p/q`, kept away from 0 so that negative powers stay finite.
+fn probability_ratio(teacher: f32, predicted: f64) -> f64 {
+    f64::from(teacher).max(1e-12) / predicted.max(1e-12)
+}
+
+/// D_α(p ‖ q); at α = 1 its limit, the Kullback-Leibler divergence.
+fn alpha_divergence(alpha: f64, teacher: &[f32], predicted: &[f64]) -> f64 {
+    let terms = teacher.iter().zip(predicted).map(|(teacher, predicted)| {
+        let ratio = probability_ratio(*teacher, *predicted);
+        match alpha == 1.0 {
+            true => f64::from(*teacher) * ratio.ln(),
+            false => predicted * (ratio.powf(alpha) - 1.0) / (alpha * (alpha - 1.0)),
+        }
+    });
+    terms.sum()
 }
 
 /// `out = softmax(logits / temperature)`, row by row.
@@ -191,6 +284,54 @@ mod tests {
         assert!(
             gradient.iter().all(|value| value.abs() < 1e-7),
             "{gradient:?}"
+        );
+    }
+
+    /// Without clipping, the gradient is the derivative of the divergence, at every α.
+    #[test]
+    fn alpha_divergence_has_its_derivative() {
+        let probabilities = [0.2, 0.3, 0.5, 0.9, 0.05, 0.05];
+        for alpha in [-1.0, 0.5, 1.0, 2.0] {
+            let divergence = AlphaDivergence {
+                alphas: [alpha; 2],
+                clip: f64::INFINITY,
+            };
+            let mut gradient = [0.0; 6];
+            divergence.loss(&LOGITS, 3, &probabilities, &mut gradient, 0.7);
+            let step = 1e-2f32;
+            for index in 0..6 {
+                let at = |by: f32| {
+                    let mut moved = LOGITS;
+                    moved[index] += by;
+                    divergence.loss(&moved, 3, &probabilities, &mut [0.0; 6], 0.7)
+                };
+                let expected = 0.7 * (at(step) - at(-step)) / (2.0 * f64::from(step));
+                let found = f64::from(gradient[index]);
+                assert!(
+                    (found - expected).abs() < 1e-3 * expected.abs().max(0.1),
+                    "α {alpha}, logit {index}: {found} {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn alpha_divergence_takes_the_larger_of_two_and_clips() {
+        let teacher = [0.98, 0.01, 0.01];
+        let logits = [-2.0, 1.0, 1.0];
+        let loss = |alphas, clip, gradient: &mut [f32]| {
+            AlphaDivergence { alphas, clip }.loss(&logits, 3, &teacher, gradient, 1.0)
+        };
+        let (mut both, mut one) = ([0.0; 3], [0.0; 3]);
+        let largest = loss([-1.0, 1.0], 5.0, &mut both);
+        let single = [-1.0, 1.0].map(|alpha| loss([alpha; 2], 5.0, &mut one));
+        assert_eq!(largest, single[0].max(single[1]));
+        let bound = loss([-1.0; 2], 5.0, &mut both);
+        let free = loss([-1.0; 2], f64::INFINITY, &mut one);
+        assert_eq!(bound, free, "the value is not clipped");
+        assert_ne!(both, one, "the gradient is");
+        assert!(
+            AlphaDivergence::default().loss(&[0.0; 3], 3, &[1.0 / 3.0; 3], &mut one, 1.0) < 1e-7
         );
     }
 }

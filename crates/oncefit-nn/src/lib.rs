@@ -14,6 +14,7 @@
 mod backward;
 mod buffers;
 mod calibration;
+mod coverage;
 mod error;
 mod execute;
 mod optimiser;
@@ -25,8 +26,10 @@ mod supernet;
 pub use calibration::{Calibration, ChannelStatistics};
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
-pub use oncefit_kernels::{Cpu, InstructionSet, Target, softmax, softmax_cross_entropy};
-pub use optimiser::Sgd;
+pub use oncefit_kernels::{
+    AlphaDivergence, Cpu, InstructionSet, Target, softmax, softmax_cross_entropy,
+};
+pub use optimiser::{Optimiser, TransformDecay, UpdateRule};
 pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};
 pub use plan::Plan;
 pub use sort::{ChannelOrder, Tiers, sort_channels};

@@ -120,6 +120,22 @@ impl Parameters {
             })
     }
 
+    /// Tensors of the same names and shapes, all zero: an optimiser's buffers.
+    pub fn zeros(&self) -> Self {
+        let mut zeros = self.clone();
+        zeros.iter_mut().for_each(|tensor| tensor.data.fill(0.0));
+        zeros
+    }
+
+    /// `self = decay · self + (1 − decay) · other`: an exponential moving average.
+    pub fn average_with(&mut self, other: &Self, decay: f32) {
+        for (tensor, new) in self.tensors.iter_mut().zip(&other.tensors) {
+            for (value, new) in tensor.data.iter_mut().zip(&new.data) {
+                *value = decay * *value + (1.0 - decay) * new;
+            }
+        }
+    }
+
     /// A 128-bit content hash in hexadecimal: names, shapes and values.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -225,6 +241,34 @@ impl Gradients {
             .for_each(|value| *value *= factor);
     }
 
+    /// Limits every value to `±limit`.
+    pub fn clip_values(&mut self, limit: f32) {
+        self.data
+            .iter_mut()
+            .flatten()
+            .for_each(|value| *value = value.clamp(-limit, limit));
+    }
+
+    /// Scales everything so that the norm is at most `limit`; returns the norm before.
+    pub fn clip_norm(&mut self, limit: f64) -> f64 {
+        let norm = self.norm();
+        if norm > limit {
+            self.scale((limit / norm) as f32);
+        }
+        norm
+    }
+
+    /// Divides each value by `divisor(how much of it was covered)`, where it was covered at all.
+    pub fn divide(&mut self, coverage: &Self, divisor: impl Fn(f32) -> f32) {
+        for (values, covered) in self.data.iter_mut().zip(&coverage.data) {
+            for (value, covered) in values.iter_mut().zip(covered) {
+                if *covered > 0.0 {
+                    *value /= divisor(*covered);
+                }
+            }
+        }
+    }
+
     /// The position of the first gradient that holds a value that is not finite.
     pub fn first_not_finite(&self) -> Option<usize> {
         self.data
@@ -275,6 +319,32 @@ mod tests {
         assert_eq!(right.dot(&left), 1.5 * 3.0 + 2.0 * 4.0);
         right.clear();
         assert_eq!(right, Gradients::zeros(&parameters));
+    }
+
+    #[test]
+    fn gradients_are_clipped_and_divided() {
+        let parameters = two();
+        let mut gradients = Gradients::zeros(&parameters);
+        gradients.at_mut(0).copy_from_slice(&[3.0, -4.0]);
+        assert_eq!(gradients.clip_norm(10.0), 5.0);
+        assert_eq!(gradients.at(0), [3.0, -4.0]);
+        gradients.clip_norm(2.5);
+        assert_eq!(gradients.at(0), [1.5, -2.0]);
+        gradients.clip_values(1.75);
+        assert_eq!(gradients.at(0), [1.5, -1.75]);
+        let mut coverage = Gradients::zeros(&parameters);
+        coverage.at_mut(0)[0] = 4.0;
+        gradients.divide(&coverage, f32::sqrt);
+        assert_eq!(gradients.at(0), [0.75, -1.75]);
+    }
+
+    #[test]
+    fn averages_move_towards_the_new_values() {
+        let (mut average, mut new) = (two(), two());
+        new.at_mut(0).data = vec![3.0, 4.0];
+        average.average_with(&new, 0.75);
+        assert_eq!(average.at(0).data, [1.5, 2.5]);
+        assert_eq!(average.zeros().at(0).data, [0.0, 0.0]);
     }
 
     #[test]

@@ -419,10 +419,14 @@ fn optimiser_leaves_absent_parameters_alone() {
     let space = nano();
     let mut supernet = supernet(&space);
     let subnet = space.smallest().unwrap();
-    let (_, gradients) = pass(&supernet, &subnet, &images(&subnet, 1));
-    let mut sgd = Sgd::new(&supernet.parameters, 0.9, true, 1e-2);
+    let (_, mut gradients) = pass(&supernet, &subnet, &images(&subnet, 1));
+    let rule = UpdateRule::Sgd {
+        momentum: 0.9,
+        nesterov: true,
+    };
+    let mut optimiser = Optimiser::new(&supernet.parameters, rule, 1e-2, TransformDecay::Zero);
     let before = supernet.parameters.clone();
-    sgd.step(Cpu::detect(), &mut supernet.parameters, &gradients, 0.1);
+    optimiser.step(Cpu::detect(), &mut supernet.parameters, &mut gradients, 0.1);
     let changed = |name: &str| supernet.parameters.get(name).unwrap() != before.get(name).unwrap();
     assert!(changed("unit1[0].expand.conv.weight") && changed("linear.bias"));
     assert!(
@@ -430,6 +434,39 @@ fn optimiser_leaves_absent_parameters_alone() {
         "a block that did not run"
     );
     assert!(changed("unit1[0].depthwise.depthwise.transform_7_5"));
+}
+
+/// What a subnet reads is where its gradient can be other than zero, and nowhere else.
+#[test]
+fn coverage_is_where_gradients_are() {
+    let space = nano();
+    let supernet = supernet(&space);
+    for subnet in some_subnets(&space) {
+        let (_, gradients) = pass(&supernet, &subnet, &images(&subnet, 3));
+        let mut coverage = Gradients::zeros(&supernet.parameters);
+        let plan = supernet.plan(&subnet).unwrap();
+        plan.add_coverage(0.5, &mut coverage);
+        for (position, parameter) in supernet.parameters.iter().enumerate() {
+            assert_eq!(
+                gradients.is_present(position),
+                coverage.is_present(position),
+                "{}",
+                parameter.name
+            );
+            let (mut covered, mut moved) = (0, 0);
+            for (gradient, weight) in gradients.at(position).iter().zip(coverage.at(position)) {
+                assert!(*weight == 0.5 || *gradient == 0.0, "{}", parameter.name);
+                covered += usize::from(*weight > 0.0);
+                moved += usize::from(*gradient != 0.0);
+            }
+            // A dead rectifier makes some gradients zero.
+            assert!(
+                3 * moved >= covered && (moved > 0 || covered == 0),
+                "{} {moved} {covered}",
+                parameter.name
+            );
+        }
+    }
 }
 
 #[test]
