@@ -1,7 +1,9 @@
-//! Checkpoints: weights, momentum and the few numbers of a run's state in one safetensors file.
+//! Checkpoints: weights, the optimiser's buffers and the few numbers of a run's state in one
+//! safetensors file.
 //!
-//! The file is readable without Oncefit: weights are stored under their names, momentum buffers
-//! under `momentum/<name>`, the state as metadata. Equal states give equal bytes.
+//! The file is readable without Oncefit: weights are stored under their names, the optimiser's
+//! buffers under `momentum/<name>`, `mean/<name>`, `square/<name>`, a moving average of the weights
+//! under `average/<name>`, the state as metadata. Equal states give equal bytes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -26,14 +28,19 @@ pub struct Checkpoint {
     pub epoch_loss: f64,
     /// Hash of the recipe it belongs to.
     pub recipe_hash: String,
+    /// Steps of the optimiser since its buffers were empty.
+    pub optimiser_steps: u64,
     /// The weights.
     pub weights: Parameters,
-    /// Momentum of each weight.
-    pub momentum: Parameters,
+    /// Their moving average, where one is kept.
+    pub average: Option<Parameters>,
+    /// The optimiser's buffers, by name.
+    pub buffers: Vec<(String, Parameters)>,
 }
 
-const FORMAT: &str = "oncefit checkpoint 1";
-const MOMENTUM: &str = "momentum/";
+const FORMAT: &str = "oncefit checkpoint 2";
+const AVERAGE: &str = "average";
+const BEST: &str = "best.safetensors";
 
 impl Checkpoint {
     /// The bytes of the file.
@@ -41,10 +48,10 @@ impl Checkpoint {
     /// # Errors
     /// Never for tensors whose data fits their shape.
     fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
-        let named = |prefix: &'static str, parameters: &Parameters| {
+        let named = |prefix: &str, parameters: &Parameters| {
             parameters
                 .iter()
-                .map(move |tensor| {
+                .map(|tensor| {
                     let bytes: Vec<u8> = tensor
                         .data
                         .iter()
@@ -59,7 +66,12 @@ impl Checkpoint {
                 .collect::<Vec<_>>()
         };
         let mut tensors = named("", &self.weights);
-        tensors.extend(named(MOMENTUM, &self.momentum));
+        if let Some(average) = &self.average {
+            tensors.extend(named(&format!("{AVERAGE}/"), average));
+        }
+        for (name, set) in &self.buffers {
+            tensors.extend(named(&format!("{name}/"), set));
+        }
         let views = tensors
             .iter()
             .map(|(name, shape, bytes)| {
@@ -75,11 +87,27 @@ impl Checkpoint {
             "mean_loss_bits": self.mean_loss.to_bits(),
             "epoch_loss_bits": self.epoch_loss.to_bits(),
             "recipe_hash": self.recipe_hash,
+            "optimiser_steps": self.optimiser_steps,
+            "average": self.average.is_some(),
+            "buffers": self.buffers.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         });
         let metadata = HashMap::from([("oncefit".to_owned(), state.to_string())]);
         views
             .and_then(|views| safetensors::serialize(views, Some(metadata)))
             .map_err(|error| unusable(path, &error.to_string()))
+    }
+
+    /// Writes it to a file.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was there stays.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, &self.to_bytes(path)?)
+    }
+
+    /// The weights that are evaluated: the moving average where one is kept.
+    pub fn into_evaluated(self) -> Parameters {
+        self.average.unwrap_or(self.weights)
     }
 
     /// Reads a checkpoint whose weights are laid out like `layout`.
@@ -142,8 +170,19 @@ impl Checkpoint {
             mean_loss: f64::from_bits(number("mean_loss_bits")?),
             epoch_loss: f64::from_bits(number("epoch_loss_bits")?),
             recipe_hash: state["recipe_hash"].as_str().unwrap_or_default().to_owned(),
+            optimiser_steps: number("optimiser_steps")?,
             weights: read("")?,
-            momentum: read(MOMENTUM)?,
+            average: match state[AVERAGE].as_bool() {
+                Some(true) => Some(read(&format!("{AVERAGE}/"))?),
+                _ => None,
+            },
+            buffers: state["buffers"]
+                .as_array()
+                .ok_or_else(|| fails("its state lacks `buffers`"))?
+                .iter()
+                .filter_map(|name| name.as_str())
+                .map(|name| Ok((name.to_owned(), read(&format!("{name}/"))?)))
+                .collect::<Result<_>>()?,
         })
     }
 }
@@ -197,8 +236,8 @@ impl CheckpointFolder {
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension == "safetensors")
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("step-") && name.ends_with(".safetensors")
             })
             .collect();
         paths.sort();
@@ -213,13 +252,33 @@ impl CheckpointFolder {
         let path = self
             .folder
             .join(format!("step-{:09}.safetensors", checkpoint.step));
-        write_atomically(&path, &checkpoint.to_bytes(&path)?)?;
+        checkpoint.save(&path)?;
         let all = self.list()?;
         for old in &all[..all.len().saturating_sub(self.keep)] {
             fs::remove_file(old).map_err(TrainError::file("remove", old))?;
         }
         sync_folder(&self.folder)?;
         Ok(path)
+    }
+
+    /// Saves the checkpoint with the best validation accuracy so far, instead of the one before.
+    ///
+    /// # Errors
+    /// If it cannot be written; the one before is then kept.
+    pub fn save_best(&self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.save(&self.folder.join(BEST))
+    }
+
+    /// The checkpoint with the best validation accuracy, if one was saved.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn best(&self, layout: &Parameters) -> Result<Option<Checkpoint>> {
+        let path = self.folder.join(BEST);
+        match path.exists() {
+            true => Checkpoint::load(&path, layout).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// The newest checkpoint that can be used, and the newer ones that cannot, with the reasons.
@@ -266,8 +325,13 @@ mod tests {
             mean_loss: 0.1 + 0.2,
             epoch_loss: 1.0 / 3.0,
             recipe_hash: "abc".into(),
+            optimiser_steps: 3,
             weights: parameters(1.0),
-            momentum: parameters(-0.5),
+            average: Some(parameters(0.25)),
+            buffers: vec![
+                ("mean".into(), parameters(-0.5)),
+                ("square".into(), parameters(2.0)),
+            ],
         }
     }
 

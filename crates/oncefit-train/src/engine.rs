@@ -4,144 +4,40 @@
 //! updates the weights once. Everything random is a function of (seed, purpose, step, index), so a
 //! run that is killed and resumed continues with the same bits.
 
-use std::path::Path;
+mod data;
+mod events;
+mod step;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use oncefit_data::{Batch, Dataset, Loader, Normalisation, Prefetch};
-use oncefit_nn::{
-    DropoutDraws, Executor, Gradients, Mode, Sgd, Supernet, Target, Tiers, softmax,
-    softmax_cross_entropy, sort_channels,
-};
+use oncefit_data::{Loader, Prefetch};
+use oncefit_nn::{Executor, Gradients, Optimiser, Parameters, Supernet, Tiers, sort_channels};
 use oncefit_space::Subnet;
 
+pub use self::data::RunData;
+pub use self::events::{Estimate, Event, Outcome, StepReport};
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::error::{Result, TrainError};
-use crate::evaluate::{Accuracy, Evaluator, Split, images};
+use crate::evaluate::{Accuracy, Evaluator, Split};
 use crate::recipe::Recipe;
-use crate::run::{METRICS, MetricsRow, RowLog, Run, truncate_metrics};
-use crate::schedule::{Schedule, StepNetwork, StepSpace, Teacher};
-
-/// The images of a run.
-#[derive(Clone, Debug)]
-pub struct RunData {
-    /// Trained on.
-    pub train: Dataset,
-    /// Held out of the training images.
-    pub validation: Dataset,
-    /// The test images.
-    pub test: Dataset,
-    /// From the training part.
-    pub normalisation: Normalisation,
-}
-
-impl RunData {
-    /// Loads and splits what a recipe names.
-    ///
-    /// # Errors
-    /// If the data cannot be read, or is too small for the validation split.
-    pub fn load(recipe: &Recipe) -> Result<Self> {
-        let loaded = recipe.data_source()?.load()?;
-        let (train, validation) = loaded.train.hold_out(oncefit_data::ValidationSplit {
-            size: recipe.data.validation,
-            seed: recipe.data.validation_seed,
-        })?;
-        let normalisation = Normalisation::of(&train)?;
-        Ok(Self {
-            train,
-            validation,
-            test: loaded.test,
-            normalisation,
-        })
-    }
-}
-
-/// What training tells whoever watches it.
-#[derive(Clone, Debug)]
-pub enum Event<'a> {
-    /// Training begins or goes on.
-    Started {
-        /// Steps done already.
-        step: u64,
-        /// Steps in all.
-        steps: u64,
-        /// Steps in an epoch.
-        steps_per_epoch: u64,
-    },
-    /// A newer checkpoint could not be used and an older one was taken.
-    CheckpointSkipped {
-        /// Why.
-        reason: String,
-    },
-    /// A step is done.
-    Step(StepReport),
-    /// Subnets were measured on the validation split, by name.
-    Evaluated {
-        /// Steps done.
-        step: u64,
-        /// Accuracy of each.
-        accuracies: &'a [(String, f64)],
-    },
-    /// A checkpoint was written.
-    Saved {
-        /// Steps done.
-        step: u64,
-        /// The file.
-        path: &'a Path,
-    },
-}
-
-/// A step as it is shown.
-#[derive(Clone, Copy, Debug)]
-pub struct StepReport {
-    /// Steps done.
-    pub step: u64,
-    /// Epochs done.
-    pub epoch: f64,
-    /// Loss of the step's first network.
-    pub loss: f64,
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// Networks that ran.
-    pub networks: usize,
-    /// Images in the batch.
-    pub images: usize,
-}
-
-/// How training ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// All steps are done.
-    Finished,
-    /// It was asked to stop, and saved.
-    Stopped {
-        /// Steps done.
-        step: u64,
-    },
-}
-
-/// What a training will cost.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Estimate {
-    /// Steps in all.
-    pub steps: u64,
-    /// Multiply-accumulates, from a sample of the steps.
-    pub train_macs: u64,
-    /// Seconds on this machine, from a few timed steps.
-    pub seconds: f64,
-    /// Bytes of one checkpoint.
-    pub checkpoint_bytes: u64,
-}
+use crate::run::{METRICS, MetricsRow, RowLog, Run, TEACHER, truncate_metrics};
+use crate::schedule::{ChannelSort, Networks, Phase, Schedule};
 
 /// A training in progress.
 pub struct Trainer<'r> {
     run: &'r Run,
     schedule: Schedule,
-    space: StepSpace,
     supernet: Supernet,
-    optimiser: Sgd,
+    /// Moving average of the weights, where the recipe wants one.
+    average: Option<Parameters>,
+    /// What phases with a teacher learn from: the supernet as it was.
+    teacher: Option<Supernet>,
+    optimiser: Optimiser,
     executor: Executor,
     gradients: Gradients,
+    /// For averaging aggregations: how much of each weight a step's networks hold.
+    coverage: Option<Gradients>,
     loader: Loader,
     evaluator: Evaluator,
     checkpoints: CheckpointFolder,
@@ -175,21 +71,16 @@ impl<'r> Trainer<'r> {
             data.normalisation.clone(),
             true,
         )?;
-        let sgd = |parameters: &_| {
-            let recipe = &recipe.optimiser;
-            Sgd::new(
-                parameters,
-                recipe.momentum,
-                recipe.nesterov,
-                recipe.weight_decay,
-            )
-        };
+        let supernet = Supernet::initialise(&space, recipe.seed)?;
+        let averages = recipe.optimiser.average_decay > 0.0;
         let mut trainer = Self {
-            schedule: recipe.build_schedule(),
-            space: StepSpace::new(&space)?,
-            optimiser: sgd(&layout),
+            schedule: recipe.build_schedule(&space)?,
+            optimiser: recipe.build_optimiser(&layout),
             gradients: Gradients::zeros(&layout),
-            supernet: Supernet::initialise(&space, recipe.seed)?,
+            coverage: None,
+            average: averages.then(|| supernet.parameters.clone()),
+            teacher: None,
+            supernet,
             executor: Executor::default(),
             loader,
             evaluator: Evaluator::new(
@@ -221,7 +112,11 @@ impl<'r> Trainer<'r> {
             trainer.mean_loss = checkpoint.mean_loss;
             trainer.epoch_loss = checkpoint.epoch_loss;
             trainer.supernet.parameters = checkpoint.weights;
-            trainer.optimiser.buffers = checkpoint.momentum;
+            trainer.average = checkpoint.average;
+            trainer.optimiser.steps = checkpoint.optimiser_steps;
+            trainer.optimiser.buffers =
+                checkpoint.buffers.into_iter().map(|(_, set)| set).collect();
+            trainer.reload_teacher()?;
         }
         run.write("space.txt", &space.to_text())?;
         let rows = truncate_metrics(&run.file(METRICS), trainer.step)?;
@@ -231,7 +126,7 @@ impl<'r> Trainer<'r> {
 
     /// Steps in the whole training.
     pub fn steps(&self) -> u64 {
-        u64::from(self.run.recipe().schedule.epochs) * self.loader.steps_per_epoch()
+        self.schedule.epochs() * self.loader.steps_per_epoch()
     }
 
     /// Steps done.
@@ -276,10 +171,23 @@ impl<'r> Trainer<'r> {
         let started = Instant::now();
         let mut saved_at = Instant::now();
         let mut saved_step = self.step;
+        let mut best = best_accuracy(&self.run.metrics()?);
         let mut batches = self.prefetch(steps);
         while self.step < steps {
             let Some(batch) = batches.next() else { break };
             let batch = batch?;
+            let place = self.schedule.place(self.step, steps_per_epoch);
+            let phase = &self.schedule.phases[place.phase];
+            let phase_name = phase.name.clone();
+            let small_network_weight = phase.small_network_weight(place.epoch);
+            if place.is_first && self.schedule.phases.len() > 1 {
+                observe(Event::Phase {
+                    number: place.phase + 1,
+                    of: self.schedule.phases.len(),
+                    name: &phase_name,
+                    epochs: phase.epochs,
+                });
+            }
             let report = self.train_step(&batch, saved_step)?;
             batches.recycle(batch);
             self.epoch_loss += report.loss;
@@ -293,20 +201,25 @@ impl<'r> Trainer<'r> {
                 } else {
                     Vec::new()
                 };
-                if !accuracies.is_empty() {
+                if let Some(mean) = mean_accuracy(&accuracies) {
+                    let is_best = best.is_none_or(|best| mean > best);
+                    if is_best {
+                        best = Some(mean);
+                        self.checkpoints.save_best(&self.checkpoint())?;
+                    }
                     observe(Event::Evaluated {
                         step: self.step,
                         accuracies: &accuracies,
+                        is_best,
                     });
                 }
                 log.push(&MetricsRow {
                     step: self.step,
                     epoch: report.epoch,
+                    phase: phase_name,
                     loss: self.epoch_loss / steps_per_epoch as f64,
                     learning_rate: report.learning_rate,
-                    small_network_weight: self
-                        .schedule
-                        .small_network_weight(&recipe.learning_rate(), report.epoch),
+                    small_network_weight,
                     train_macs: self.train_macs,
                     seconds: self.seconds_before + started.elapsed().as_secs_f64(),
                     accuracies,
@@ -318,7 +231,7 @@ impl<'r> Trainer<'r> {
             let is_due = (every > 0 && self.step.is_multiple_of(every))
                 || saved_at.elapsed().as_secs_f64() >= recipe.checkpoint.every_seconds;
             if is_stopping || is_due || self.step == steps {
-                let path = self.save()?;
+                let path = self.checkpoints.save(&self.checkpoint())?;
                 observe(Event::Saved {
                     step: self.step,
                     path: &path,
@@ -340,195 +253,125 @@ impl<'r> Trainer<'r> {
     pub fn estimate(mut self) -> Result<Estimate> {
         const SAMPLED_STEPS: u64 = 64;
         let (steps, steps_per_epoch) = (self.steps(), self.loader.steps_per_epoch());
-        let learning_rate = self.run.recipe().learning_rate();
         let seed = self.run.recipe().seed;
         let batch_size = self.run.recipe().training.batch_size as u64;
         let mut sampled = 0;
         let stride = (steps / SAMPLED_STEPS).max(1);
         let picked: Vec<u64> = (0..steps).step_by(stride as usize).collect();
         for &step in &picked {
-            let epoch = step as f64 / steps_per_epoch as f64;
-            let networks =
-                self.schedule
-                    .networks(&self.space, &learning_rate, seed, step, epoch)?;
-            let macs: u64 = networks
-                .iter()
-                .map(|network| network.subnet.graph().macs())
-                .sum();
-            sampled += 3 * macs * batch_size;
+            let place = self.schedule.place(step, steps_per_epoch);
+            let phase = &self.schedule.phases[place.phase];
+            sampled += batch_size * phase.step_macs(seed, step, place.epoch)?;
         }
         let train_macs = (u128::from(sampled) * u128::from(steps) / picked.len() as u128) as u64;
         // Steps out of order have no running mean to be compared with.
         self.mean_loss = f64::INFINITY;
+        self.teacher = Some(self.supernet.clone());
         let mut timed = None;
         for step in [steps - 1, 0, steps / 2, steps - 1] {
             self.step = step;
-            let resolution = self.schedule.resolution(&self.space, seed, step);
-            let height = self.space.largest(resolution).graph().input_shape().height;
-            let batch = self.loader.batch(step, height)?;
+            let batch = self.loader.batch(step, self.image_size(step))?;
             self.train_step(&batch, 0)?;
             // The first step fills caches and pools; it is not timed.
             timed.get_or_insert((Instant::now(), self.train_macs));
         }
         let (started, before) = timed.unwrap_or((Instant::now(), 0));
         let rate = (self.train_macs - before) as f64 / started.elapsed().as_secs_f64();
+        let sets = 1 + self.optimiser.buffers.len() + usize::from(self.average.is_some());
         Ok(Estimate {
             steps,
             train_macs,
             seconds: train_macs as f64 / rate,
-            checkpoint_bytes: 8 * self.supernet.parameters.values() as u64,
+            checkpoint_bytes: (4 * sets * self.supernet.parameters.values()) as u64,
         })
+    }
+
+    /// Rows and columns of the images of a step.
+    fn image_size(&self, step: u64) -> usize {
+        image_size(
+            &self.schedule,
+            self.run.recipe().seed,
+            step,
+            self.loader.steps_per_epoch(),
+        )
     }
 
     /// The batches from the current step on, made ahead in the background.
     fn prefetch(&self, steps: u64) -> Prefetch {
         let schedule = self.schedule.clone();
-        let space = self.space.clone();
         let seed = self.run.recipe().seed;
-        Prefetch::new(self.loader.clone(), self.step..steps, 4, move |step| {
-            let resolution = schedule.resolution(&space, seed, step);
-            space.largest(resolution).graph().input_shape().height
-        })
-    }
-
-    fn train_step(&mut self, batch: &Batch, saved_step: u64) -> Result<StepReport> {
-        let recipe = self.run.recipe();
         let steps_per_epoch = self.loader.steps_per_epoch();
-        let epoch = self.step as f64 / steps_per_epoch as f64;
-        let learning_rate = recipe.learning_rate();
-        if self
-            .schedule
-            .sorts_channels_before(self.step, steps_per_epoch)
-        {
-            let envelope = self.space.space().envelope()?;
-            let order = sort_channels(&mut self.supernet.parameters, &envelope, Tiers::Global);
-            order.apply(&mut self.optimiser.buffers);
-        }
-        let networks =
-            self.schedule
-                .networks(&self.space, &learning_rate, recipe.seed, self.step, epoch)?;
-        self.gradients.clear();
-        let mut first_loss = 0.0;
-        let mut first_logits = Vec::new();
-        for (index, network) in networks.iter().enumerate() {
-            let loss = self.run_network(batch, network, index, &mut first_logits)?;
-            if index == 0 {
-                first_loss = loss;
-            }
-            let problem = self.find_divergence(loss, index == 0);
-            if let Some(reason) = problem {
-                return Err(TrainError::Diverged {
-                    step: self.step,
-                    subnet: network.subnet.text(),
-                    reason,
-                    checkpoint_step: saved_step,
-                });
-            }
-        }
-        let rate = learning_rate.at(epoch);
-        self.optimiser.step(
-            self.executor.cpu(),
-            &mut self.supernet.parameters,
-            &self.gradients,
-            rate as f32,
-        );
-        self.mean_loss = match self.step {
-            0 => first_loss,
-            _ => 0.95 * self.mean_loss + 0.05 * first_loss,
-        };
-        self.step += 1;
-        Ok(StepReport {
-            step: self.step,
-            epoch: self.step as f64 / steps_per_epoch as f64,
-            loss: first_loss,
-            learning_rate: rate,
-            networks: networks.len(),
-            images: batch.images_count,
+        Prefetch::new(self.loader.clone(), self.step..steps, 4, move |step| {
+            image_size(&schedule, seed, step, steps_per_epoch)
         })
     }
 
-    /// Runs one network of a step and adds its gradients; returns its loss.
-    fn run_network(
-        &mut self,
-        batch: &Batch,
-        network: &StepNetwork,
-        index: usize,
-        first_logits: &mut Vec<f32>,
-    ) -> Result<f64> {
-        let recipe = self.run.recipe();
-        let plan = self.supernet.plan(&network.subnet)?;
-        let dropout = network.dropout.then_some(DropoutDraws {
-            seed: recipe.seed,
-            step: self.step,
-            network: index as u64,
-        });
-        let parameters = &self.supernet.parameters;
-        let mode = Mode::Train { dropout };
-        let tape = self
-            .executor
-            .forward(&plan, parameters, images(batch), mode)?;
-        let logits = tape.output();
-        let classes = plan.output_shape().channels;
-        let mut gradient = vec![0.0; logits.len()];
-        let mut probabilities = Vec::new();
-        let target = match network.teacher {
-            Teacher::Labels => {
-                let smoothing = recipe.training.label_smoothing;
-                Target::Labels {
-                    labels: &batch.labels,
-                    smoothing,
-                }
-            }
-            Teacher::Largest { temperature } => {
-                probabilities.resize(first_logits.len(), 0.0);
-                softmax(first_logits, classes, temperature, &mut probabilities);
-                Target::Soft {
-                    probabilities: &probabilities,
-                    temperature,
-                }
-            }
-        };
-        let weight = network.weight as f32;
-        let loss = softmax_cross_entropy(logits, classes, target, &mut gradient, weight);
-        if index == 0 {
-            first_logits.clear();
-            first_logits.extend_from_slice(logits);
+    /// What happens between two phases: the optimiser starts anew, and the first phase that has a
+    /// teacher takes it.
+    fn begin_phase(&mut self, phase: usize) -> Result<()> {
+        if phase > 0 {
+            self.optimiser.reset();
         }
-        self.executor
-            .backward(&plan, parameters, tape, &gradient, &mut self.gradients)?;
-        self.train_macs += 3 * network.subnet.graph().macs() * batch.images_count as u64;
-        Ok(loss)
+        if self.schedule.teacher_phase() == Some(phase) && self.teacher.is_none() {
+            self.teacher = Some(self.supernet.clone());
+            let state = Checkpoint {
+                average: None,
+                buffers: Vec::new(),
+                ..self.checkpoint()
+            };
+            state.save(&self.run.file(TEACHER))?;
+        }
+        Ok(())
     }
 
-    /// What is wrong with a loss, if anything, and where.
-    fn find_divergence(&self, loss: f64, is_first: bool) -> Option<String> {
-        let factor = self.run.recipe().training.divergence_factor;
-        if !loss.is_finite() {
-            let layer = self
-                .gradients
-                .first_not_finite()
-                .map(|position| self.supernet.parameters.at(position).name.as_str())
-                .or_else(|| self.supernet.parameters.first_not_finite())
-                .unwrap_or("the logits");
-            return Some(format!("the loss is {loss}, first seen in `{layer}`"));
+    /// After a resume: the teacher of the phase that the run is in.
+    fn reload_teacher(&mut self) -> Result<()> {
+        let place = self
+            .schedule
+            .place(self.step, self.loader.steps_per_epoch());
+        let Some(first) = self.schedule.teacher_phase() else {
+            return Ok(());
+        };
+        // A run that stopped just before the phase takes its teacher from the weights.
+        if place.phase > first || (place.phase == first && !place.is_first) {
+            let path = self.run.file(TEACHER);
+            let found = Checkpoint::load(&path, &self.supernet.parameters)?;
+            let space = &self.supernet.space;
+            self.teacher = Some(Supernet::with_parameters(space, found.weights)?);
         }
-        // The first steps have no running mean worth the name.
-        if is_first && self.step > 50 && loss > factor * self.mean_loss {
-            return Some(format!(
-                "the loss is {loss:.3}, more than {factor} times its running mean {:.3}",
-                self.mean_loss
-            ));
+        Ok(())
+    }
+
+    fn sort_channels(&mut self, phase: &Phase) -> Result<()> {
+        let trained;
+        let tiers = match &phase.sort {
+            ChannelSort::No => return Ok(()),
+            ChannelSort::Global => Tiers::Global,
+            ChannelSort::Tiered(space) => {
+                trained = space.envelope()?;
+                Tiers::Between(&trained)
+            }
+        };
+        let envelope = self.supernet.space.envelope()?;
+        let order = sort_channels(&mut self.supernet.parameters, &envelope, tiers);
+        for buffers in self.optimiser.buffers.iter_mut().chain(&mut self.average) {
+            order.apply(buffers);
         }
-        None
+        Ok(())
     }
 
     /// Validation accuracy of the smallest, a middle and the largest network.
     fn evaluate_anchors(&mut self) -> Result<Vec<(String, f64)>> {
+        let average = self.average.as_ref().map(|parameters| Supernet {
+            space: self.supernet.space.clone(),
+            parameters: parameters.clone(),
+        });
+        let supernet = average.as_ref().unwrap_or(&self.supernet);
         let mut accuracies = Vec::new();
         for (name, subnet) in self.anchors()? {
             let found: Accuracy = self.evaluator.evaluate(
                 &mut self.executor,
-                &self.supernet,
+                supernet,
                 &subnet,
                 Split::Validation,
             )?;
@@ -539,10 +382,10 @@ impl<'r> Trainer<'r> {
 
     /// The networks that are measured while training; for a plain schedule the one it trains.
     fn anchors(&self) -> Result<Vec<(&'static str, Subnet)>> {
-        let space = self.space.space();
-        Ok(match &self.schedule {
-            Schedule::Plain { subnet } => vec![("network", space.parse_subnet(subnet)?)],
-            Schedule::Delayed(_) => vec![
+        let space = &self.supernet.space;
+        Ok(match &self.schedule.phases[0].networks {
+            Networks::One(subnet) => vec![("network", space.parse_subnet(subnet)?)],
+            _ => vec![
                 ("smallest", space.smallest()?),
                 ("middle", middle(space)?),
                 ("largest", space.largest()?),
@@ -550,17 +393,39 @@ impl<'r> Trainer<'r> {
         })
     }
 
-    fn save(&self) -> Result<std::path::PathBuf> {
-        self.checkpoints.save(&Checkpoint {
+    fn checkpoint(&self) -> Checkpoint {
+        let names = self.optimiser.rule.buffer_names().iter();
+        let buffers = names
+            .zip(&self.optimiser.buffers)
+            .map(|(name, set)| ((*name).to_owned(), set.clone()));
+        Checkpoint {
             step: self.step,
             train_macs: self.train_macs,
             mean_loss: self.mean_loss,
             epoch_loss: self.epoch_loss,
             recipe_hash: self.recipe_hash.clone(),
+            optimiser_steps: self.optimiser.steps,
             weights: self.supernet.parameters.clone(),
-            momentum: self.optimiser.buffers.clone(),
-        })
+            average: self.average.clone(),
+            buffers: buffers.collect(),
+        }
     }
+}
+
+fn image_size(schedule: &Schedule, seed: u64, step: u64, steps_per_epoch: u64) -> usize {
+    let phase = &schedule.phases[schedule.place(step, steps_per_epoch).phase];
+    phase.space.image_size(phase.resolution(seed, step))
+}
+
+/// The best mean of the accuracies that were measured together.
+fn best_accuracy(rows: &[MetricsRow]) -> Option<f64> {
+    let means = rows.iter().filter_map(|row| mean_accuracy(&row.accuracies));
+    means.max_by(f64::total_cmp)
+}
+
+fn mean_accuracy(accuracies: &[(String, f64)]) -> Option<f64> {
+    let sum: f64 = accuracies.iter().map(|(_, accuracy)| accuracy).sum();
+    (!accuracies.is_empty()).then(|| sum / accuracies.len() as f64)
 }
 
 /// The member whose every decision has its middle value.

@@ -10,8 +10,10 @@ mod error;
 mod evaluate;
 mod field_names;
 mod files;
+mod learning_rate;
 mod recipe;
 mod run;
+mod sampler;
 mod schedule;
 
 pub use checkpoint::{Checkpoint, CheckpointFolder};
@@ -19,11 +21,16 @@ pub use engine::{Estimate, Event, Outcome, RunData, StepReport, Trainer, middle}
 pub use error::{Result, TrainError};
 pub use evaluate::{Accuracy, Evaluator, Split, images, largest};
 pub use files::{TEMPORARY_PREFIX, write_atomically};
+pub use learning_rate::{Decay, LearningRate};
 pub use recipe::{
-    AugmentationRecipe, CheckpointRecipe, DataRecipe, EvaluationRecipe, OptimiserRecipe, Recipe,
-    ScheduleKind, ScheduleRecipe, SourceKind, SpaceRecipe, TrainingRecipe,
+    AugmentationRecipe, CheckpointRecipe, DataRecipe, DecayKind, DistillationKind,
+    EvaluationRecipe, OptimiserKind, OptimiserRecipe, PhaseRecipe, Recipe, SamplerKind,
+    ScheduleKind, ScheduleRecipe, SortKind, SourceKind, SpaceRecipe, TrainingRecipe,
+    TransformDecayKind,
 };
 pub use run::{EVALUATIONS, METRICS, MetricsRow, RowLog, Run, read_rows};
+pub use sampler::{Pick, RESOLUTION, Sampler, StepSpace, at_resolution};
 pub use schedule::{
-    Delayed, LearningRate, RESOLUTION, Schedule, StepNetwork, StepSpace, Teacher, at_resolution,
+    Aggregation, ChannelSort, Distance, Lesson, Networks, Phase, Place, Sandwich, Schedule,
+    StepNetwork,
 };

@@ -3,7 +3,8 @@
 //! ```text
 //! recipe.toml        the resolved recipe
 //! space.txt          the space, in its text form
-//! checkpoints/       step-NNNNNNNNN.safetensors, the last few
+//! checkpoints/       step-NNNNNNNNN.safetensors, the last few; best.safetensors
+//! teacher.safetensors  what phases of progressive shrinking learn from
 //! metrics.jsonl      one JSON object a line, by step
 //! evaluations.jsonl  measured subnets
 //! provenance.json    version, seeds, hashes, machine, command
@@ -100,6 +101,7 @@ impl Run {
             "space.txt",
             METRICS,
             EVALUATIONS,
+            TEACHER,
             "provenance.json",
             "report.html",
         ] {
@@ -156,6 +158,8 @@ impl Run {
 pub const METRICS: &str = "metrics.jsonl";
 /// Name of the log of evaluations.
 pub const EVALUATIONS: &str = "evaluations.jsonl";
+/// Name of the teacher's weights.
+pub(crate) const TEACHER: &str = "teacher.safetensors";
 const CHECKPOINTS: &str = "checkpoints";
 
 fn lock(folder: &Path) -> Result<File> {
@@ -180,6 +184,9 @@ pub struct MetricsRow {
     pub step: u64,
     /// Epochs done.
     pub epoch: f64,
+    /// Name of the schedule's phase.
+    #[serde(default)]
+    pub phase: String,
     /// Mean loss of the steps' first networks since the row before.
     pub loss: f64,
     /// Learning rate.
@@ -282,6 +289,7 @@ mod tests {
         MetricsRow {
             step,
             epoch: step as f64 / 10.0,
+            phase: "sandwich".into(),
             loss: 0.1 + 0.2,
             learning_rate: 1e-3,
             small_network_weight: 0.0,

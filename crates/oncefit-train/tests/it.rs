@@ -128,11 +128,11 @@ fn deps_with_weight_zero_is_training_the_largest_network_alone() {
     let folder = tempfile::tempdir().unwrap();
     let changes = (
         "ramp_epochs = 1",
-        "ramp_epochs = 1\nsort_channels = false\nmultiplier = 0.0",
+        "ramp_epochs = 1\nsort_channels = \"no\"\nmultiplier = 0.0",
     );
     let nothing = recipe(&[changes]);
     let alone = recipe(&[("kind = \"deps\"", "kind = \"plain\"")]);
-    let some = recipe(&[("ramp_epochs = 1", "ramp_epochs = 1\nsort_channels = false")]);
+    let some = recipe(&[("ramp_epochs = 1", "ramp_epochs = 1\nsort_channels = \"no\"")]);
     let found = ["nothing", "alone", "some"].map(|name| {
         let recipe = match name {
             "nothing" => &nothing,
@@ -159,14 +159,14 @@ fn the_cost_meter_is_the_analytic_sum() {
     let space = recipe.build_space(1, 10).unwrap();
     let largest = space.largest().unwrap().graph().macs();
     let smallest = space.smallest().unwrap().graph().macs();
-    let steps = StepSpace::new(&space).unwrap();
+    let steps = StepSpace::whole(&space).unwrap();
     let mut expected = 0;
     for step in 0..40u64 {
         expected += 3 * 100 * largest;
         // Shrinking begins after epoch 1, where its weight is still 0.
         if step > 10 {
             let mut draws = oncefit_random::Draws::new(5, "subnet", step, 2);
-            let random = steps.sample(0, &mut draws).unwrap().graph().macs();
+            let random = steps.sample(0, &mut draws).unwrap()[0].graph().macs();
             expected += 3 * 100 * (smallest + random);
         }
     }

@@ -94,7 +94,9 @@ impl LoadedRun {
             &data.test,
             &data.normalisation,
         );
-        let weights_hash = checkpoint.weights.hash();
+        let (step, train_macs) = (checkpoint.step, checkpoint.train_macs);
+        let weights = checkpoint.into_evaluated();
+        let weights_hash = weights.hash();
         let rows: Vec<EvaluationRow> = read_rows(&run.file(EVALUATIONS))?;
         let known = rows
             .into_iter()
@@ -105,9 +107,9 @@ impl LoadedRun {
             .map(|row| ((row.subnet.clone(), row.split), row))
             .collect();
         Ok(Self {
-            supernet: Supernet::with_parameters(&space, checkpoint.weights)?,
-            step: checkpoint.step,
-            train_macs: checkpoint.train_macs,
+            supernet: Supernet::with_parameters(&space, weights)?,
+            step,
+            train_macs,
             space,
             data,
             evaluator,

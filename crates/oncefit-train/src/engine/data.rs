@@ -1,0 +1,40 @@
+//! The images of a run.
+
+use oncefit_data::{Dataset, Normalisation};
+
+use crate::error::Result;
+use crate::recipe::Recipe;
+
+/// The images of a run.
+#[derive(Clone, Debug)]
+pub struct RunData {
+    /// Trained on.
+    pub train: Dataset,
+    /// Held out of the training images.
+    pub validation: Dataset,
+    /// The test images.
+    pub test: Dataset,
+    /// From the training part.
+    pub normalisation: Normalisation,
+}
+
+impl RunData {
+    /// Loads and splits what a recipe names.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or is too small for the validation split.
+    pub fn load(recipe: &Recipe) -> Result<Self> {
+        let loaded = recipe.data_source()?.load()?;
+        let (train, validation) = loaded.train.hold_out(oncefit_data::ValidationSplit {
+            size: recipe.data.validation,
+            seed: recipe.data.validation_seed,
+        })?;
+        let normalisation = Normalisation::of(&train)?;
+        Ok(Self {
+            train,
+            validation,
+            test: loaded.test,
+            normalisation,
+        })
+    }
+}

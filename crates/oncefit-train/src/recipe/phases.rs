@@ -1,0 +1,741 @@
+//! `[schedule]`: from its keys to the phases of a training.
+
+use std::collections::{BTreeMap, HashMap};
+
+use oncefit_nn::AlphaDivergence;
+use oncefit_space::{Space, Value};
+use serde::{Deserialize, Serialize};
+
+use super::sections::{DecayKind, OptimiserRecipe};
+use super::{Problem, space_value};
+use crate::error::{Result, TrainError};
+use crate::learning_rate::{Decay, LearningRate};
+use crate::sampler::{Pick, RESOLUTION, Sampler, StepSpace};
+use crate::schedule::{
+    Aggregation, ChannelSort, Distance, Lesson, Networks, Phase, Sandwich, Schedule,
+};
+
+/// The kinds of schedule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// One network.
+    Plain,
+    /// Largest, smallest and random networks from the start (BigNAS, AttentiveNAS, AlphaNet).
+    Sandwich,
+    /// Delayed shrinking: the sandwich begins when the largest network is half trained (DepS).
+    Deps,
+    /// Progressive shrinking: the largest network, then phases that open kernels, depths and
+    /// widths (Once-for-All).
+    Progressive,
+    /// The largest network, then phases of networks whose width follows their depth.
+    Compofa,
+}
+
+/// The ways random networks are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SamplerKind {
+    /// Every decision uniform.
+    Uniform,
+    /// The decisions of `compound` follow the depth.
+    Compound,
+    /// Of `candidates` networks the one with the lowest loss on the batch.
+    BestOf,
+    /// The one with the highest.
+    WorstOf,
+}
+
+/// What is learnt in place from the largest network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DistillationKind {
+    /// Its soft labels, by cross-entropy.
+    CrossEntropy,
+    /// Its soft labels, by the adaptive alpha-divergence (AlphaNet).
+    Alpha,
+    /// Nothing: small networks learn the labels.
+    None,
+}
+
+/// How channels are sorted when shrinking begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SortKind {
+    /// They are not.
+    No,
+    /// All together.
+    Global,
+    /// Only between neighbouring widths.
+    Tiered,
+}
+
+/// `[schedule]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScheduleRecipe {
+    /// Kind of schedule.
+    pub kind: ScheduleKind,
+    /// Passes over the training images; with `phases` their sum, whatever is written.
+    pub epochs: u32,
+    /// `plain`: the network to train: `largest`, `smallest` or a subnet's text.
+    pub subnet: String,
+    /// `sandwich`, `deps`: networks in a step.
+    pub networks: usize,
+    /// `sandwich`, `deps`: whether the smallest network is in every step.
+    pub smallest: bool,
+    /// `deps`: share of the epochs before the small networks have their full weight.
+    pub delay: f64,
+    /// `deps`: epochs over which their weight rises from 0.
+    pub ramp_epochs: f64,
+    /// `sandwich`, `deps`: weight of a small network's loss.
+    pub multiplier: f64,
+    /// `sandwich`, `deps`: what small networks learn from the largest.
+    pub distillation: DistillationKind,
+    /// Temperature of soft labels.
+    pub temperature: f32,
+    /// `progressive`, `compofa`: weight of the teacher's soft labels, beside the labels' 1.
+    pub teacher_weight: f64,
+    /// How random networks are drawn; `compofa` draws `compound`.
+    pub sampler: SamplerKind,
+    /// `best-of`, `worst-of`: of how many.
+    pub candidates: usize,
+    /// `compound`: the decisions that follow the depth.
+    pub compound: Vec<String>,
+    /// How the gradients of a step's networks become one.
+    pub aggregation: Aggregation,
+    /// Whether channels are sorted by importance when shrinking begins; between phases always
+    /// tiered.
+    pub sort_channels: SortKind,
+    /// `progressive`: decisions in the order in which they become elastic.
+    pub order: Vec<String>,
+    /// `progressive`: the phases, instead of Once-for-All's six in its proportions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseRecipe>,
+}
+
+impl Default for ScheduleRecipe {
+    fn default() -> Self {
+        Self {
+            kind: ScheduleKind::Deps,
+            epochs: 20,
+            subnet: "largest".into(),
+            networks: 4,
+            smallest: true,
+            delay: 0.5,
+            ramp_epochs: 1.0,
+            multiplier: 1.0,
+            distillation: DistillationKind::CrossEntropy,
+            temperature: 1.0,
+            teacher_weight: 1.0,
+            sampler: SamplerKind::Uniform,
+            candidates: 3,
+            compound: vec!["expand".into()],
+            aggregation: Aggregation::Sum,
+            sort_channels: SortKind::Global,
+            order: ["kernel", "depth", "expand"].map(String::from).to_vec(),
+            phases: Vec::new(),
+        }
+    }
+}
+
+/// `[[schedule.phases]]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PhaseRecipe {
+    /// What is said about it.
+    pub name: String,
+    /// Passes over the training images.
+    pub epochs: u32,
+    /// The values that decisions may take, by name: `{ kernel = [3, 5, 7], depth = "all" }`. Other
+    /// decisions have their largest value, but for `resolution`, which is open.
+    pub open: BTreeMap<String, toml::Value>,
+    /// Random networks in a step.
+    pub networks: usize,
+    /// Learning rate, as a share of `optimiser.learning_rate`.
+    pub learning_rate: f64,
+    /// Epochs of linear warm-up.
+    pub warm_up_epochs: f64,
+    /// Whether the networks also learn from the largest network as it was before the first phase
+    /// that does; by default every phase but the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<bool>,
+    /// Whether dropout is on.
+    pub dropout: bool,
+}
+
+impl Default for PhaseRecipe {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            epochs: 1,
+            open: BTreeMap::new(),
+            networks: 1,
+            learning_rate: 1.0,
+            warm_up_epochs: 0.0,
+            teacher: None,
+            dropout: true,
+        }
+    }
+}
+
+/// Epochs of Once-for-All's phases (brief `once-for-all` §4.1): the largest network; a phase that
+/// opens all values; one that opens the next value on the way there.
+const LARGEST_EPOCHS: f64 = 180.0;
+const ALL_EPOCHS: f64 = 125.0;
+const NEXT_EPOCHS: f64 = 25.0;
+/// Their learning rates as shares of the first phase's 2.6: the kernel phase's 0.96, then 0.24 and
+/// 0.08.
+const KERNEL_RATE: f64 = 0.96 / 2.6;
+const ALL_RATE: f64 = 0.24 / 2.6;
+const NEXT_RATE: f64 = 0.08 / 2.6;
+/// Share of a phase's epochs that is warm-up, where there is one: 5 of 125.
+const WARM_UP_SHARE: f64 = 0.04;
+/// A warm-up begins with the learning rate of one of 32 processors.
+const WARM_UP_FACTOR: f64 = 1.0 / 32.0;
+
+impl ScheduleRecipe {
+    pub(super) fn validate(&self) -> std::result::Result<(), Problem> {
+        let fails = |key: &str, value: &dyn std::fmt::Display, legal: &str| {
+            Err(Problem::new("schedule", key, value, legal))
+        };
+        for phase in &self.phases {
+            let fails = |key: &str, value: &dyn std::fmt::Display, legal: &str| {
+                Err(Problem::new("schedule.phases", key, value, legal))
+            };
+            if phase.epochs == 0 {
+                return fails("epochs", &0, "at least 1; leave the phase out instead");
+            }
+            if phase.networks == 0 {
+                return fails("networks", &0, "at least 1");
+            }
+            if !(phase.learning_rate > 0.0 && phase.learning_rate.is_finite()) {
+                return fails("learning_rate", &phase.learning_rate, "above 0");
+            }
+            if !(phase.warm_up_epochs >= 0.0 && phase.warm_up_epochs.is_finite()) {
+                return fails("warm_up_epochs", &phase.warm_up_epochs, "0 or more");
+            }
+        }
+        if self.epochs == 0 {
+            return fails("epochs", &0, "at least 1");
+        }
+        if self.networks < 2 {
+            return fails(
+                "networks",
+                &self.networks,
+                "at least 2 (largest and smallest)",
+            );
+        }
+        if self.candidates < 2 {
+            return fails("candidates", &self.candidates, "at least 2");
+        }
+        if !(0.0..=1.0).contains(&self.delay) {
+            return fails("delay", &self.delay, "a share of the epochs, 0 to 1");
+        }
+        for (key, value) in [
+            ("ramp_epochs", self.ramp_epochs),
+            ("multiplier", self.multiplier),
+            ("teacher_weight", self.teacher_weight),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return fails(key, &value, "0 or more");
+            }
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return fails("temperature", &self.temperature, "above 0");
+        }
+        if !self.phases.is_empty() && self.kind != ScheduleKind::Progressive {
+            return fails(
+                "phases",
+                &"given",
+                "left out, or `kind = \"progressive\"` set",
+            );
+        }
+        Ok(())
+    }
+
+    /// The phases for a space.
+    ///
+    /// # Errors
+    /// If a name or value does not exist in the space, or there are too few epochs for the phases.
+    pub(super) fn build(&self, optimiser: &OptimiserRecipe, space: &Space) -> Result<Schedule> {
+        let phases = match self.kind {
+            ScheduleKind::Plain | ScheduleKind::Sandwich | ScheduleKind::Deps => {
+                vec![self.only_phase(optimiser, space)?]
+            }
+            ScheduleKind::Progressive if !self.phases.is_empty() => {
+                self.build_phases(&self.phases, optimiser, space)?
+            }
+            ScheduleKind::Progressive => {
+                self.build_phases(&self.progressive(space)?, optimiser, space)?
+            }
+            ScheduleKind::Compofa => self.build_phases(&self.compofa(space)?, optimiser, space)?,
+        };
+        Ok(Schedule {
+            phases,
+            aggregation: self.aggregation,
+        })
+    }
+
+    fn sampler(&self) -> Sampler {
+        let pick = match (self.kind, self.sampler) {
+            (ScheduleKind::Compofa, _) | (_, SamplerKind::Compound) => {
+                return Sampler::Compound {
+                    follow: self.compound.clone(),
+                };
+            }
+            (_, SamplerKind::Uniform) => return Sampler::Uniform,
+            (_, SamplerKind::BestOf) => Pick::Best,
+            (_, SamplerKind::WorstOf) => Pick::Worst,
+        };
+        Sampler::BestOf {
+            candidates: self.candidates,
+            pick,
+        }
+    }
+
+    /// The phase of a schedule that has one.
+    fn only_phase(&self, optimiser: &OptimiserRecipe, space: &Space) -> Result<Phase> {
+        let sandwich = Sandwich {
+            networks: self.networks,
+            smallest: self.smallest,
+            delay: 0.0,
+            ramp: 0.0,
+            multiplier: self.multiplier,
+        };
+        let (name, networks) = match self.kind {
+            ScheduleKind::Plain => ("one network", Networks::One(self.subnet.clone())),
+            ScheduleKind::Deps => {
+                let delayed = Sandwich {
+                    delay: self.delay * f64::from(self.epochs),
+                    ramp: self.ramp_epochs,
+                    ..sandwich
+                };
+                ("delayed shrinking", Networks::Sandwich(delayed))
+            }
+            _ => ("sandwich", Networks::Sandwich(sandwich)),
+        };
+        let lesson = match self.distillation {
+            DistillationKind::CrossEntropy => Lesson::Largest(Distance::CrossEntropy {
+                temperature: self.temperature,
+            }),
+            DistillationKind::Alpha => Lesson::Largest(Distance::Alpha(AlphaDivergence::default())),
+            DistillationKind::None => Lesson::Labels,
+        };
+        let sort = match (self.kind, self.sort_channels) {
+            (ScheduleKind::Deps, SortKind::Global) => ChannelSort::Global,
+            (ScheduleKind::Deps, SortKind::Tiered) => ChannelSort::Tiered(space.clone()),
+            _ => ChannelSort::No,
+        };
+        Ok(Phase {
+            name: name.into(),
+            epochs: self.epochs,
+            learning_rate: learning_rate(optimiser, 1.0, self.epochs, None),
+            space: StepSpace::new(space, &BTreeMap::new(), self.sampler())?,
+            dropout: self.kind == ScheduleKind::Plain,
+            networks,
+            lesson,
+            sort,
+        })
+    }
+
+    /// Once-for-All's phases in its proportions.
+    fn progressive(&self, space: &Space) -> Result<Vec<PhaseRecipe>> {
+        let mut phases = vec![largest_alone()];
+        let mut shares = vec![LARGEST_EPOCHS];
+        let mut open: BTreeMap<String, toml::Value> = BTreeMap::new();
+        let mut networks = 1;
+        for name in &self.order {
+            let values = decision_values(space, name);
+            if values.len() < 2 {
+                continue;
+            }
+            let is_first = phases.len() == 1;
+            // The first decision opens at once with one network a step; the others value by value.
+            let stages = match is_first {
+                true => vec![0],
+                false => (0..values.len() - 1).rev().collect(),
+            };
+            for stage in stages {
+                let rate = match (stage, is_first) {
+                    (0, true) => KERNEL_RATE,
+                    (0, false) => ALL_RATE,
+                    _ => NEXT_RATE,
+                };
+                let values = values[stage..].iter().map(toml_value).collect();
+                open.insert(name.clone(), toml::Value::Array(values));
+                phases.push(PhaseRecipe {
+                    name: format!(
+                        "elastic {name}{}",
+                        if stage > 0 { ", next value" } else { "" }
+                    ),
+                    open: open.clone(),
+                    networks,
+                    learning_rate: rate,
+                    warm_up_epochs: if stage == 0 { WARM_UP_SHARE } else { 0.0 },
+                    ..PhaseRecipe::default()
+                });
+                shares.push(if stage == 0 { ALL_EPOCHS } else { NEXT_EPOCHS });
+            }
+            networks *= 2;
+        }
+        self.share_epochs(phases, &shares)
+    }
+
+    /// CompOFA's phases in its proportions (brief `delayed-shrinking` §4.4): kernels stay at their
+    /// largest.
+    fn compofa(&self, space: &Space) -> Result<Vec<PhaseRecipe>> {
+        let names = space.decisions().iter().map(|slot| slot.name.clone());
+        let open: BTreeMap<String, toml::Value> = names
+            .filter(|name| name != "kernel")
+            .map(|name| (name, toml::Value::String(ALL.into())))
+            .collect();
+        let phase = |name: &str, learning_rate, warm_up_epochs| PhaseRecipe {
+            name: name.into(),
+            open: open.clone(),
+            networks: 4,
+            learning_rate,
+            warm_up_epochs,
+            ..PhaseRecipe::default()
+        };
+        let phases = vec![
+            largest_alone(),
+            phase("compound, first", NEXT_RATE, 0.0),
+            phase("compound, second", ALL_RATE, WARM_UP_SHARE),
+        ];
+        self.share_epochs(phases, &[LARGEST_EPOCHS, NEXT_EPOCHS, ALL_EPOCHS])
+    }
+
+    /// Gives each phase its part of the epochs; a warm-up is a share of it until then.
+    fn share_epochs(
+        &self,
+        mut phases: Vec<PhaseRecipe>,
+        shares: &[f64],
+    ) -> Result<Vec<PhaseRecipe>> {
+        if (self.epochs as usize) < phases.len() {
+            return Err(TrainError::Recipe(format!(
+                "`schedule.epochs` is {}, but this schedule has {} phases; give at least one epoch to each",
+                self.epochs,
+                phases.len()
+            )));
+        }
+        let total: f64 = shares.iter().sum();
+        // One for each; what is left by largest remainder.
+        let left = f64::from(self.epochs) - phases.len() as f64;
+        let wanted: Vec<f64> = shares
+            .iter()
+            .map(|share| (share / total * f64::from(self.epochs) - 1.0).max(0.0))
+            .collect();
+        let scale = left / wanted.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        let exact: Vec<f64> = wanted.iter().map(|part| part * scale).collect();
+        let mut epochs: Vec<u32> = exact.iter().map(|part| 1 + part.floor() as u32).collect();
+        let mut by_remainder: Vec<usize> = (0..phases.len()).collect();
+        by_remainder.sort_by(|&a, &b| {
+            exact[b]
+                .fract()
+                .total_cmp(&exact[a].fract())
+                .then(a.cmp(&b))
+        });
+        let missing = self.epochs.saturating_sub(epochs.iter().sum());
+        for &index in by_remainder.iter().take(missing as usize) {
+            epochs[index] += 1;
+        }
+        for (phase, epochs) in phases.iter_mut().zip(epochs) {
+            phase.epochs = epochs;
+            phase.warm_up_epochs *= f64::from(epochs);
+        }
+        Ok(phases)
+    }
+
+    fn build_phases(
+        &self,
+        recipes: &[PhaseRecipe],
+        optimiser: &OptimiserRecipe,
+        space: &Space,
+    ) -> Result<Vec<Phase>> {
+        let mut phases: Vec<Phase> = Vec::new();
+        let mut before: Option<Space> = None;
+        for (index, recipe) in recipes.iter().enumerate() {
+            let open = recipe.opened(space)?;
+            let mut opened = space.clone();
+            for (name, values) in &open {
+                opened = opened.restrict(name, values)?;
+            }
+            let widens = match &before {
+                Some(before) => widens(before, &opened)?,
+                None => false,
+            };
+            let sort = match before.take() {
+                Some(trained) if widens && self.sort_channels != SortKind::No => {
+                    ChannelSort::Tiered(trained)
+                }
+                _ => ChannelSort::No,
+            };
+            before = Some(opened);
+            let lesson = match recipe.teacher.unwrap_or(index > 0) {
+                true => Lesson::Teacher {
+                    weight: self.teacher_weight,
+                    temperature: self.temperature,
+                },
+                false => Lesson::Labels,
+            };
+            phases.push(Phase {
+                name: match recipe.name.is_empty() {
+                    true => format!("phase {}", index + 1),
+                    false => recipe.name.clone(),
+                },
+                epochs: recipe.epochs,
+                learning_rate: learning_rate(
+                    optimiser,
+                    recipe.learning_rate,
+                    recipe.epochs,
+                    Some(recipe.warm_up_epochs),
+                ),
+                space: StepSpace::new(space, &open, self.sampler())?,
+                networks: Networks::Random(recipe.networks),
+                lesson,
+                dropout: recipe.dropout,
+                sort,
+            });
+        }
+        Ok(phases)
+    }
+}
+
+/// What stands for every value of a decision.
+const ALL: &str = "all";
+
+impl PhaseRecipe {
+    /// The values of every decision that is not wholly open.
+    fn opened(&self, space: &Space) -> Result<BTreeMap<String, Vec<Value>>> {
+        let known = |name: &str| space.decisions().iter().any(|slot| slot.name == name);
+        let mut values = BTreeMap::new();
+        for (name, given) in &self.open {
+            if !known(name) {
+                // Says which there are.
+                space.restrict(name, &[])?;
+            }
+            match given {
+                toml::Value::String(word) if word == ALL => {}
+                toml::Value::Array(given) => {
+                    let given = given.iter().map(space_value).collect::<Result<Vec<_>>>()?;
+                    values.insert(name.clone(), given);
+                }
+                other => {
+                    return Err(TrainError::Recipe(format!(
+                        "`schedule.phases.open.{name}` is {other}, but must be a list of values or \"{ALL}\""
+                    )));
+                }
+            }
+        }
+        for slot in space.decisions() {
+            let is_open = self.open.contains_key(&slot.name) || slot.name == RESOLUTION;
+            if !is_open && !values.contains_key(&slot.name) {
+                let largest = slot.domain.values.iter().max().cloned();
+                values.insert(slot.name.clone(), largest.into_iter().collect());
+            }
+        }
+        Ok(values)
+    }
+}
+
+fn largest_alone() -> PhaseRecipe {
+    PhaseRecipe {
+        name: "largest network".into(),
+        dropout: false,
+        ..PhaseRecipe::default()
+    }
+}
+
+/// Whether an operation has more widths among the members of one space than of another.
+fn widens(before: &Space, after: &Space) -> Result<bool> {
+    let (before, after) = (before.envelope()?, after.envelope()?);
+    let choices: HashMap<&str, usize> = before
+        .nodes
+        .iter()
+        .map(|node| (node.path.as_str(), node.out_channel_choices.len()))
+        .collect();
+    Ok(after.nodes.iter().any(|node| {
+        let choices = choices.get(node.path.as_str());
+        choices.is_some_and(|count| node.out_channel_choices.len() > *count)
+    }))
+}
+
+/// The values that decisions of a name take anywhere, ascending.
+fn decision_values(space: &Space, name: &str) -> Vec<Value> {
+    let slots = space.decisions().iter().filter(|slot| slot.name == name);
+    let mut values: Vec<Value> = slots.flat_map(|slot| slot.domain.values.clone()).collect();
+    values.sort();
+    values.dedup();
+    values
+}
+
+fn toml_value(value: &Value) -> toml::Value {
+    match value {
+        Value::Bool(value) => toml::Value::Boolean(*value),
+        Value::Int(value) => toml::Value::Integer(*value),
+        Value::Real(value) => toml::Value::Float(*value),
+        Value::Text(value) => toml::Value::String(value.clone()),
+    }
+}
+
+/// The learning rate of a phase; a phase with a warm-up of its own warms up as Once-for-All's do.
+fn learning_rate(
+    recipe: &OptimiserRecipe,
+    share: f64,
+    epochs: u32,
+    warm_up_epochs: Option<f64>,
+) -> LearningRate {
+    LearningRate {
+        base: share * recipe.learning_rate,
+        floor: share * recipe.learning_rate_floor,
+        warm_up_epochs: warm_up_epochs.unwrap_or(recipe.warm_up_epochs),
+        warm_up_factor: match warm_up_epochs {
+            Some(_) => WARM_UP_FACTOR,
+            None => recipe.warm_up_factor,
+        },
+        epochs: f64::from(epochs),
+        decay: match recipe.decay {
+            DecayKind::Cosine => Decay::Cosine,
+            DecayKind::Step => Decay::Step {
+                milestones: recipe.milestones.clone(),
+                factor: recipe.decay_factor,
+            },
+            DecayKind::Exponential => Decay::Exponential {
+                factor: recipe.decay_factor,
+                every: recipe.decay_epochs,
+            },
+            DecayKind::Constant => Decay::Constant,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(text: &str) -> Result<Schedule> {
+        let text = format!("[space]\nfamily = \"fm-nano\"\n{text}");
+        let recipe = super::super::Recipe::parse(&text, "r.toml")?;
+        recipe.build_schedule(&recipe.build_space(1, 10)?)
+    }
+
+    /// Once-for-All's 605 epochs (brief `once-for-all` §4.1).
+    #[test]
+    fn progressive_shrinking_has_the_phases_of_the_paper() {
+        let schedule = build(
+            "[schedule]\nkind = \"progressive\"\nepochs = 605\n[optimiser]\nlearning_rate = 2.6",
+        )
+        .unwrap();
+        let epochs: Vec<u32> = schedule.phases.iter().map(|phase| phase.epochs).collect();
+        assert_eq!(epochs, [180, 125, 25, 125, 25, 125]);
+        let rates: Vec<f64> = schedule
+            .phases
+            .iter()
+            .map(|phase| (phase.learning_rate.base * 1e4).round() / 1e4)
+            .collect();
+        assert_eq!(rates, [2.6, 0.96, 0.08, 0.24, 0.08, 0.24]);
+        let networks: Vec<&Networks> = schedule
+            .phases
+            .iter()
+            .map(|phase| &phase.networks)
+            .collect();
+        assert_eq!(
+            networks,
+            [1, 1, 2, 2, 4, 4]
+                .map(Networks::Random)
+                .iter()
+                .collect::<Vec<_>>()
+        );
+        let warm_up: Vec<f64> = schedule
+            .phases
+            .iter()
+            .map(|phase| phase.learning_rate.warm_up_epochs)
+            .collect();
+        assert_eq!(warm_up, [0.0, 5.0, 0.0, 5.0, 0.0, 5.0]);
+        let smallest: Vec<String> = schedule
+            .phases
+            .iter()
+            .map(|phase| phase.space.smallest(2).text())
+            .collect();
+        let texts = ["kernel=3", "depth=2", "depth=1", "expand=4", "expand=3"];
+        assert!(!smallest[0].contains("kernel=3"), "{}", smallest[0]);
+        for (text, smallest) in texts.iter().zip(&smallest[1..]) {
+            assert!(smallest.contains(text), "{smallest}");
+        }
+        let sorts: Vec<bool> = schedule
+            .phases
+            .iter()
+            .map(|phase| matches!(phase.sort, ChannelSort::Tiered(_)))
+            .collect();
+        assert_eq!(sorts, [false, false, false, false, true, true]);
+        assert_eq!(schedule.teacher_phase(), Some(1));
+    }
+
+    #[test]
+    fn few_epochs_are_shared_and_too_few_refused() {
+        let schedule = build("[schedule]\nkind = \"progressive\"\nepochs = 28").unwrap();
+        let epochs: Vec<u32> = schedule.phases.iter().map(|phase| phase.epochs).collect();
+        assert_eq!(epochs.iter().sum::<u32>(), 28);
+        assert!(epochs[0] >= 8 && epochs[2] >= 1, "{epochs:?}");
+        let error = build("[schedule]\nkind = \"progressive\"\nepochs = 5").unwrap_err();
+        assert!(error.to_string().contains("6 phases"), "{error}");
+    }
+
+    #[test]
+    fn compofa_has_three_phases_of_compound_networks() {
+        let schedule = build("[schedule]\nkind = \"compofa\"\nepochs = 330").unwrap();
+        let epochs: Vec<u32> = schedule.phases.iter().map(|phase| phase.epochs).collect();
+        assert_eq!(epochs, [180, 25, 125]);
+        let phase = &schedule.phases[1];
+        let networks = phase.step_networks(1, 5, 0.5).unwrap();
+        assert_eq!(networks.len(), 4);
+        assert!(
+            networks
+                .iter()
+                .all(|network| network.candidates[0].text().contains("kernel=7"))
+        );
+    }
+
+    #[test]
+    fn phases_can_be_written_out() {
+        let text = r#"[schedule]
+kind = "progressive"
+[[schedule.phases]]
+epochs = 3
+[[schedule.phases]]
+name = "all depths"
+epochs = 2
+open = { depth = "all", kernel = [5, 7] }
+networks = 2
+learning_rate = 0.1
+"#;
+        let schedule = build(text).unwrap();
+        assert_eq!(schedule.epochs(), 5);
+        assert_eq!(schedule.phases[1].name, "all depths");
+        let text = schedule.phases[1].space.smallest(0).text();
+        assert!(
+            text.contains("kernel=5") && text.contains("depth=1"),
+            "{text}"
+        );
+        for (from, to, part) in [
+            ("depth = \"all\"", "deep = [1]", "kernel"),
+            ("kernel = [5, 7]", "kernel = [4]", "3, 5, 7"),
+            ("kernel = [5, 7]", "kernel = 5", "list of values"),
+            ("networks = 2", "netwroks = 2", "did you mean `networks`"),
+            ("epochs = 2", "epochs = 0", "schedule.phases.epochs"),
+            ("\"progressive\"", "\"deps\"", "kind = \"progressive\""),
+        ] {
+            let text = r#"[schedule]
+kind = "progressive"
+[[schedule.phases]]
+epochs = 2
+open = { depth = "all", kernel = [5, 7] }
+networks = 2
+"#;
+            assert!(text.contains(from));
+            let error = build(&text.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
