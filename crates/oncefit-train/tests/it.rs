@@ -91,17 +91,13 @@ fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
     assert_ne!(one.0, other.0);
 }
 
-#[test]
-fn a_training_that_is_stopped_anywhere_continues_with_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let recipe = recipe(&[]);
-    let whole = train(&folder.path().join("whole"), &recipe);
-    let data = RunData::load(&recipe).unwrap();
-    let path = folder.path().join("parts");
-    Run::create(&path, &recipe).unwrap();
+/// Trains in parts of seven steps, each in a fresh process's state; returns how many there were.
+fn train_in_parts(path: &Path, recipe: &Recipe) -> usize {
+    let data = RunData::load(recipe).unwrap();
+    Run::create(path, recipe).unwrap();
     let mut parts = 0;
     loop {
-        let run = Run::open(&path).unwrap();
+        let run = Run::open(path).unwrap();
         let mut trainer = Trainer::new(&run, &data).unwrap();
         let stop = never();
         let mut steps = 0;
@@ -116,11 +112,129 @@ fn a_training_that_is_stopped_anywhere_continues_with_the_same_bits() {
             .unwrap();
         parts += 1;
         if outcome == Outcome::Finished {
-            assert!(whole == result(&run));
-            break;
+            return parts;
         }
     }
-    assert!(parts > 4, "{parts}");
+}
+
+/// Delayed shrinking with plain momentum; progressive shrinking through all six phases, with a
+/// teacher and tiered sorting; AttentiveNAS' sampling with AlphaNet's divergence, Adam, a moving
+/// average and batches in parts.
+fn resumable_recipes() -> [Recipe; 3] {
+    let deps = "kind = \"deps\"\nepochs = 4";
+    [
+        recipe(&[]),
+        recipe(&[(deps, "kind = \"progressive\"\nepochs = 6")]),
+        recipe(&[
+            (
+                deps,
+                "kind = \"sandwich\"\nepochs = 2\nsampler = \"worst-of\"\ndistillation = \"alpha\"\naggregation = \"avg_sqrt\"",
+            ),
+            (
+                "[training]",
+                "[optimiser]\nkind = \"adamw\"\nlearning_rate = 0.003\nclip_norm = 1.0\naverage_decay = 0.9\n[training]\naccumulation = 2",
+            ),
+        ]),
+    ]
+}
+
+#[test]
+fn a_training_that_is_stopped_anywhere_continues_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    for (index, recipe) in resumable_recipes().iter().enumerate() {
+        let whole = train(&folder.path().join(format!("whole{index}")), recipe);
+        let path = folder.path().join(format!("parts{index}"));
+        let parts = train_in_parts(&path, recipe);
+        assert!(parts > 2, "{parts}");
+        assert!(
+            whole == result(&Run::open(&path).unwrap()),
+            "recipe {index}"
+        );
+    }
+}
+
+#[test]
+fn progressive_shrinking_goes_through_its_phases_and_needs_its_teacher() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = &resumable_recipes()[1];
+    let path = folder.path().join("run");
+    let rows = train(&path, recipe).1;
+    let names: Vec<&str> = rows.iter().map(|row| row.phase.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "largest network",
+            "elastic kernel",
+            "elastic depth, next value",
+            "elastic depth",
+            "elastic expand, next value",
+            "elastic expand"
+        ]
+    );
+    // The meter counts what the schedule plans, the teacher's passes included.
+    let schedule = recipe
+        .build_schedule(&recipe.build_space(1, 10).unwrap())
+        .unwrap();
+    let mut planned = 0;
+    for step in 0..60 {
+        let place = schedule.place(step, 10);
+        let phase = &schedule.phases[place.phase];
+        planned += 100 * phase.step_macs(recipe.seed, step, place.epoch).unwrap();
+    }
+    assert_eq!(rows[5].train_macs, planned);
+    let teacher = schedule.phases[1].space.whole_largest(2).graph().macs();
+    let step = schedule.phases[1].step_macs(recipe.seed, 10, 0.0).unwrap();
+    assert!(step > teacher);
+    // Cut back to a checkpoint within the fourth phase, its teacher gone.
+    let checkpoint = CheckpointFolder::open_to_read(&Run::open(&path).unwrap().checkpoints());
+    let layout = oncefit_nn::Supernet::layout(&recipe.build_space(1, 10).unwrap()).unwrap();
+    let mut state = checkpoint.newest(&layout).unwrap().0.unwrap();
+    state.step = 35;
+    for old in checkpoint.list().unwrap() {
+        std::fs::remove_file(old).unwrap();
+    }
+    state
+        .save(&path.join("checkpoints/step-000000035.safetensors"))
+        .unwrap();
+    std::fs::remove_file(path.join("teacher.safetensors")).unwrap();
+    let data = RunData::load(recipe).unwrap();
+    let run = Run::open(&path).unwrap();
+    let error = Trainer::new(&run, &data).err().unwrap().to_string();
+    assert!(error.contains("teacher.safetensors"), "{error}");
+}
+
+#[test]
+fn the_best_checkpoint_is_the_one_with_the_best_validation_accuracy() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(&[("every_epochs = 4", "every_epochs = 1")]);
+    let path = folder.path().join("run");
+    let rows = train(&path, &recipe).1;
+    let mean = |row: &MetricsRow| row.accuracies.iter().map(|(_, found)| found).sum::<f64>();
+    let mut best = &rows[0];
+    for row in &rows[1..] {
+        if mean(row) > mean(best) {
+            best = row;
+        }
+    }
+    let layout = oncefit_nn::Supernet::layout(&recipe.build_space(1, 10).unwrap()).unwrap();
+    let checkpoints = CheckpointFolder::open_to_read(&path.join("checkpoints"));
+    assert_eq!(checkpoints.best(&layout).unwrap().unwrap().step, best.step);
+}
+
+/// One network holds all it trains, so dividing by its weight, 1, changes nothing.
+#[test]
+fn aggregation_of_one_network_is_its_gradient() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = ["sum", "avg", "avg_sqrt"].map(|mode| {
+        let kind = format!("kind = \"plain\"\naggregation = \"{mode}\"");
+        let recipe = recipe(&[
+            ("kind = \"deps\"", kind.as_str()),
+            ("epochs = 4", "epochs = 1"),
+        ]);
+        let (bytes, _) = train(&folder.path().join(mode), &recipe);
+        self::weights(&bytes, folder.path(), &recipe)
+    });
+    assert!(weights[0] == weights[1] && weights[0] == weights[2]);
 }
 
 #[test]

@@ -472,7 +472,8 @@ impl ScheduleRecipe {
                 _ => ChannelSort::No,
             };
             before = Some(opened);
-            let lesson = match recipe.teacher.unwrap_or(index > 0) {
+            let learns = recipe.teacher.unwrap_or(index > 0) && self.teacher_weight > 0.0;
+            let lesson = match learns {
                 true => Lesson::Teacher {
                     weight: self.teacher_weight,
                     temperature: self.temperature,
