@@ -7,6 +7,7 @@
 mod data;
 mod events;
 mod step;
+mod workload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -17,6 +18,7 @@ use oncefit_space::Subnet;
 
 pub use self::data::RunData;
 pub use self::events::{Estimate, Event, Outcome, StepReport};
+use self::workload::Workload;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Accuracy, Evaluator, Split};
@@ -161,12 +163,14 @@ impl<'r> Trainer<'r> {
             step: self.step,
             steps,
             steps_per_epoch,
+            work: self.workload()?.share(self.step),
         });
         for error in self.skipped.drain(..) {
             observe(Event::CheckpointSkipped {
                 reason: error.to_string(),
             });
         }
+        let workload = self.workload()?;
         let mut log = RowLog::append(&self.run.file(METRICS))?;
         let started = Instant::now();
         let mut saved_at = Instant::now();
@@ -191,7 +195,10 @@ impl<'r> Trainer<'r> {
             let report = self.train_step(&batch, saved_step)?;
             batches.recycle(batch);
             self.epoch_loss += report.loss;
-            observe(Event::Step(report));
+            observe(Event::Step {
+                report,
+                work: workload.share(self.step),
+            });
             let ends_epoch = self.step.is_multiple_of(steps_per_epoch);
             if ends_epoch {
                 let epoch = self.step / steps_per_epoch;
@@ -251,19 +258,9 @@ impl<'r> Trainer<'r> {
     /// # Errors
     /// If a step cannot be run.
     pub fn estimate(mut self) -> Result<Estimate> {
-        const SAMPLED_STEPS: u64 = 64;
-        let (steps, steps_per_epoch) = (self.steps(), self.loader.steps_per_epoch());
-        let seed = self.run.recipe().seed;
-        let batch_size = self.run.recipe().training.batch_size as u64;
-        let mut sampled = 0;
-        let stride = (steps / SAMPLED_STEPS).max(1);
-        let picked: Vec<u64> = (0..steps).step_by(stride as usize).collect();
-        for &step in &picked {
-            let place = self.schedule.place(step, steps_per_epoch);
-            let phase = &self.schedule.phases[place.phase];
-            sampled += batch_size * phase.step_macs(seed, step, place.epoch)?;
-        }
-        let train_macs = (u128::from(sampled) * u128::from(steps) / picked.len() as u128) as u64;
+        let steps = self.steps();
+        let batch_size = self.run.recipe().training.batch_size as f64;
+        let train_macs = (self.workload()?.total() * batch_size) as u64;
         // Steps out of order have no running mean to be compared with.
         self.mean_loss = f64::INFINITY;
         self.teacher = Some(self.supernet.clone());
@@ -284,6 +281,12 @@ impl<'r> Trainer<'r> {
             seconds: train_macs as f64 / rate,
             checkpoint_bytes: (4 * sets * self.supernet.parameters.values()) as u64,
         })
+    }
+
+    fn workload(&self) -> Result<Workload> {
+        let steps_per_epoch = self.loader.steps_per_epoch();
+        let seed = self.run.recipe().seed;
+        Workload::new(&self.schedule, seed, self.steps(), steps_per_epoch)
     }
 
     /// Rows and columns of the images of a step.

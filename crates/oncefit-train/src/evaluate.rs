@@ -36,6 +36,39 @@ pub struct Accuracy {
     pub images: usize,
 }
 
+/// Which classes were taken for which.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Confusion {
+    /// How many images of each class (row) were predicted as each class (column).
+    pub counts: Vec<Vec<u32>>,
+}
+
+impl Confusion {
+    fn new(classes: usize) -> Self {
+        Self {
+            counts: vec![vec![0; classes]; classes],
+        }
+    }
+
+    /// Share of each class's images that were predicted right; none for a class without images.
+    pub fn class_accuracies(&self) -> Vec<Option<f64>> {
+        let rows = self.counts.iter().enumerate();
+        rows.map(|(class, row)| {
+            let images: u32 = row.iter().sum();
+            (images > 0).then(|| f64::from(row[class]) / f64::from(images))
+        })
+        .collect()
+    }
+
+    /// Share of all images that were predicted right.
+    pub fn accuracy(&self) -> f64 {
+        let right: u32 = (0..self.counts.len())
+            .map(|class| self.counts[class][class])
+            .sum();
+        f64::from(right) / f64::from(self.counts.iter().flatten().sum::<u32>())
+    }
+}
+
 /// The images that evaluations read, resized once for each resolution.
 pub struct Evaluator {
     train: Dataset,
@@ -139,10 +172,10 @@ impl Evaluator {
         split: Split,
     ) -> Result<Accuracy> {
         self.prepare(split, subnet.graph().input_shape().height)?;
-        self.measure(executor, supernet, subnet, split)
+        Ok(self.measure(executor, supernet, subnet, split)?.0)
     }
 
-    /// As [`Evaluator::evaluate`], for a resolution that is prepared.
+    /// As [`Evaluator::evaluate`], for a resolution that is prepared, and with the confusion matrix.
     ///
     /// # Errors
     /// If the subnet has no executed form.
@@ -152,7 +185,7 @@ impl Evaluator {
         supernet: &Supernet,
         subnet: &Subnet,
         split: Split,
-    ) -> Result<Accuracy> {
+    ) -> Result<(Accuracy, Confusion)> {
         let plan = supernet.plan(subnet)?;
         let calibration = self.calibrate_prepared(executor, &plan, &supernet.parameters)?;
         self.predict(executor, &plan, &supernet.parameters, &calibration, split)
@@ -167,7 +200,7 @@ impl Evaluator {
         executor: &mut Executor,
         network: &Network,
         split: Split,
-    ) -> Result<Accuracy> {
+    ) -> Result<(Accuracy, Confusion)> {
         let plan = network.plan()?;
         self.prepare(split, plan.input_shape().height)?;
         self.predict(
@@ -186,16 +219,17 @@ impl Evaluator {
         parameters: &Parameters,
         calibration: &Calibration,
         split: Split,
-    ) -> Result<Accuracy> {
+    ) -> Result<(Accuracy, Confusion)> {
         let classes = plan.output_shape().channels;
-        let (mut right, mut loss, mut count) = (0, 0.0, 0);
+        let mut confusion = Confusion::new(classes);
+        let (mut loss, mut count) = (0.0, 0);
         let mut unused_gradient = Vec::new();
         for batch in &self.splits[&(split, plan.input_shape().height)] {
             let tape =
                 executor.forward(plan, parameters, images(batch), Mode::Evaluate(calibration))?;
             let logits = tape.output();
             for (row, label) in logits.chunks_exact(classes).zip(&batch.labels) {
-                right += usize::from(largest(row) == *label as usize);
+                confusion.counts[*label as usize][largest(row)] += 1;
             }
             unused_gradient.resize(logits.len(), 0.0);
             let target = Target::Labels {
@@ -207,11 +241,12 @@ impl Evaluator {
             count += batch.images_count;
             executor.recycle(tape);
         }
-        Ok(Accuracy {
-            accuracy: right as f64 / count as f64,
+        let found = Accuracy {
+            accuracy: confusion.accuracy(),
             loss: loss / count as f64,
             images: count,
-        })
+        };
+        Ok((found, confusion))
     }
 
     /// The images of a split at a resolution, for checks in other engines.
@@ -246,4 +281,18 @@ pub fn largest(row: &[f32]) -> usize {
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracies_come_from_the_confusion_matrix() {
+        let mut confusion = Confusion::new(3);
+        confusion.counts[0] = vec![3, 1, 0];
+        confusion.counts[1] = vec![0, 2, 0];
+        assert_eq!(confusion.class_accuracies(), [Some(0.75), Some(1.0), None]);
+        assert_eq!(confusion.accuracy(), 5.0 / 6.0);
+    }
 }

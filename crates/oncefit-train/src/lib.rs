@@ -19,7 +19,7 @@ mod schedule;
 pub use checkpoint::{Checkpoint, CheckpointFolder};
 pub use engine::{Estimate, Event, Outcome, RunData, StepReport, Trainer, middle};
 pub use error::{Result, TrainError};
-pub use evaluate::{Accuracy, Evaluator, Split, images, largest};
+pub use evaluate::{Accuracy, Confusion, Evaluator, Split, images, largest};
 pub use files::{TEMPORARY_PREFIX, write_atomically};
 pub use learning_rate::{Decay, LearningRate};
 pub use recipe::{

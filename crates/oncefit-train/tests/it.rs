@@ -103,7 +103,7 @@ fn train_in_parts(path: &Path, recipe: &Recipe) -> usize {
         let mut steps = 0;
         let outcome = trainer
             .train(&stop, &mut |event| {
-                if let Event::Step(_) = event {
+                if let Event::Step { .. } = event {
                     steps += 1;
                     // Steps 7, 14, …: within epochs of 10, on the ramp, before and after sorting.
                     stop.store(steps == 7, std::sync::atomic::Ordering::Relaxed);

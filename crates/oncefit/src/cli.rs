@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use oncefit_search::Count;
 
 use crate::fit::SearcherKind;
+use crate::loaded::WhichCheckpoint;
 
 /// Train one network once, fit it to every device and budget.
 ///
@@ -43,6 +44,50 @@ pub enum Command {
     /// Look at data
     #[command(subcommand)]
     Data(DataCommand),
+    /// List and compare runs
+    #[command(subcommand)]
+    Runs(RunsCommand),
+}
+
+/// Which run, with which weights.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Run folder
+    pub run: PathBuf,
+    /// Weights to use: the last saved, or those with the best mean validation accuracy
+    #[arg(long, value_enum, default_value = "newest")]
+    pub checkpoint: WhichCheckpoint,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// List the runs in a folder with their state, cost and accuracies
+    List(RunsListArgs),
+    /// Show where runs differ: recipes, costs, accuracies
+    Compare(RunsCompareArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RunsListArgs {
+    /// Folder of run folders
+    #[arg(default_value = "runs", value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RunsCompareArgs {
+    /// Run folders, two or more
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Also write a page with the learning curves side by side
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, conflicts_with = "html")]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -85,8 +130,8 @@ pub struct TrainArgs {
 
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// Run folder
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Subnet: its text, `largest` or `smallest`; may be repeated [default: both]
     #[arg(long, value_name = "TEXT")]
     pub subnet: Vec<String>,
@@ -99,6 +144,9 @@ pub struct EvaluateArgs {
     /// Images to measure on
     #[arg(long, default_value = "validation", value_parser = ["validation", "test"])]
     pub split: String,
+    /// Also show the accuracy of each class and the confusion matrix
+    #[arg(long)]
+    pub classes: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -106,8 +154,8 @@ pub struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 pub struct FitArgs {
-    /// Run folder
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
     /// File to write
@@ -143,8 +191,8 @@ pub struct LimitArgs {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Run folder
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Subnet: its text, `largest` or `smallest`
     #[arg(long, value_name = "TEXT")]
     pub subnet: String,
@@ -155,8 +203,8 @@ pub struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Run folder
-    pub run: PathBuf,
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 #[derive(Debug, Args)]

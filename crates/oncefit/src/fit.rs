@@ -9,7 +9,7 @@ use oncefit_search::{
     Evolution, EvolutionSettings, Limit, RandomSearch, Searcher, check_feasible, search,
 };
 use oncefit_space::Subnet;
-use oncefit_train::{Split, write_atomically};
+use oncefit_train::{Confusion, Split, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -61,6 +61,8 @@ pub struct Fitted {
     pub relative_difference: f64,
     /// The engine that ran the file.
     pub engine: String,
+    /// Which classes it takes for which, on the test images.
+    pub confusion: Confusion,
 }
 
 /// Finds the best subnet within limits by calibrated validation accuracy; of equals the one with the
@@ -178,5 +180,6 @@ pub fn export(run: &mut LoadedRun, subnet: &Subnet, path: &Path) -> Result<Fitte
         test_accuracy: test,
         relative_difference: f64::from(largest_difference / largest_logit),
         engine: engine.into(),
+        confusion: run.confusion(subnet, Split::Test)?,
     })
 }

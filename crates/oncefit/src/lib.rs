@@ -10,6 +10,7 @@ mod commands;
 mod error;
 pub mod fit;
 mod format;
+mod heat_map;
 mod loaded;
 mod progress;
 mod provenance;
@@ -18,9 +19,9 @@ mod stop;
 
 pub use cli::Cli;
 pub use error::{Error, Result};
-pub use loaded::{EvaluationRow, LoadedRun};
+pub use loaded::{EvaluationRow, LoadedRun, WhichCheckpoint};
 
-use cli::{Command, DataCommand};
+use cli::{Command, DataCommand, RunsCommand};
 
 /// Carries out what was typed.
 ///
@@ -46,5 +47,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => commands::report(&args),
         Command::Show(args) => commands::show(&args),
         Command::Data(DataCommand::Show(args)) => commands::data_show(&args),
+        Command::Runs(RunsCommand::List(args)) => commands::runs_list(&args),
+        Command::Runs(RunsCommand::Compare(args)) => commands::runs_compare(&args),
     }
 }

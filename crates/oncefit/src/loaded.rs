@@ -7,7 +7,7 @@ use oncefit_nn::{Executor, Supernet};
 use oncefit_search::Objective;
 use oncefit_space::{Space, Subnet};
 use oncefit_train::{
-    CheckpointFolder, EVALUATIONS, Evaluator, RowLog, Run, RunData, Split, read_rows,
+    CheckpointFolder, Confusion, EVALUATIONS, Evaluator, RowLog, Run, RunData, Split, read_rows,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,16 @@ pub struct EvaluationRow {
     pub parameters: u64,
 }
 
+/// The weights that a run is opened with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum WhichCheckpoint {
+    /// The last that were saved.
+    #[default]
+    Newest,
+    /// Those with the best mean validation accuracy of the networks watched while training.
+    Best,
+}
+
 /// Name of our own kernels in evaluations.
 const ENGINE: &str = "oncefit-kernels";
 
@@ -68,18 +78,24 @@ impl LoadedRun {
     /// Opens a run folder.
     ///
     /// # Errors
-    /// If it is no run, has no usable checkpoint, or its data cannot be read.
-    pub fn open(folder: &Path) -> Result<Self> {
+    /// If it is no run, has no usable checkpoint of that kind, or its data cannot be read.
+    pub fn open(folder: &Path, which: WhichCheckpoint) -> Result<Self> {
         let run = Run::open_to_read(folder)?;
         let recipe = run.recipe();
         let data = RunData::load(recipe)?;
         let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
         let layout = Supernet::layout(&space)?;
         let checkpoints = CheckpointFolder::open_to_read(&run.checkpoints());
-        let (checkpoint, damaged) = checkpoints.newest(&layout)?;
-        for error in damaged {
-            eprintln!("{error}; an older one is used");
-        }
+        let checkpoint = match which {
+            WhichCheckpoint::Best => checkpoints.best(&layout)?,
+            WhichCheckpoint::Newest => {
+                let (checkpoint, damaged) = checkpoints.newest(&layout)?;
+                for error in damaged {
+                    eprintln!("{error}; an older one is used");
+                }
+                checkpoint
+            }
+        };
         let checkpoint = checkpoint.ok_or_else(|| {
             Error::Request(format!(
                 "{} has no checkpoint yet; `oncefit train {} --resume` goes on with it",
@@ -139,6 +155,20 @@ impl LoadedRun {
         rows
     }
 
+    /// Which classes a subnet takes for which.
+    ///
+    /// # Errors
+    /// If the subnet cannot be executed.
+    pub fn confusion(&mut self, subnet: &Subnet, split: Split) -> Result<Confusion> {
+        let resolution = subnet.graph().input_shape().height;
+        self.evaluator.prepare(split, resolution)?;
+        let mut executor = Executor::default();
+        let measured = self
+            .evaluator
+            .measure(&mut executor, &self.supernet, subnet, split)?;
+        Ok(measured.1)
+    }
+
     /// Measures subnets, on all cores; what is measured already is not measured again.
     ///
     /// # Errors
@@ -156,7 +186,7 @@ impl LoadedRun {
         let measured = new
             .par_iter()
             .map_init(Executor::default, |executor, subnet| {
-                let found = self
+                let (found, _) = self
                     .evaluator
                     .measure(executor, &self.supernet, subnet, split)?;
                 Ok(EvaluationRow {

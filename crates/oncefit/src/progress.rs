@@ -4,12 +4,14 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use oncefit_train::Event;
+use oncefit_train::{Event, StepReport};
 
 use crate::format::{duration, percent};
 
 /// Seconds between plain lines.
 const LINE_SECONDS: f64 = 5.0;
+/// Time between two redrawings of a live display.
+const REDRAW: Duration = Duration::from_millis(100);
 
 /// Shows how far a piece of work is, on standard error.
 pub struct Progress {
@@ -48,10 +50,19 @@ impl Progress {
     /// How far the work is, and what to say about it.
     pub fn update(&mut self, position: u64, message: impl Fn() -> String) {
         let left = self.seconds_left(position);
+        self.update_with(position, left, message);
+    }
+
+    /// As [`Progress::update`], with the seconds that are left.
+    fn update_with(&mut self, position: u64, left: f64, message: impl Fn() -> String) {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(position);
-                bar.set_message(format!("{}  {} left", message(), duration(left)));
+                // Drawing is limited by the bar; making the text is limited here.
+                if self.last_line.elapsed() >= REDRAW || position == self.total {
+                    bar.set_message(format!("{} left  {}", duration(left), message()));
+                    self.last_line = Instant::now();
+                }
             }
             None if self.last_line.elapsed().as_secs_f64() >= LINE_SECONDS
                 || position == self.total =>
@@ -66,6 +77,11 @@ impl Progress {
             }
             None => {}
         }
+    }
+
+    /// Whether it is drawn on a terminal.
+    fn is_live(&self) -> bool {
+        self.bar.is_some()
     }
 
     /// Says something that stays.
@@ -90,51 +106,110 @@ impl Progress {
     }
 }
 
-/// Shows a training's events.
+/// Shows a training's events: on a terminal a block of lines that is redrawn.
 #[derive(Default)]
 pub struct TrainingProgress {
     progress: Option<Progress>,
     started: Option<Instant>,
+    first_work: f64,
     images: usize,
-    accuracies: String,
+    phase: String,
+    losses: Vec<f64>,
+    accuracies: Vec<(String, f64)>,
+    best: Vec<f64>,
 }
+
+/// How many of the latest losses the small curve shows, each the mean of as many steps as needed.
+const CURVE_POINTS: usize = 48;
 
 impl TrainingProgress {
     /// Shows one event.
     pub fn observe(&mut self, event: Event) {
         match event {
-            Event::Started { step, steps, .. } => {
+            Event::Started {
+                step, steps, work, ..
+            } => {
                 if step > 0 {
                     eprintln!("continuing after step {step} of {steps}");
                 }
                 self.progress = Some(Progress::new("training", step, steps));
                 self.started = Some(Instant::now());
+                self.first_work = work;
             }
             Event::CheckpointSkipped { reason } => eprintln!("{reason}; an older one is used"),
-            Event::Step(report) => {
+            Event::Phase {
+                number,
+                of,
+                name,
+                epochs,
+            } => {
+                self.phase = format!("phase {number} of {of}, {name}");
+                if let Some(progress) = &self.progress {
+                    progress.say(&format!("{}: {epochs} epochs", self.phase));
+                }
+            }
+            Event::Step { report, work } => {
                 self.images += report.images;
+                self.losses.push(report.loss);
                 let seconds = self
                     .started
                     .map_or(0.0, |started| started.elapsed().as_secs_f64());
+                let done = (work - self.first_work).max(1e-9);
+                let left = seconds * (1.0 - work).max(0.0) / done;
                 let rate = self.images as f64 / seconds.max(1e-9);
-                if let Some(progress) = &mut self.progress {
-                    progress.update(report.step, || {
-                        format!(
-                            "epoch {:.1}  loss {:.3}  rate {:.4}  {rate:.0} images/s{}",
-                            report.epoch, report.loss, report.learning_rate, self.accuracies
-                        )
-                    });
+                if let Some(mut progress) = self.progress.take() {
+                    let is_live = progress.is_live();
+                    let lines = || self.lines(&report, rate, is_live);
+                    progress.update_with(report.step, left, lines);
+                    self.progress = Some(progress);
                 }
             }
-            Event::Evaluated { accuracies, .. } => {
-                let parts: Vec<String> = accuracies
-                    .iter()
-                    .map(|(name, accuracy)| format!("{name} {}", percent(*accuracy)))
-                    .collect();
-                self.accuracies = format!("  {}", parts.join(", "));
+            Event::Evaluated {
+                accuracies,
+                is_best,
+                ..
+            } => {
+                self.accuracies = accuracies.to_vec();
+                if is_best {
+                    self.best = accuracies.iter().map(|(_, found)| *found).collect();
+                }
             }
             Event::Saved { .. } => {}
         }
+    }
+
+    /// What there is to say after a step: one line, or on a terminal a few.
+    fn lines(&self, report: &StepReport, rate: f64, is_live: bool) -> String {
+        let networks = match report.networks {
+            1 => String::new(),
+            count => format!("  {count} networks a step"),
+        };
+        let state = format!(
+            "epoch {:.1}  loss {:.3}  learning rate {:.4}  {rate:.0} images/s{networks}",
+            report.epoch, report.loss, report.learning_rate
+        );
+        let accuracies: Vec<String> = self
+            .accuracies
+            .iter()
+            .map(|(name, accuracy)| format!("{name} {}", percent(*accuracy)))
+            .collect();
+        let accuracies = accuracies.join(", ");
+        if !is_live {
+            return format!("{state}  {accuracies}").trim_end().to_owned();
+        }
+        let mut lines = vec![state];
+        if !self.phase.is_empty() {
+            lines.push(self.phase.clone());
+        }
+        lines.push(format!("loss {}", curve(&self.losses)));
+        if !accuracies.is_empty() {
+            let best: Vec<String> = self.best.iter().map(|found| percent(*found)).collect();
+            lines.push(format!(
+                "validation: {accuracies}  (best {})",
+                best.join(", ")
+            ));
+        }
+        lines.join("\n  ")
     }
 
     /// Ends the display.
@@ -142,5 +217,38 @@ impl TrainingProgress {
         if let Some(progress) = self.progress {
             progress.finish();
         }
+    }
+}
+
+/// A curve of bars, each the mean of an equal part of the values.
+fn curve(values: &[f64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let width = values.len().div_ceil(CURVE_POINTS).max(1);
+    let means: Vec<f64> = values
+        .chunks(width)
+        .map(|part| part.iter().sum::<f64>() / part.len() as f64)
+        .collect();
+    let least = means.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let bar = |mean: &f64| {
+        let share = (mean - least) / (most - least).max(1e-12);
+        BARS[((share * 7.0).round().max(0.0) as usize).min(7)]
+    };
+    means.iter().map(bar).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn curves_span_the_bars_and_keep_their_width() {
+        assert_eq!(curve(&[2.0, 1.0, 0.0]), "█▅▁");
+        assert_eq!(curve(&[]), "");
+        assert_eq!(curve(&[1.0]), "▁");
+        let long: Vec<f64> = (0..1000).map(f64::from).collect();
+        let drawn = curve(&long);
+        assert!((40..=CURVE_POINTS).contains(&drawn.chars().count()));
+        assert!(drawn.starts_with('▁') && drawn.ends_with('█'));
     }
 }

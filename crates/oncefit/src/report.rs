@@ -5,9 +5,11 @@ use oncefit_search::pareto_front;
 use oncefit_train::{MetricsRow, Split};
 
 use crate::chart::{Chart, Mark, Series};
+use crate::commands::RunSummary;
 use crate::error::Result;
 use crate::fit::Fitted;
 use crate::format::{bytes, count, duration, percent};
+use crate::heat_map::HeatMap;
 use crate::loaded::{EvaluationRow, LoadedRun};
 
 /// The page for a run. `fitted` are the networks that were chosen, if any.
@@ -36,7 +38,10 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
                     "Space " code { (run.space.name()) } " with " (subnets) " subnets, trained once: "
                     (run.step) " steps, " (count(run.train_macs)) " train-MACs, " (duration(seconds)) "."
                 }
-                @if !fitted.is_empty() { (choices(fitted)) }
+                @if !fitted.is_empty() {
+                    (choices(fitted))
+                    (classes(fitted, run.data.train.class_names()))
+                }
                 h2 { "Accuracy against cost" }
                 (figure(front_chart(&evaluations, fitted), "Each dot is a subnet, calibrated and measured on the validation images; none was trained on its own."))
                 h2 { "Learning curves" }
@@ -89,6 +94,61 @@ fn choices(fitted: &[Fitted]) -> Markup {
             (fitted[0].engine) " and the network's, as a share of the largest logit."
         }
         p { "Chosen by validation accuracy; the test images were not looked at before. Each file was run in an engine and gave the network's logits." }
+    }
+}
+
+/// Accuracy of each class, and what the most accurate network takes for what.
+fn classes(fitted: &[Fitted], names: &[String]) -> Markup {
+    let accuracies: Vec<Vec<Option<f64>>> = fitted
+        .iter()
+        .map(|one| one.confusion.class_accuracies())
+        .collect();
+    let best = fitted
+        .iter()
+        .max_by(|left, right| left.test_accuracy.total_cmp(&right.test_accuracy));
+    html! {
+        h2 { "By class" }
+        div.wide {
+            table {
+                thead { tr { th { "class" } @for one in fitted { th { (file_name(one)) } } } }
+                tbody {
+                    @for (class, name) in names.iter().enumerate() {
+                        tr {
+                            td { (name) }
+                            @for found in &accuracies {
+                                td { (found[class].map_or("–".into(), percent)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if let (Some(best), true) = (best, names.len() <= MOST_CLASSES_DRAWN) {
+            figure.square {
+                (PreEscaped(confusion_map(best, names).to_svg()))
+                figcaption {
+                    "Confusion matrix of " (file_name(best)) " on the test images: of each class (row), "
+                    "the percentage taken for each class (column)."
+                }
+            }
+        }
+    }
+}
+
+/// More classes than this make a matrix that nobody can read.
+const MOST_CLASSES_DRAWN: usize = 30;
+
+fn confusion_map(fitted: &Fitted, names: &[String]) -> HeatMap {
+    let cells = fitted.confusion.counts.iter().map(|row| {
+        let images: u32 = row.iter().sum();
+        let share = |count: &u32| (images > 0).then(|| f64::from(*count) / f64::from(images));
+        row.iter().map(share).collect()
+    });
+    HeatMap {
+        title: format!("confusion matrix of {}", file_name(fitted)),
+        rows: names.to_vec(),
+        columns: names.to_vec(),
+        cells: cells.collect(),
     }
 }
 
@@ -199,4 +259,76 @@ fn loss_chart(metrics: &[MetricsRow]) -> Chart {
             points: points.collect(),
         }],
     }
+}
+
+/// A page with the learning curves of several runs over their cost.
+pub fn comparison(
+    runs: &[RunSummary],
+    results: &[Vec<String>],
+    differences: &[Vec<String>],
+    command: &str,
+) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in runs.iter().flat_map(|run| &run.accuracies) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let chart = |name: &str| {
+        let series = runs.iter().enumerate().map(|(index, run)| Series {
+            name: run.name.clone(),
+            mark: Mark::Line,
+            colour: index % 5,
+            points: run
+                .metrics
+                .iter()
+                .filter_map(|row| {
+                    let (_, accuracy) = row.accuracies.iter().find(|(other, _)| other == name)?;
+                    let macs = row.train_macs as f64 / 1e12;
+                    let text = format!(
+                        "{}: {} at epoch {:.0}",
+                        run.name,
+                        percent(*accuracy),
+                        row.epoch
+                    );
+                    Some((macs, 100.0 * accuracy, text))
+                })
+                .collect(),
+        });
+        Chart {
+            title: format!("validation accuracy of {name} against training cost"),
+            x_label: "train-MACs, 10¹²".into(),
+            y_label: format!("{name}, validation accuracy, %"),
+            series: series.collect(),
+        }
+    };
+    let rows = |rows: &[Vec<String>]| {
+        html! {
+            div.wide {
+                table {
+                    thead { tr { th {} @for run in runs { th { (run.name) } } } }
+                    tbody { @for row in rows { tr { @for cell in row { td { (cell) } } } } }
+                }
+            }
+        }
+    };
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "Runs compared · Oncefit" }
+                style { (PreEscaped(include_str!("report.css"))) }
+            }
+            body {
+                h1 { "Runs compared" }
+                (rows(results))
+                div.charts { @for name in &names { (figure(chart(name), "Over the training's cost, which does not depend on the machine.")) } }
+                @if !differences.is_empty() { h2 { "Where the recipes differ" } (rows(differences)) }
+                p { "Made by " code { (command) } "." }
+            }
+        }
+    };
+    page.into_string()
 }

@@ -13,6 +13,8 @@ pub enum Event<'a> {
         steps: u64,
         /// Steps in an epoch.
         steps_per_epoch: u64,
+        /// Share of the planned train-MACs that is done.
+        work: f64,
     },
     /// A newer checkpoint could not be used and an older one was taken.
     CheckpointSkipped {
@@ -31,7 +33,12 @@ pub enum Event<'a> {
         epochs: u32,
     },
     /// A step is done.
-    Step(StepReport),
+    Step {
+        /// What happened in it.
+        report: StepReport,
+        /// Share of the planned train-MACs that is done.
+        work: f64,
+    },
     /// Subnets were measured on the validation split, by name.
     Evaluated {
         /// Steps done.

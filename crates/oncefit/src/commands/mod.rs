@@ -1,5 +1,6 @@
 //! The commands: each says what it does, does it, and says what it did.
 
+mod compare;
 mod data;
 mod quickstart;
 mod runs;
@@ -8,6 +9,7 @@ mod train;
 
 use std::io::{ErrorKind, Write};
 
+pub use compare::{RunSummary, runs_compare, runs_list};
 pub use data::data_show;
 pub use quickstart::quickstart;
 pub use runs::{evaluate, export, fit, report};

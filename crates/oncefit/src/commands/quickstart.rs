@@ -13,7 +13,7 @@ use crate::cli::QuickstartArgs;
 use crate::error::{Error, Result};
 use crate::fit::{self, FitSettings, Fitted, SearcherKind};
 use crate::format::{count, duration, percent};
-use crate::loaded::LoadedRun;
+use crate::loaded::{LoadedRun, WhichCheckpoint};
 use crate::progress::{Progress, TrainingProgress};
 
 /// Budgets in MACs for one image.
@@ -47,7 +47,7 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     )?;
 
     eprintln!("2. find the best subnet for three budgets, by calibrated validation accuracy");
-    let mut run = LoadedRun::open(&folder)?;
+    let mut run = LoadedRun::open(&folder, WhichCheckpoint::Newest)?;
     let total = (BUDGETS.len() * 2 * args.evaluations) as u64;
     let mut progress = Progress::new("searching", 0, total);
     let mut done = 0;

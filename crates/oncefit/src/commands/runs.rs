@@ -17,7 +17,7 @@ use crate::loaded::LoadedRun;
 use crate::progress::Progress;
 
 pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
-    let mut run = LoadedRun::open(&args.run)?;
+    let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
     let mut subnets: Vec<Subnet> = Vec::new();
     for text in &args.subnet {
         subnets.push(run.space.parse_subnet(text)?);
@@ -45,6 +45,11 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         print_json(&rows);
         return Ok(());
     }
+    if args.classes {
+        for subnet in &subnets {
+            print_classes(&mut run, subnet, split)?;
+        }
+    }
     let cells = rows.iter().map(|row| {
         vec![
             row.subnet.clone(),
@@ -60,6 +65,28 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     ));
     let calibration = run.run.recipe().evaluation.calibration_images;
     print(&format!("each calibrated on {calibration} training images"));
+    Ok(())
+}
+
+/// Prints the confusion matrix of a subnet with the accuracy of each class.
+fn print_classes(run: &mut LoadedRun, subnet: &Subnet, split: Split) -> Result<()> {
+    let confusion = run.confusion(subnet, split)?;
+    let names = run.data.train.class_names();
+    print(&format!(
+        "{}\nimages of each class (row) by what they were taken for (column):",
+        subnet.text()
+    ));
+    let mut header = vec![""];
+    header.extend(names.iter().map(String::as_str));
+    header.push("accuracy");
+    let rows = confusion.counts.iter().zip(confusion.class_accuracies());
+    let cells = rows.zip(names).map(|((row, accuracy), name)| {
+        let mut cells = vec![name.clone()];
+        cells.extend(row.iter().map(u32::to_string));
+        cells.push(accuracy.map_or("–".into(), percent));
+        cells
+    });
+    print(&table(&header, cells));
     Ok(())
 }
 
@@ -81,7 +108,7 @@ impl LimitArgs {
 
 pub fn fit(args: &FitArgs) -> Result<()> {
     let started = Instant::now();
-    let mut run = LoadedRun::open(&args.run)?;
+    let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
     let settings = FitSettings {
         limits: args.limits.limits(),
         searcher: args.searcher,
@@ -110,7 +137,7 @@ pub fn fit(args: &FitArgs) -> Result<()> {
 }
 
 pub fn export(args: &ExportArgs) -> Result<()> {
-    let mut run = LoadedRun::open(&args.run)?;
+    let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
     let subnet = run.space.parse_subnet(&args.subnet)?;
     check_folder(&args.out)?;
     let fitted = fit::export(&mut run, &subnet, &args.out)?;
@@ -119,7 +146,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 }
 
 pub fn report(args: &ReportArgs) -> Result<()> {
-    let run = LoadedRun::open(&args.run)?;
+    let run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
     let path = write_report(&run, &[], &command_line())?;
     print(&format!("report: {path}"));
     Ok(())

@@ -10,7 +10,7 @@ use super::print;
 use crate::cli::ShowArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent, table};
-use crate::loaded::LoadedRun;
+use crate::loaded::{LoadedRun, WhichCheckpoint};
 
 pub fn show(args: &ShowArgs) -> Result<()> {
     let path = Path::new(&args.what);
@@ -112,7 +112,7 @@ fn show_subnet(subnet: &Subnet) -> Result<()> {
 
 fn show_run(folder: &Path, subnet: Option<&str>) -> Result<()> {
     if let Some(text) = subnet {
-        let run = LoadedRun::open(folder)?;
+        let run = LoadedRun::open(folder, WhichCheckpoint::Newest)?;
         return show_subnet(&run.space.parse_subnet(text)?);
     }
     let run = Run::open_to_read(folder)?;

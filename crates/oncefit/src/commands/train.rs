@@ -82,9 +82,16 @@ pub(super) fn train_run(run: &Run, progress: &mut TrainingProgress) -> Result<()
                 count(trainer.train_macs()),
                 duration(started.elapsed().as_secs_f64())
             ));
-            if let Some(row) = run.metrics()?.last() {
+            let rows = run.metrics()?;
+            if let Some(row) = rows.last() {
                 for (name, accuracy) in &row.accuracies {
                     print(&format!("  {name}: {} on validation", percent(*accuracy)));
+                }
+                if row.seconds > 1.05 * started.elapsed().as_secs_f64() {
+                    print(&format!(
+                        "  {} of training with the parts before it was resumed",
+                        duration(row.seconds)
+                    ));
                 }
             }
             print(&format!("run: {}", run.folder().display()));
