@@ -1,7 +1,6 @@
 //! Numbers and tables as people read them.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 /// `1234567` as `1.23 M`.
 pub fn count(value: u64) -> String {
@@ -39,10 +38,16 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Lines above, below and under the header.
+const LINES: TableStyle = TableStyle::new()
+    .top_border(LineStyle::none().fill('─').junction('─'))
+    .header_separator(LineStyle::none().fill('─').junction('─'))
+    .bottom_border(LineStyle::none().fill('─').junction('─'));
+
 /// A table; columns after the first are aligned to the right.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(LINES).set_header(header);
     for row in rows {
         table.add_row(row);
     }

@@ -1,5 +1,6 @@
 //! The program as its users meet it: kills, full disks, typos, and the main job in small.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -136,12 +137,38 @@ fn result(run: &Path) -> (Vec<u8>, Vec<MetricsRow>) {
     )
 }
 
+/// How many epochs a run has logged.
+fn epochs_done(run: &Path) -> usize {
+    let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    log.lines().count()
+}
+
 /// Ten kills at random moments, three of them while a checkpoint is being written; what comes out
 /// at the end is what an undisturbed run gives.
 #[test]
 fn killed_runs_continue_with_the_same_bits() {
-    let folder = folder_with_recipe(&[]);
+    kill_and_resume(&[]);
+}
+
+/// All six phases of progressive shrinking, with its teacher: kills fall into most of them.
+#[test]
+fn killed_progressive_shrinking_continues_with_the_same_bits() {
+    let changes = [
+        (
+            "epochs = 6\nnetworks = 3",
+            "kind = \"progressive\"\nepochs = 6",
+        ),
+        ("every_epochs = 6", "every_epochs = 2"),
+    ];
+    let phases = kill_and_resume(&changes);
+    assert!(phases.len() >= 4, "kills in phases {phases:?}");
+}
+
+/// Trains a recipe with ten kills and without; returns after how many epochs the kills came.
+fn kill_and_resume(changes: &[(&str, &str)]) -> BTreeSet<usize> {
+    let folder = folder_with_recipe(changes);
     let path = folder.path();
+    let mut epochs = BTreeSet::new();
     assert!(start(path, "whole").wait().unwrap().success());
     let whole = result(&path.join("whole"));
 
@@ -160,7 +187,10 @@ fn killed_runs_continue_with_the_same_bits() {
         let wait = Duration::from_millis(150 + draws.below(250) as u64);
         let wants_inside = kills_inside < 3 && tries % 2 == 0;
         loop {
-            let is_time = started.elapsed() > wait && (!wants_inside || unfinished(&run));
+            // The kills are spread over the six epochs.
+            let is_time = started.elapsed() > wait
+                && 10 * epochs_done(&run) >= 6 * kills
+                && (!wants_inside || unfinished(&run));
             if is_time || child.try_wait().unwrap().is_some() {
                 break;
             }
@@ -180,11 +210,13 @@ fn killed_runs_continue_with_the_same_bits() {
         }
         kills += 1;
         kills_inside += i32::from(wants_inside);
+        epochs.insert(epochs_done(&run));
     }
     assert_eq!(kills_inside, 3);
     assert!(start(path, "killed").wait().unwrap().success());
     assert!(whole == result(&run));
     assert!(!unfinished(&run), "nothing unfinished is left");
+    epochs
 }
 
 #[test]
@@ -314,6 +346,126 @@ fn bad_requests_are_answered_clearly() {
         said.contains("nowhere") && said.contains("dataset-fashion-mnist"),
         "{said}"
     );
+}
+
+/// A family that nobody but its user knows: two stages, elastic width of the stem, no kernels.
+const OWN_FAMILY: &str = r#"
+space own(channels = 1, classes = 10)
+
+define block(out, stride) {
+  decide ratio in (2, 3)
+  residual {
+    expand: seq { conv(in * ratio); batch_norm; relu6 }
+    depthwise: seq { depthwise(3, stride = stride); batch_norm; relu6 }
+    project: seq { conv(out); batch_norm }
+  }
+}
+
+input(28, 28, channels)
+decide width in (8, 12)
+stem: seq { conv(width, kernel = 3, stride = 2); batch_norm; relu6 }
+low: repeat blocks in (1, 2) as i { block(16, if i == 0 then 2 else 1) }
+high: repeat blocks in (1, 2) as i { block(24, if i == 0 then 2 else 1) }
+global_average_pool
+linear(classes)
+"#;
+
+#[test]
+fn a_users_own_family_is_trained_fitted_and_exported() {
+    let folder = folder_with_recipe(&[
+        ("family = \"fm-nano\"", "file = \"own.space\""),
+        ("epochs = 6", "epochs = 2"),
+    ]);
+    let path = folder.path();
+    fs::write(path.join("own.space"), OWN_FAMILY).unwrap();
+    succeed(path, &["train", "small.toml"]);
+    let said = succeed(
+        path,
+        &[
+            "fit",
+            "runs/small",
+            "--max-macs",
+            "160k",
+            "--evaluations",
+            "8",
+        ],
+    );
+    assert!(said.contains("width=") && said.contains("ratio="), "{said}");
+    let said = succeed(path, &["show", "model.onnx"]);
+    assert!(said.contains("own ("), "{said}");
+    let said = succeed(path, &["evaluate", "runs/small", "--classes"]);
+    assert!(
+        said.contains("Ankle boot") && said.contains("accuracy"),
+        "{said}"
+    );
+    let said = succeed(path, &["evaluate", "runs/small", "--checkpoint", "best"]);
+    assert!(said.contains("width=12"), "{said}");
+    // Weights of one family are no weights of another.
+    let recipe = fs::read_to_string(path.join("runs/small/recipe.toml")).unwrap();
+    let other = replace_line(&recipe, "file = ", "family = \"fm-nano\"");
+    fs::write(path.join("runs/small/recipe.toml"), other).unwrap();
+    let said = fail(path, &["evaluate", "runs/small"], 1);
+    assert!(
+        said.contains("checkpoint") && said.contains("this space needs"),
+        "{said}"
+    );
+}
+
+/// The text with the line that begins with `start` replaced.
+fn replace_line(text: &str, start: &str, line: &str) -> String {
+    let lines = text.lines();
+    let replaced: Vec<&str> = lines
+        .map(|old| if old.starts_with(start) { line } else { old })
+        .collect();
+    replaced.join("\n")
+}
+
+#[test]
+fn runs_are_listed_and_compared() {
+    let folder = folder_with_recipe(&[
+        ("epochs = 6\nnetworks", "epochs = 1\nnetworks"),
+        ("every_epochs = 6", "every_epochs = 1"),
+    ]);
+    let path = folder.path();
+    succeed(path, &["train", "small.toml", "--out", "runs/first"]);
+    let text = fs::read_to_string(path.join("small.toml")).unwrap();
+    fs::write(
+        path.join("small.toml"),
+        format!("{text}[optimiser]\nkind = \"adamw\"\nlearning_rate = 0.002\n"),
+    )
+    .unwrap();
+    succeed(path, &["train", "small.toml", "--out", "runs/second"]);
+    let said = succeed(path, &["runs", "list"]);
+    assert!(
+        said.contains("runs/first") && said.contains("1 epochs"),
+        "{said}"
+    );
+    let said = succeed(
+        path,
+        &[
+            "runs",
+            "compare",
+            "runs/first",
+            "runs/second",
+            "--html",
+            "page.html",
+        ],
+    );
+    assert!(
+        said.contains("optimiser.kind") && said.contains("adamw") && !said.contains("seed"),
+        "{said}"
+    );
+    let page = fs::read_to_string(path.join("page.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("optimiser.learning_rate"));
+    fs::write(path.join("runs/second/metrics.jsonl"), "nonsense\n").unwrap();
+    let said = succeed(path, &["runs", "list"]);
+    assert!(
+        said.contains("runs/first") && said.contains("line 1 is no row"),
+        "{said}"
+    );
+    let said = fail(path, &["runs", "compare", "runs/first", "nowhere"], 1);
+    assert!(said.contains("nowhere"), "{said}");
+    fail(path, &["runs", "compare", "runs/first"], 2);
 }
 
 #[test]
