@@ -1,45 +1,125 @@
-//! Random changes to training images: padded crop, mirror, erased rectangle.
+//! Random changes to training images.
 //!
-//! An image's draws are addressed by (seed, purpose, epoch, index in the data set), so they do not
-//! depend on the batch it is in. Every part draws whether it is on or off, so that switching one
-//! on leaves what the parts before it draw as it was.
+//! ```text
+//! random resized crop or padded crop → mirror → AutoAugment → colour jitter → erased rectangle
+//! ```
+//!
+//! and, on the finished batch, mixup or cutmix. An image's draws are addressed by (seed, purpose,
+//! epoch, index in the data set), so they do not depend on the batch it is in. Every part draws
+//! whether it is on or off, or has draws of its own, so that switching one on leaves what the other
+//! parts draw as it was.
+
+mod auto_augment;
+mod colour;
+mod geometry;
+mod mix;
 
 use oncefit_random::Draws;
 use serde::{Deserialize, Serialize};
 
+pub use self::auto_augment::AutoAugmentPolicy;
+use self::colour::Jitter;
+use self::geometry::{Outside, Rectangle, crop, mirror};
+pub(crate) use self::mix::mix;
 use crate::dataset::ImageShape;
 use crate::error::{DataError, Result};
 
 /// Which changes are made; the default is none.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Augmentation {
-    /// Zero (black) pixels added on each side before a crop of the old size at a random place; 0
-    /// is off.
+    /// Pixels added on each side before a crop of the old size at a random place; 0 is off.
     pub crop_padding: usize,
+    /// Whether those pixels are the image mirrored at its border, instead of black.
+    pub reflect_padding: bool,
+    /// Smallest share of the area that a random resized crop (Szegedy et al. 2015) leaves, 0.08 in
+    /// the papers: a crop of this to all of the area, of an aspect between ¾ and 4/3, is enlarged to
+    /// the size of the image; 0 is off.
+    pub resized_crop: f32,
     /// Whether an image is mirrored with probability ½.
     pub horizontal_flip: bool,
+    /// A learnt policy of changes (Cubuk et al. 2019).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_augment: Option<AutoAugmentPolicy>,
+    /// Largest change of brightness: a factor of 1 − this to 1 + this; 0 is off.
+    pub brightness: f32,
+    /// Largest change of contrast, alike.
+    pub contrast: f32,
+    /// Largest change of saturation, alike.
+    pub saturation: f32,
+    /// Largest turn of the hue, as a share of the colour circle, up to ½; 0 is off.
+    pub hue: f32,
     /// Probability that a rectangle is erased (Zhong et al. 2020, algorithm 1, with their 2 to 40 %
     /// of the area and aspect 0.3 to 1/0.3), filled with each channel's mean; 0 is off.
     pub random_erasing: f32,
+    /// α of mixup (Zhang et al. 2018); 0 is off.
+    pub mixup: f32,
+    /// α of cutmix (Yun et al. 2019); 0 is off. With both, each batch draws one of them.
+    pub cutmix: f32,
 }
 
 const ERASED_AREA: (f64, f64) = (0.02, 0.4);
 const ERASED_ASPECT: (f64, f64) = (0.3, 1.0 / 0.3);
-/// The paper tries until a rectangle fits, which may never end on images of a few pixels.
-const ERASING_ATTEMPTS: usize = 10;
+const CROP_ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+
+/// Where an image's draws are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address {
+    pub seed: u64,
+    pub purpose: &'static str,
+    pub epoch: u64,
+    pub index: u64,
+}
+
+impl Address {
+    fn draws(&self) -> Draws {
+        Draws::new(self.seed, self.purpose, self.epoch, self.index)
+    }
+
+    /// Draws of a part's own.
+    fn draws_of(&self, part: &str) -> Draws {
+        let purpose = format!("{}, {part}", self.purpose);
+        Draws::new(self.seed, &purpose, self.epoch, self.index)
+    }
+}
+
+impl Default for Augmentation {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
 
 impl Augmentation {
-    /// True if images stay as they are.
+    /// No change.
+    pub const NONE: Self = Self {
+        crop_padding: 0,
+        reflect_padding: false,
+        resized_crop: 0.0,
+        horizontal_flip: false,
+        auto_augment: None,
+        brightness: 0.0,
+        contrast: 0.0,
+        saturation: 0.0,
+        hue: 0.0,
+        random_erasing: 0.0,
+        mixup: 0.0,
+        cutmix: 0.0,
+    };
+
+    /// True if images stay as they are (but for mixing, which belongs to batches).
     pub fn is_none(&self) -> bool {
-        *self == Self::default()
+        Self {
+            mixup: 0.0,
+            cutmix: 0.0,
+            ..*self
+        } == Self::default()
     }
 
     /// Succeeds if the settings are legal for images of `shape`.
     ///
     /// # Errors
-    /// If the padding is not smaller than the image, so that a crop could miss it, or the
-    /// probability is outside 0 to 1.
+    /// If the padding is not smaller than the image, so that a crop could miss it, or a setting is
+    /// outside its range.
     pub fn check(&self, shape: ImageShape) -> Result<()> {
         let side = shape.height.min(shape.width);
         if self.crop_padding >= side {
@@ -49,11 +129,64 @@ impl Augmentation {
                 format!("less than {side}, the shorter side of the images"),
             ));
         }
-        if !(0.0..=1.0).contains(&self.random_erasing) {
-            return Err(DataError::setting(
+        self.check_ranges()
+    }
+
+    /// Succeeds if the settings are legal, whatever the images.
+    ///
+    /// # Errors
+    /// If a setting is outside its range.
+    pub fn check_ranges(&self) -> Result<()> {
+        let settings = [
+            (
                 "augmentation `random_erasing`",
                 self.random_erasing,
+                1.0,
                 "a probability from 0 to 1",
+            ),
+            (
+                "augmentation `resized_crop`",
+                self.resized_crop,
+                1.0,
+                "a share of the area, 0 (off) to 1",
+            ),
+            (
+                "augmentation `brightness`",
+                self.brightness,
+                f32::MAX,
+                "0 (off) or more",
+            ),
+            (
+                "augmentation `contrast`",
+                self.contrast,
+                f32::MAX,
+                "0 (off) or more",
+            ),
+            (
+                "augmentation `saturation`",
+                self.saturation,
+                f32::MAX,
+                "0 (off) or more",
+            ),
+            ("augmentation `hue`", self.hue, 0.5, "0 (off) to 0.5"),
+            ("augmentation `mixup`", self.mixup, 100.0, "0 (off) to 100"),
+            (
+                "augmentation `cutmix`",
+                self.cutmix,
+                100.0,
+                "0 (off) to 100",
+            ),
+        ];
+        for (what, value, most, legal) in settings {
+            if !(0.0..=most).contains(&value) {
+                return Err(DataError::setting(what, value, legal));
+            }
+        }
+        if self.crop_padding > 0 && self.resized_crop > 0.0 {
+            return Err(DataError::setting(
+                "augmentation `resized_crop`",
+                self.resized_crop,
+                "0 beside `crop_padding`: an image is cropped in one way",
             ));
         }
         Ok(())
@@ -65,111 +198,71 @@ impl Augmentation {
         image: &[u8],
         shape: ImageShape,
         fill: &[u8],
-        mut draws: Draws,
+        address: Address,
         out: &mut Vec<u8>,
     ) {
+        let mut draws = address.draws();
         let places = 2 * self.crop_padding + 1;
-        let (top, left) = (draws.below(places), draws.below(places));
+        let place = (draws.below(places), draws.below(places));
         let is_mirrored = draws.chance(0.5) && self.horizontal_flip;
         let is_erased = draws.chance(f64::from(self.random_erasing));
-        crop(image, shape, self.crop_padding, (top, left), out);
+        if self.resized_crop > 0.0 {
+            self.crop_and_enlarge(image, shape, address, out);
+        } else {
+            let outside = match self.reflect_padding {
+                true => Outside::Reflected,
+                false => Outside::Zero,
+            };
+            crop(image, shape, self.crop_padding, outside, place, out);
+        }
         if is_mirrored {
             mirror(shape, out);
         }
-        if is_erased && let Some(rectangle) = Rectangle::draw(shape, &mut draws) {
+        if let Some(policy) = self.auto_augment {
+            policy.apply(out, shape, address.draws_of("AutoAugment"));
+        }
+        let jitter = Jitter {
+            brightness: self.brightness,
+            contrast: self.contrast,
+            saturation: self.saturation,
+            hue: self.hue,
+        };
+        if self.brightness + self.contrast + self.saturation + self.hue > 0.0 {
+            jitter.apply(out, shape.channels, address.draws_of("colour jitter"));
+        }
+        if is_erased && let Some(rectangle) = Rectangle::draw(shape, &mut draws, erased) {
             rectangle.fill(shape, fill, out);
         }
     }
-}
 
-/// Crops at (`top`, `left`) of the image with `padding` zero pixels around it.
-fn crop(
-    image: &[u8],
-    shape: ImageShape,
-    padding: usize,
-    (top, left): (usize, usize),
-    out: &mut Vec<u8>,
-) {
-    out.clear();
-    out.resize(image.len(), 0);
-    let ImageShape {
-        height,
-        width,
-        channels,
-    } = shape;
-    let (from_row, to_row) = overlap(height, padding, top);
-    let (from_column, to_column) = overlap(width, padding, left);
-    let bytes = (to_column - from_column) * channels;
-    for row in from_row..to_row {
-        let source = (row + top - padding) * width + from_column + left - padding;
-        let target = row * width + from_column;
-        out[target * channels..][..bytes].copy_from_slice(&image[source * channels..][..bytes]);
+    fn crop_and_enlarge(
+        &self,
+        image: &[u8],
+        shape: ImageShape,
+        address: Address,
+        out: &mut Vec<u8>,
+    ) {
+        let least = f64::from(self.resized_crop);
+        let draw = |draws: &mut Draws| {
+            let area = least + (1.0 - least) * draws.unit_f64();
+            let (low, high) = (CROP_ASPECT.0.ln(), CROP_ASPECT.1.ln());
+            (area, (low + (high - low) * draws.unit_f64()).exp())
+        };
+        let mut draws = address.draws_of("resized crop");
+        let rectangle = Rectangle::draw(shape, &mut draws, draw).unwrap_or(Rectangle {
+            top: 0,
+            left: 0,
+            height: shape.height,
+            width: shape.width,
+        });
+        rectangle.enlarged(image, shape, out);
     }
 }
 
-/// The range of an axis of the crop that lies on the image.
-fn overlap(extent: usize, padding: usize, start: usize) -> (usize, usize) {
-    (
-        padding.saturating_sub(start),
-        extent.min(extent + padding - start),
-    )
-}
-
-fn mirror(shape: ImageShape, image: &mut [u8]) {
-    let ImageShape {
-        width, channels, ..
-    } = shape;
-    for row in image.chunks_exact_mut(width * channels) {
-        for left in 0..width / 2 {
-            let right = width - 1 - left;
-            for channel in 0..channels {
-                row.swap(left * channels + channel, right * channels + channel);
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Rectangle {
-    top: usize,
-    left: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Rectangle {
-    /// A rectangle of random area and aspect at a random place, or none if none fitted.
-    fn draw(shape: ImageShape, draws: &mut Draws) -> Option<Self> {
-        let pixels = (shape.height * shape.width) as f64;
-        let mut uniform = |(low, high): (f64, f64)| low + (high - low) * draws.unit_f64();
-        let (height, width) = (0..ERASING_ATTEMPTS)
-            .map(|_| {
-                let (area, aspect) = (pixels * uniform(ERASED_AREA), uniform(ERASED_ASPECT));
-                (
-                    (area * aspect).sqrt().round() as usize,
-                    (area / aspect).sqrt().round() as usize,
-                )
-            })
-            .find(|(height, width)| {
-                (1..=shape.height).contains(height) && (1..=shape.width).contains(width)
-            })?;
-        Some(Self {
-            top: draws.below(shape.height - height + 1),
-            left: draws.below(shape.width - width + 1),
-            height,
-            width,
-        })
-    }
-
-    fn fill(&self, shape: ImageShape, value: &[u8], image: &mut [u8]) {
-        for row in self.top..self.top + self.height {
-            let start = (row * shape.width + self.left) * shape.channels;
-            let pixels = &mut image[start..][..self.width * shape.channels];
-            for pixel in pixels.chunks_exact_mut(shape.channels) {
-                pixel.copy_from_slice(value);
-            }
-        }
-    }
+/// Area and aspect of an erased rectangle.
+fn erased(draws: &mut Draws) -> (f64, f64) {
+    let mut uniform = |(low, high): (f64, f64)| low + (high - low) * draws.unit_f64();
+    (uniform(ERASED_AREA), uniform(ERASED_ASPECT))
 }
 
 #[cfg(test)]
@@ -186,7 +279,7 @@ mod tests {
 
     fn cropped(top: usize, left: usize) -> Vec<u8> {
         let mut out = Vec::new();
-        crop(&IMAGE, SHAPE, 1, (top, left), &mut out);
+        crop(&IMAGE, SHAPE, 1, Outside::Zero, (top, left), &mut out);
         out
     }
 
@@ -196,30 +289,15 @@ mod tests {
             &IMAGE,
             SHAPE,
             &[50],
-            Draws::new(1, "test", 0, index),
+            Address {
+                seed: 1,
+                purpose: "test",
+                epoch: 0,
+                index,
+            },
             &mut out,
         );
         out
-    }
-
-    #[test]
-    fn crops_move_the_image_and_pad_with_zero() {
-        assert_eq!(cropped(1, 1), IMAGE);
-        assert_eq!(cropped(0, 0), [0, 0, 0, 0, 1, 2, 0, 4, 5]);
-        assert_eq!(cropped(2, 2), [5, 6, 0, 8, 9, 0, 0, 0, 0]);
-        assert_eq!(cropped(2, 0), [0, 4, 5, 0, 7, 8, 0, 0, 0]);
-    }
-
-    #[test]
-    fn mirroring_keeps_the_channels_of_a_pixel_in_order() {
-        let shape = ImageShape {
-            height: 2,
-            width: 3,
-            channels: 2,
-        };
-        let mut image: Vec<u8> = (0..12).collect();
-        mirror(shape, &mut image);
-        assert_eq!(image, [4, 5, 2, 3, 0, 1, 10, 11, 8, 9, 6, 7]);
     }
 
     #[test]
@@ -227,7 +305,7 @@ mod tests {
         let augmentation = Augmentation {
             crop_padding: 1,
             horizontal_flip: true,
-            random_erasing: 0.0,
+            ..Augmentation::default()
         };
         let found: BTreeSet<Vec<u8>> = (0..400).map(|index| applied(augmentation, index)).collect();
         let mut expected = BTreeSet::new();
@@ -268,31 +346,6 @@ mod tests {
     }
 
     #[test]
-    fn erased_rectangles_have_legal_area_and_place() {
-        let shape = ImageShape {
-            height: 20,
-            width: 30,
-            channels: 1,
-        };
-        let mut areas = Vec::new();
-        for index in 0..500 {
-            let rectangle = Rectangle::draw(shape, &mut Draws::new(3, "test", 0, index)).unwrap();
-            let Rectangle {
-                top,
-                left,
-                height,
-                width,
-            } = rectangle;
-            assert!(top + height <= 20 && left + width <= 30, "{rectangle:?}");
-            areas.push((height * width) as f64 / 600.0);
-        }
-        // Rounding the sides moves the area a little beyond the drawn range.
-        assert!(areas.iter().all(|area| (0.01..0.43).contains(area)));
-        let mean = areas.iter().sum::<f64>() / areas.len() as f64;
-        assert!((0.15..0.25).contains(&mean), "{mean}");
-    }
-
-    #[test]
     fn erasing_fills_with_the_given_value_as_often_as_asked() {
         let erasing = |probability| Augmentation {
             random_erasing: probability,
@@ -317,6 +370,22 @@ mod tests {
 
     #[test]
     fn illegal_settings_are_errors() {
+        let both = Augmentation {
+            crop_padding: 1,
+            resized_crop: 0.5,
+            ..Default::default()
+        };
+        assert!(
+            both.check(SHAPE)
+                .unwrap_err()
+                .to_string()
+                .contains("one way")
+        );
+        let hue = Augmentation {
+            hue: 0.6,
+            ..Default::default()
+        };
+        assert!(hue.check_ranges().unwrap_err().to_string().contains("0.5"));
         let error = |augmentation: Augmentation| augmentation.check(SHAPE).unwrap_err().to_string();
         assert_eq!(
             error(Augmentation {
@@ -331,6 +400,88 @@ mod tests {
                 ..Default::default()
             });
             assert!(text.contains("a probability from 0 to 1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_part_changes_images_and_leaves_the_draws_of_the_others() {
+        let shape = ImageShape {
+            height: 24,
+            width: 24,
+            channels: 3,
+        };
+        let image: Vec<u8> = (0..shape.bytes())
+            .map(|index| (index * 7 % 256) as u8)
+            .collect();
+        let changed = |augmentation: Augmentation, index| {
+            let address = Address {
+                seed: 1,
+                purpose: "test",
+                epoch: 0,
+                index,
+            };
+            let mut out = Vec::new();
+            augmentation.apply(&image, shape, &[1, 2, 3], address, &mut out);
+            out
+        };
+        let none = Augmentation::default();
+        let parts = [
+            Augmentation {
+                resized_crop: 0.3,
+                ..none
+            },
+            Augmentation {
+                auto_augment: Some(AutoAugmentPolicy::Cifar10),
+                ..none
+            },
+            Augmentation {
+                brightness: 0.4,
+                ..none
+            },
+            Augmentation {
+                contrast: 0.4,
+                ..none
+            },
+            Augmentation {
+                saturation: 0.4,
+                ..none
+            },
+            Augmentation { hue: 0.2, ..none },
+            Augmentation {
+                crop_padding: 2,
+                reflect_padding: true,
+                ..none
+            },
+        ];
+        for part in parts {
+            let moved = (0..40)
+                .filter(|index| changed(part, *index) != image)
+                .count();
+            assert!(moved > 20, "{part:?} {moved}");
+            // The erased rectangle is where it is without the part.
+            let erasing = Augmentation {
+                random_erasing: 1.0,
+                ..part
+            };
+            let alone = Augmentation {
+                random_erasing: 1.0,
+                ..none
+            };
+            for index in 0..10 {
+                let places = |image: &[u8]| -> Vec<usize> {
+                    let pixels = image.chunks_exact(3).enumerate();
+                    pixels
+                        .filter(|(_, pixel)| *pixel == [1, 2, 3])
+                        .map(|(place, _)| place)
+                        .collect()
+                };
+                if part.crop_padding == 0 {
+                    assert_eq!(
+                        places(&changed(erasing, index)),
+                        places(&changed(alone, index))
+                    );
+                }
+            }
         }
     }
 }

@@ -1,9 +1,8 @@
 //! Normalised images as a network reads them.
 
-use oncefit_random::Draws;
 use rayon::prelude::*;
 
-use crate::augmentation::Augmentation;
+use crate::augmentation::{Address, Augmentation};
 use crate::dataset::{Dataset, ImageShape};
 use crate::error::Result;
 use crate::normalisation::Normalisation;
@@ -16,6 +15,10 @@ pub struct Batch {
     pub images: Vec<f32>,
     /// Class of each image, N values.
     pub labels: Vec<u32>,
+    /// Classes of what was mixed into each image, N values; empty where nothing was mixed.
+    pub partner_labels: Vec<u32>,
+    /// Share of `labels` in the targets, the rest being that of `partner_labels`.
+    pub label_share: f32,
     /// N, the number of images.
     pub images_count: usize,
     /// H, rows of an image.
@@ -102,6 +105,8 @@ impl<'a> Rendering<'a> {
         batch
             .labels
             .extend(indices.iter().map(|&index| self.dataset.labels()[index]));
+        batch.partner_labels.clear();
+        batch.label_share = 1.0;
         batch.images_count = indices.len();
         (batch.height, batch.width, batch.channels) = (height, width, channels);
         batch
@@ -131,8 +136,13 @@ impl<'a> Rendering<'a> {
             epoch,
         }) = &self.augmenting
         {
-            let draws = Draws::new(*seed, purpose, *epoch, index as u64);
-            augmentation.apply(image, self.dataset.shape(), fill, draws, bytes);
+            let address = Address {
+                seed: *seed,
+                purpose,
+                epoch: *epoch,
+                index: index as u64,
+            };
+            augmentation.apply(image, self.dataset.shape(), fill, address, bytes);
             image = bytes;
         }
         self.resize.apply(image, scratch, out);

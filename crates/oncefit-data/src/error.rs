@@ -105,6 +105,30 @@ pub enum DataError {
         /// How many labels.
         labels: usize,
     },
+    /// An archive that cannot be used.
+    #[error("{file}: {reason}")]
+    Archive {
+        /// The archive, or a file in it.
+        file: PathBuf,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
+    /// A folder or archive of images that is not laid out as one.
+    #[error("{folder}: {reason}")]
+    ImageFolder {
+        /// The folder or archive.
+        folder: PathBuf,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
+    /// A file that is no image.
+    #[error("{file} is no PNG or JPEG image that can be read: {reason}")]
+    Image {
+        /// The file, with its path inside the archive.
+        file: PathBuf,
+        /// What the decoder said.
+        reason: String,
+    },
     /// What was read from a file is no data set.
     #[error("{file}: {source}")]
     InFile {

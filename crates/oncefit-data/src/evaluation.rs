@@ -82,12 +82,6 @@ mod tests {
     use super::*;
     use crate::ImageShape;
 
-    const NONE: Augmentation = Augmentation {
-        crop_padding: 0,
-        horizontal_flip: false,
-        random_erasing: 0.0,
-    };
-
     /// Seven images of 2 x 2 equal pixels with the value of their label.
     fn dataset() -> Dataset {
         let shape = ImageShape {
@@ -117,7 +111,7 @@ mod tests {
             resolution,
             &normalisation(),
             seed,
-            NONE,
+            Augmentation::NONE,
         )
         .unwrap()
     }
@@ -165,7 +159,7 @@ mod tests {
     fn calibration_images_can_be_augmented() {
         let augmentation = Augmentation {
             crop_padding: 1,
-            ..NONE
+            ..Augmentation::NONE
         };
         let batches = |batch_size| {
             let normalisation = normalisation();
@@ -194,9 +188,17 @@ mod tests {
     fn illegal_numbers_are_errors() {
         let dataset = dataset();
         for count in [0, 8] {
-            let error = calibration_batches(&dataset, count, 2, 2, &normalisation(), 0, NONE)
-                .unwrap_err()
-                .to_string();
+            let error = calibration_batches(
+                &dataset,
+                count,
+                2,
+                2,
+                &normalisation(),
+                0,
+                Augmentation::NONE,
+            )
+            .unwrap_err()
+            .to_string();
             assert_eq!(
                 error,
                 format!(

@@ -20,13 +20,16 @@
 //! # Ok::<(), oncefit_data::DataError>(())
 //! ```
 
+mod archive;
 mod augmentation;
 mod batch;
+mod cifar;
 mod dataset;
 mod embedded;
 mod error;
 mod evaluation;
 mod idx;
+mod image_folder;
 mod loader;
 mod normalisation;
 mod prefetch;
@@ -36,7 +39,7 @@ mod source;
 mod split;
 mod summary;
 
-pub use augmentation::Augmentation;
+pub use augmentation::{Augmentation, AutoAugmentPolicy};
 pub use batch::Batch;
 pub use dataset::{Dataset, ImageShape};
 pub use embedded::{EMBEDDED_TEST_PER_CLASS, EMBEDDED_TRAIN_PER_CLASS, embedded, first_per_class};

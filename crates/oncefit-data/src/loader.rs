@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use oncefit_random::Draws;
 
-use crate::augmentation::Augmentation;
+use crate::augmentation::{Augmentation, mix};
 use crate::batch::{Augmenting, Batch, Rendering};
 use crate::dataset::Dataset;
 use crate::error::{DataError, Result, at_least_one};
@@ -14,7 +14,8 @@ use crate::normalisation::Normalisation;
 ///
 /// Step s is batch s mod n of epoch s / n, where n is [`Loader::steps_per_epoch`]. An epoch visits
 /// the images in the order of a shuffle addressed by (seed, "order", epoch, 0); image i is augmented
-/// with draws addressed by (seed, "augmentation", epoch, i). A clone gives the same batches.
+/// with draws addressed by (seed, "augmentation", epoch, i), a batch is mixed with draws addressed
+/// by (seed, "mix", step, 0). A clone gives the same batches.
 #[derive(Clone, Debug)]
 pub struct Loader {
     dataset: Dataset,
@@ -142,6 +143,8 @@ impl Loader {
         Rendering::new(&self.dataset, &self.normalisation, resolution)?
             .augmented(augmenting)
             .fill(&order[place..end], batch);
+        let Augmentation { mixup, cutmix, .. } = self.augmentation;
+        mix(batch, mixup, cutmix, Draws::new(self.seed, "mix", step, 0));
         Ok(())
     }
 }
@@ -155,6 +158,7 @@ mod tests {
         crop_padding: 1,
         horizontal_flip: true,
         random_erasing: 0.5,
+        ..Augmentation::NONE
     };
 
     /// `count` images of 4 x 4 random pixels, labelled by their index.

@@ -106,6 +106,7 @@ mod tests {
             crop_padding: 2,
             horizontal_flip: true,
             random_erasing: 0.3,
+            ..Augmentation::NONE
         };
         let normalisation = Normalisation::of(&dataset).unwrap();
         Loader::new(dataset, 3, 5, augmentation, normalisation, false).unwrap()

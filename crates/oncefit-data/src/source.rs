@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Listing;
+use crate::cifar::{cifar, is_cifar};
 use crate::dataset::Dataset;
 use crate::embedded::embedded;
 use crate::error::{DataError, Result};
 use crate::idx::LabelledFiles;
+use crate::image_folder::image_folder;
 use crate::split::{Split, ValidationSplit};
 
 /// Where the Debian package `dataset-fashion-mnist` puts its files.
@@ -70,7 +73,7 @@ impl LoadedData {
 /// A named source of data.
 ///
 /// As text: `"embedded"`, `{ fashion-mnist = { path = "…" } }`, `{ idx = { train_images = "…", … } }`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataSource {
     /// The Fashion-MNIST subset inside this library: 8,000 training and 2,000 test images.
@@ -94,6 +97,19 @@ pub enum DataSource {
         /// Names of the classes, by label; `"0"`, `"1"`, … up to the largest label if not given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         class_names: Option<Vec<String>>,
+    },
+    /// PNG or JPEG images in folders named like their classes, in a folder or in a `.tar`,
+    /// `.tar.gz` or `.zip` archive of it; or CIFAR-10 or -100 in their binary version, in a folder or
+    /// archive.
+    Images {
+        /// The folder or archive.
+        path: PathBuf,
+        /// Rows and columns that images are brought to; not needed where all have one size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image_size: Option<usize>,
+        /// Share of the images that becomes the test part, where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test_fraction: Option<f64>,
     },
 }
 
@@ -125,6 +141,17 @@ impl DataSource {
                     train.into_dataset("idx/train", names.clone())?,
                     test.into_dataset("idx/test", names)?,
                 )
+            }
+            Self::Images {
+                path,
+                image_size,
+                test_fraction,
+            } => {
+                let listing = Listing::open(path)?;
+                match is_cifar(&listing) {
+                    true => cifar(path, &listing),
+                    false => image_folder(path, &listing, *image_size, *test_fraction),
+                }
             }
         }
     }

@@ -98,6 +98,41 @@ impl Draws {
         radius * (std::f64::consts::TAU * self.unit_f64()).cos()
     }
 
+    /// A gamma number of the given shape and scale 1 (Marsaglia and Tsang 2000).
+    ///
+    /// # Panics
+    /// If `shape` is not above 0.
+    pub fn gamma(&mut self, shape: f64) -> f64 {
+        assert!(shape > 0.0, "the shape of a gamma distribution is above 0");
+        if shape < 1.0 {
+            // A gamma of shape + 1 times a uniform number to the power of 1/shape.
+            let uniform = 1.0 - self.unit_f64();
+            return self.gamma(shape + 1.0) * uniform.powf(1.0 / shape);
+        }
+        let base = shape - 1.0 / 3.0;
+        let spread = 1.0 / (9.0 * base).sqrt();
+        loop {
+            let normal = self.normal();
+            let cube = (1.0 + spread * normal).powi(3);
+            let uniform = 1.0 - self.unit_f64();
+            let accepts = cube > 0.0
+                && uniform.ln() < 0.5 * normal * normal + base * (1.0 - cube + cube.ln());
+            if accepts {
+                return base * cube;
+            }
+        }
+    }
+
+    /// A beta number, in `[0, 1]`.
+    pub fn beta(&mut self, first: f64, second: f64) -> f64 {
+        let (first, second) = (self.gamma(first), self.gamma(second));
+        // Both can be too small for a float; then the mean is as good as any.
+        match first + second > 0.0 {
+            true => first / (first + second),
+            false => 0.5,
+        }
+    }
+
     /// Shuffles `items` uniformly (Fisher–Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -186,5 +221,38 @@ mod tests {
             mean.abs() < 0.015 && (variance - 1.0).abs() < 0.02,
             "{mean} {variance}"
         );
+    }
+
+    #[test]
+    fn gamma_and_beta_have_their_moments() {
+        let count = 20_000;
+        let moments = |draw: &dyn Fn(u64) -> f64| {
+            let values: Vec<f64> = (0..count).map(draw).collect();
+            let mean = values.iter().sum::<f64>() / count as f64;
+            let squares = values.iter().map(|value| (value - mean).powi(2));
+            (mean, squares.sum::<f64>() / count as f64)
+        };
+        for shape in [0.2, 1.0, 3.5] {
+            // Mean and variance of a gamma distribution are its shape.
+            let (mean, variance) =
+                moments(&|index| Draws::new(1, "test gamma", 0, index).gamma(shape));
+            assert!(
+                (mean - shape).abs() < 0.05 * shape + 0.01,
+                "{shape}: {mean}"
+            );
+            assert!(
+                (variance - shape).abs() < 0.1 * shape + 0.01,
+                "{shape}: {variance}"
+            );
+            // β(a, a): mean ½, variance 1 / (4·(2a + 1)).
+            let (mean, variance) =
+                moments(&|index| Draws::new(2, "test beta", 0, index).beta(shape, shape));
+            assert!((mean - 0.5).abs() < 0.01, "{shape}: {mean}");
+            let expected = 0.25 / (2.0 * shape + 1.0);
+            assert!(
+                (variance - expected).abs() < 0.05 * expected,
+                "{shape}: {variance}"
+            );
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The whole way from a source to batches, on the embedded data.
 
+mod image_sources;
+
 use oncefit_data::{
     Augmentation, Batch, DataSource, DatasetSummary, Loader, Normalisation, Prefetch, Split,
     ValidationSplit, calibration_batches, contact_sheet, evaluation_batches,
@@ -9,6 +11,7 @@ const AUGMENTATION: Augmentation = Augmentation {
     crop_padding: 2,
     horizontal_flip: true,
     random_erasing: 0.25,
+    ..Augmentation::NONE
 };
 
 fn split() -> Split {
