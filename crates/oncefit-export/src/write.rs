@@ -186,9 +186,26 @@ impl Writer<'_> {
                 let output = if is_last { OUTPUT } else { path.as_str() };
                 Ok(self.push(node, "Gemm", inputs, vec![integer("transB", 1)], output))
             }
-            Op::AveragePool { .. } | Op::MaxPool { .. } | Op::Dropout { .. } => {
-                Err(fails(node, "this operation has no exported form yet"))
+            Op::AveragePool {
+                kernel,
+                stride,
+                padding,
+                ceil,
+            } => {
+                let mut attributes = window(kernel, stride, padding);
+                attributes.push(integer("ceil_mode", i64::from(ceil)));
+                attributes.push(integer("count_include_pad", 0));
+                Ok(self.push(node, "AveragePool", inputs, attributes, path))
             }
+            Op::MaxPool {
+                kernel,
+                stride,
+                padding,
+            } => {
+                let attributes = window(kernel, stride, padding);
+                Ok(self.push(node, "MaxPool", inputs, attributes, path))
+            }
+            Op::Dropout { .. } => Err(fails(node, "this operation has no exported form yet")),
         }
     }
 
@@ -339,6 +356,15 @@ fn integers(name: &str, values: &[i64]) -> AttributeProto {
         ints: values.to_vec(),
         ..attribute(name, attribute_proto::AttributeType::Ints)
     }
+}
+
+/// The attributes of a pool's window.
+fn window(kernel: usize, stride: usize, padding: usize) -> Vec<AttributeProto> {
+    vec![
+        integers("kernel_shape", &[kernel as i64; 2]),
+        integers("pads", &[padding as i64; 4]),
+        integers("strides", &[stride as i64; 2]),
+    ]
 }
 
 fn float(name: &str, value: f32) -> AttributeProto {

@@ -125,6 +125,8 @@ fn files_of_the_other_families_give_the_networks_logits() {
             "resolution=128:depth=2:kernel=3:expand=4",
         ),
         ("deps-cifar-mobilenet-v3", "smallest"),
+        ("ofa-resnet50d", "smallest"),
+        ("cifar-nano", "smallest"),
     ] {
         let space = Space::builtin(family).unwrap();
         let subnet = space.parse_subnet(text).unwrap();

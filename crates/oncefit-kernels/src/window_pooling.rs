@@ -26,12 +26,24 @@ pub struct PoolWindow {
     pub stride: usize,
     /// Pixels added on each side, at most half the kernel.
     pub padding: usize,
+    /// Whether a last window that reaches beyond the padded image counts; it begins inside the
+    /// image or the padding before it.
+    pub ceil: bool,
 }
 
 impl PoolWindow {
-    /// Number of outputs along an axis of `size` pixels; windows lie wholly in the padded image.
+    /// Number of outputs along an axis of `size` pixels; without `ceil`, windows lie wholly in the
+    /// padded image.
     pub fn outputs(self, size: usize) -> usize {
-        (size + 2 * self.padding + self.stride).saturating_sub(self.kernel) / self.stride
+        let room = (size + 2 * self.padding + self.stride).saturating_sub(self.kernel);
+        if !self.ceil {
+            return room / self.stride;
+        }
+        let outputs = room.div_ceil(self.stride);
+        match outputs.saturating_sub(1) * self.stride >= size + self.padding {
+            true => outputs.saturating_sub(1),
+            false => outputs,
+        }
     }
 
     /// Shape of the output.
@@ -342,26 +354,42 @@ mod tests {
         width: 4,
         channels: 19,
     };
-    const WINDOWS: [PoolWindow; 4] = [
+    const WINDOWS: [PoolWindow; 6] = [
         PoolWindow {
             kernel: 2,
             stride: 2,
             padding: 0,
+            ceil: false,
         },
         PoolWindow {
             kernel: 3,
             stride: 2,
             padding: 1,
+            ceil: false,
         },
         PoolWindow {
             kernel: 3,
             stride: 1,
             padding: 1,
+            ceil: false,
         },
         PoolWindow {
             kernel: 2,
             stride: 1,
             padding: 1,
+            ceil: false,
+        },
+        PoolWindow {
+            kernel: 2,
+            stride: 2,
+            padding: 0,
+            ceil: true,
+        },
+        PoolWindow {
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+            ceil: true,
         },
     ];
 
@@ -446,5 +474,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_last_partial_window_counts_if_asked() {
+        let outputs = |size, kernel, stride, padding, ceil| {
+            let window = PoolWindow {
+                kernel,
+                stride,
+                padding,
+                ceil,
+            };
+            window.outputs(size)
+        };
+        assert_eq!(
+            (outputs(5, 2, 2, 0, false), outputs(5, 2, 2, 0, true)),
+            (2, 3)
+        );
+        assert_eq!(
+            (outputs(4, 2, 2, 0, false), outputs(4, 2, 2, 0, true)),
+            (2, 2)
+        );
+        assert_eq!(
+            (outputs(7, 3, 2, 1, false), outputs(7, 3, 2, 1, true)),
+            (4, 4)
+        );
+        // A window that begins in the trailing padding does not count.
+        assert_eq!(outputs(2, 2, 2, 1, true), 2);
+        assert_eq!(outputs(3, 2, 3, 1, true), 2);
     }
 }

@@ -11,7 +11,7 @@ use oncefit_kernels::{BatchNormGradient, ChannelSums, ConvWeight, InputGradient,
 use crate::error::{NnError, Result};
 use crate::execute::{Executor, Tape, apply_dropout};
 use crate::parameters::{Gradients, Parameters};
-use crate::plan::{Plan, Step, TensorInfo, View};
+use crate::plan::{Plan, PoolKind, Step, TensorInfo, View};
 
 /// The gradient of one stored tensor while it is being made.
 #[derive(Default)]
@@ -263,6 +263,37 @@ impl Pass<'_, '_> {
                     self.settle(sink);
                 }
                 self.release(*out, pooled);
+            }
+            Step::Pool {
+                source,
+                kind,
+                window,
+                out,
+            } => {
+                let Some((gradient, _)) = self.output_gradient(*out) else {
+                    return;
+                };
+                let mut sink = self.sink(*source);
+                if sink.kind != SinkKind::Skip {
+                    let shape = self.tape.source(plan, *source).shape;
+                    let adds = sink.kind == SinkKind::Accumulate;
+                    let cpu = self.executor.cpu;
+                    let input = &mut sink.buffer;
+                    match kind {
+                        PoolKind::Average => kernels::average_pool_backward(
+                            cpu, &gradient, *window, false, shape, input, adds,
+                        ),
+                        PoolKind::Max => {
+                            let winners = &self.tape.winners[index];
+                            kernels::max_pool_backward(
+                                cpu, winners, &gradient, *window, shape, input, adds,
+                            );
+                        }
+                    }
+                    self.convert_in_place(&mut sink);
+                }
+                self.settle(sink);
+                self.release(*out, gradient);
             }
             Step::Add { left, right, out } => {
                 let Some((gradient, _)) = self.output_gradient(*out) else {

@@ -8,7 +8,7 @@ use crate::buffers::BufferPool;
 use crate::calibration::Calibration;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
-use crate::plan::{KernelLink, Plan, Step, View};
+use crate::plan::{KernelLink, Plan, PoolKind, Step, View};
 
 /// Images of a batch: `count × height × width × channels`, channels-last, normalised.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +74,8 @@ pub struct Tape<'a> {
     pub(crate) norms: Vec<AppliedNorm>,
     /// Baked depthwise kernels, by step: one for each link of the chain, the last is used.
     pub(crate) kernels: Vec<Vec<Vec<f32>>>,
+    /// Which pixel won each window of a max-pool, by step.
+    pub(crate) winners: Vec<Vec<u32>>,
     pub(crate) dropout: Option<DropoutDraws>,
     pub(crate) is_training: bool,
     output: usize,
@@ -138,6 +140,7 @@ impl Executor {
             tensors: vec![None; plan.tensors.len()],
             norms: vec![AppliedNorm::default(); plan.norms.len()],
             kernels: vec![Vec::new(); plan.steps.len()],
+            winners: vec![Vec::new(); plan.steps.len()],
             dropout: None,
             is_training: matches!(mode, Mode::Train { .. }),
             output: plan.output,
@@ -271,6 +274,26 @@ impl Executor {
             Step::GlobalAveragePool { source, out } => {
                 let mut output = new_tensor(*out);
                 kernels::global_average_pool(self.cpu, tape.source(plan, *source), &mut output);
+                tape.tensors[*out] = Some(output);
+            }
+            Step::Pool {
+                source,
+                kind,
+                window,
+                out,
+            } => {
+                let mut output = new_tensor(*out);
+                let source = tape.source(plan, *source);
+                match kind {
+                    PoolKind::Average => {
+                        kernels::average_pool(self.cpu, source, *window, false, &mut output);
+                    }
+                    PoolKind::Max => {
+                        let mut winners = vec![0; output.len()];
+                        kernels::max_pool(self.cpu, source, *window, &mut output, &mut winners);
+                        tape.winners[index] = winners;
+                    }
+                }
                 tape.tensors[*out] = Some(output);
             }
             Step::Add { left, right, out } => {

@@ -12,7 +12,7 @@
 //! producer stores. A plan knows the parameters by position; it is cheap to make (microseconds),
 //! so each subnet of a step gets its own.
 
-use oncefit_kernels::Window;
+use oncefit_kernels::{PoolWindow, Window};
 use oncefit_space::{Activation, FeatureShape, Graph, GraphNode, Op};
 
 use crate::error::{NnError, Result};
@@ -98,6 +98,12 @@ pub(crate) enum Step {
         source: View,
         out: usize,
     },
+    Pool {
+        source: View,
+        kind: PoolKind,
+        window: PoolWindow,
+        out: usize,
+    },
     Add {
         left: View,
         right: View,
@@ -118,6 +124,15 @@ pub(crate) enum Step {
         rate: f32,
         out: usize,
     },
+}
+
+/// What a pool makes of a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PoolKind {
+    /// The mean of the pixels inside the image.
+    Average,
+    /// The largest.
+    Max,
 }
 
 /// A graph compiled for execution with given parameters.
@@ -413,8 +428,32 @@ impl Lowering<'_> {
                 });
                 Ok(View::stored(out))
             }
-            other @ (Op::AveragePool { .. } | Op::MaxPool { .. }) => {
-                Err(self.unsupported(node, &format!("{other:?} has no executed form yet")))
+            Op::AveragePool {
+                kernel,
+                stride,
+                padding,
+                ceil,
+            } => {
+                let window = PoolWindow {
+                    kernel: *kernel,
+                    stride: *stride,
+                    padding: *padding,
+                    ceil: *ceil,
+                };
+                Ok(self.window_pool(source, PoolKind::Average, window, node))
+            }
+            Op::MaxPool {
+                kernel,
+                stride,
+                padding,
+            } => {
+                let window = PoolWindow {
+                    kernel: *kernel,
+                    stride: *stride,
+                    padding: *padding,
+                    ceil: false,
+                };
+                Ok(self.window_pool(source, PoolKind::Max, window, node))
             }
         }
     }
@@ -426,6 +465,26 @@ impl Lowering<'_> {
         self.plan
             .steps
             .push(Step::GlobalAveragePool { source, out });
+        View::stored(out)
+    }
+
+    fn window_pool(
+        &mut self,
+        source: View,
+        kind: PoolKind,
+        window: PoolWindow,
+        node: &GraphNode,
+    ) -> View {
+        let source = self.without_gate(source);
+        let out = self.new_tensor(node.shape);
+        let step = self.plan.steps.len();
+        self.read(source, step);
+        self.plan.steps.push(Step::Pool {
+            source,
+            kind,
+            window,
+            out,
+        });
         View::stored(out)
     }
 

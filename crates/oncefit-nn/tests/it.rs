@@ -32,6 +32,58 @@ fn nano() -> Space {
     Space::builtin("fm-nano").unwrap()
 }
 
+/// A small relative of ResNet50D: pools, shortcuts with an average pool, rectifiers after additions,
+/// elastic stage widths, an optional block in the stem.
+fn tiny_resnet() -> Space {
+    let text = r#"
+space tiny-resnet(channels = 2, classes = 10)
+
+define bottleneck(out, stride, changes) {
+  decide expand in (0.5, 0.75)
+  let middle = divisible(round(out * expand), 4)
+  if changes {
+    sum {
+      reduce: seq { conv(middle); batch_norm; relu }
+      spatial: seq { conv(middle, kernel = 3, stride = stride); batch_norm; relu }
+      restore: seq { conv(out); batch_norm }
+    } {
+      shortcut: seq {
+        if stride > 1 { average_pool(stride, stride = stride, ceil = true) }
+        conv(out); batch_norm
+      }
+    }
+  } else {
+    residual {
+      reduce: seq { conv(middle); batch_norm; relu }
+      spatial: seq { conv(middle, kernel = 3, stride = stride); batch_norm; relu }
+      restore: seq { conv(out); batch_norm }
+    }
+  }
+  relu
+}
+
+define stage(channels, stride) {
+  decide width in (0.5, 1.0)
+  let out = divisible(channels * width, 4)
+  block: repeat depth in (1, 2) as i { bottleneck(out, if i == 0 then stride else 1, i == 0) }
+}
+
+decide resolution in (14, 17)
+input(resolution, resolution, channels)
+stem: seq {
+  first: seq { conv(8, kernel = 3, stride = 1); batch_norm; relu }
+  optional second { residual { conv(in, kernel = 3); batch_norm; relu } }
+  max_pool(3, stride = 2, padding = 1)
+}
+stage1: stage(16, 1)
+stage2: stage(24, 2)
+global_average_pool
+dropout(0.1)
+linear(classes)
+"#;
+    Space::parse(text, "tiny-resnet.space").unwrap()
+}
+
 fn some_subnets(space: &Space) -> Vec<Subnet> {
     let mut draws = Draws::new(11, "subnets", 0, 0);
     let mut subnets = vec![space.largest().unwrap(), space.smallest().unwrap()];
@@ -83,9 +135,14 @@ fn add_pass(
 /// Each parameter's gradient against the loss's change along a random direction.
 #[test]
 fn gradients_are_finite_differences_for_every_parameter() {
-    let space = nano();
-    let supernet = supernet(&space);
-    for (index, subnet) in some_subnets(&space).iter().take(4).enumerate() {
+    [nano(), tiny_resnet()]
+        .iter()
+        .for_each(check_gradients_are_finite_differences_for_every_parameter);
+}
+
+fn check_gradients_are_finite_differences_for_every_parameter(space: &Space) {
+    let supernet = supernet(space);
+    for (index, subnet) in some_subnets(space).iter().take(4).enumerate() {
         let data = images(subnet, index as u64);
         let (_, gradients) = pass(&supernet, subnet, &data);
         let total = gradients.norm();
@@ -133,9 +190,9 @@ fn gradients_are_finite_differences_for_every_parameter() {
 
 #[test]
 fn gradients_of_several_networks_are_the_sum_of_their_gradients() {
-    let space = nano();
-    let supernet = supernet(&space);
-    let subnets: Vec<Subnet> = some_subnets(&space)
+    let space = &nano();
+    let supernet = supernet(space);
+    let subnets: Vec<Subnet> = some_subnets(space)
         .into_iter()
         .map(|subnet| space.parse_subnet(&resized(&subnet)).unwrap())
         .collect();
@@ -170,10 +227,15 @@ fn resized(subnet: &Subnet) -> String {
 
 #[test]
 fn extracted_networks_give_the_same_bits() {
-    let space = nano();
-    let supernet = supernet(&space);
+    [nano(), tiny_resnet()]
+        .iter()
+        .for_each(check_extracted_networks_give_the_same_bits);
+}
+
+fn check_extracted_networks_give_the_same_bits(space: &Space) {
+    let supernet = supernet(space);
     let mut executor = Executor::default();
-    for (index, subnet) in some_subnets(&space).iter().enumerate() {
+    for (index, subnet) in some_subnets(space).iter().enumerate() {
         let data = images(subnet, 20 + index as u64);
         let batch = Images {
             data: &data,
@@ -439,9 +501,14 @@ fn optimiser_leaves_absent_parameters_alone() {
 /// What a subnet reads is where its gradient can be other than zero, and nowhere else.
 #[test]
 fn coverage_is_where_gradients_are() {
-    let space = nano();
-    let supernet = supernet(&space);
-    for subnet in some_subnets(&space) {
+    [nano(), tiny_resnet()]
+        .iter()
+        .for_each(check_coverage_is_where_gradients_are);
+}
+
+fn check_coverage_is_where_gradients_are(space: &Space) {
+    let supernet = supernet(space);
+    for subnet in some_subnets(space) {
         let (_, gradients) = pass(&supernet, &subnet, &images(&subnet, 3));
         let mut coverage = Gradients::zeros(&supernet.parameters);
         let plan = supernet.plan(&subnet).unwrap();
@@ -471,15 +538,20 @@ fn coverage_is_where_gradients_are() {
 
 #[test]
 fn training_passes_give_the_same_bits_with_any_number_of_threads() {
-    let space = nano();
-    let supernet = supernet(&space);
+    [nano(), tiny_resnet()]
+        .iter()
+        .for_each(check_training_passes_give_the_same_bits_with_any_number_of_threads);
+}
+
+fn check_training_passes_give_the_same_bits_with_any_number_of_threads(space: &Space) {
+    let supernet = supernet(space);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
             .unwrap();
         pool.install(|| {
-            some_subnets(&space)
+            some_subnets(space)
                 .iter()
                 .map(|subnet| pass(&supernet, subnet, &images(subnet, 2)))
                 .collect::<Vec<_>>()
@@ -518,4 +590,51 @@ fn bad_batches_and_weights_are_errors() {
     supernet.parameters.at_mut(0).shape = vec![8, 3, 3, 2];
     let error = Supernet::with_parameters(&space, supernet.parameters).unwrap_err();
     assert!(error.to_string().contains("needs [8, 3, 3, 1]"), "{error}");
+}
+
+/// Bottlenecks have two permutations of their own, stages one that their shortcuts share: the
+/// full-width function does not change (Once-for-All §3.3 of the brief).
+#[test]
+fn sorting_a_resnet_keeps_its_full_width_function() {
+    let space = tiny_resnet();
+    let mut supernet = supernet(&space);
+    let envelope = space.envelope().unwrap();
+    let subnet = space.largest().unwrap();
+    let data = images(&subnet, 8);
+    let before = supernet.parameters.clone();
+    // Without dropout, whose mask is not permuted.
+    let logits = |supernet: &Supernet| {
+        let plan = supernet.plan(&subnet).unwrap();
+        let batch = Images {
+            data: &data,
+            count: COUNT,
+        };
+        let mode = Mode::BatchStatistics;
+        let mut executor = Executor::default();
+        let tape = executor
+            .forward(&plan, &supernet.parameters, batch, mode)
+            .unwrap();
+        tape.output().to_vec()
+    };
+    let old = logits(&supernet);
+    sort_channels(&mut supernet.parameters, &envelope, Tiers::Global);
+    for (new, old) in logits(&supernet).iter().zip(&old) {
+        assert!((new - old).abs() < 1e-4, "{new} {old}");
+    }
+    let moved = |name: &str| supernet.parameters.get(name).unwrap() != before.get(name).unwrap();
+    let names: Vec<&str> = before
+        .iter()
+        .map(|parameter| parameter.name.as_str())
+        .collect();
+    let of = |part: &str| names.iter().filter(move |name| name.contains(part)).count();
+    assert!(of("spatial") > 0 && of("shortcut") > 0, "{names:?}");
+    for part in [
+        "reduce.conv",
+        "spatial.conv",
+        "restore.conv",
+        "shortcut.conv",
+    ] {
+        let mut weights = names.iter().filter(|name| name.contains(part));
+        assert!(weights.any(|name| moved(name)), "{part}");
+    }
 }

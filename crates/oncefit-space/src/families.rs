@@ -4,8 +4,9 @@ use crate::error::{Result, SpaceError, suggestion};
 use crate::space::Space;
 use crate::value::Value;
 
-const FAMILIES: [(&str, &str); 5] = [
+const FAMILIES: [(&str, &str); 6] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
+    ("cifar-nano", include_str!("../spaces/cifar-nano.space")),
     (
         "ofa-mobilenet-v3",
         include_str!("../spaces/ofa-mobilenet-v3.space"),

@@ -69,7 +69,7 @@ impl<'r> Trainer<'r> {
             data.train.clone(),
             recipe.training.batch_size,
             recipe.seed,
-            recipe.build_augmentation(),
+            recipe.augmentation,
             data.normalisation.clone(),
             true,
         )?;

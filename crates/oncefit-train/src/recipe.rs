@@ -19,8 +19,8 @@ pub use self::phases::{
     DistillationKind, PhaseRecipe, SamplerKind, ScheduleKind, ScheduleRecipe, SortKind,
 };
 pub use self::sections::{
-    AugmentationRecipe, CheckpointRecipe, DataRecipe, DecayKind, EvaluationRecipe, OptimiserKind,
-    OptimiserRecipe, SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
+    CheckpointRecipe, DataRecipe, DecayKind, EvaluationRecipe, OptimiserKind, OptimiserRecipe,
+    SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
 };
 use self::unknown_key::unknown_key;
 use crate::error::{Result, TrainError};
@@ -44,8 +44,9 @@ pub struct Recipe {
     pub optimiser: OptimiserRecipe,
     /// Batches and loss.
     pub training: TrainingRecipe,
-    /// Changes made to training images.
-    pub augmentation: AugmentationRecipe,
+    /// Changes made to training images. Where the section is left out, a crop after 2 pixels of
+    /// padding and mirrors; where it is there, what it says and nothing else.
+    pub augmentation: Augmentation,
     /// How networks are measured while training.
     pub evaluation: EvaluationRecipe,
     /// When the state is saved.
@@ -62,7 +63,11 @@ impl Default for Recipe {
             schedule: ScheduleRecipe::default(),
             optimiser: OptimiserRecipe::default(),
             training: TrainingRecipe::default(),
-            augmentation: AugmentationRecipe::default(),
+            augmentation: Augmentation {
+                crop_padding: 2,
+                horizontal_flip: true,
+                ..Augmentation::NONE
+            },
             evaluation: EvaluationRecipe::default(),
             checkpoint: CheckpointRecipe::default(),
         }
@@ -140,6 +145,9 @@ impl Recipe {
             self.optimiser.validate(),
             self.training.validate(),
             self.evaluation.validate(),
+            self.augmentation
+                .check_ranges()
+                .map_err(|error| Problem(error.to_string())),
         ];
         for section in sections {
             section.map_err(|problem| problem.0)?;
@@ -165,6 +173,11 @@ impl Recipe {
             SourceKind::FashionMnist => DataSource::FashionMnist {
                 path: data.path.clone(),
             },
+            SourceKind::Images => DataSource::Images {
+                path: self.images_path()?,
+                image_size: data.image_size,
+                test_fraction: data.test_fraction,
+            },
             SourceKind::Idx => {
                 let file = |value: &Option<PathBuf>, key: &str| {
                     value.clone().ok_or_else(|| {
@@ -182,6 +195,18 @@ impl Recipe {
                 }
             }
         })
+    }
+
+    /// Where `source = "images"` is: `data.path`, or what the environment says.
+    fn images_path(&self) -> Result<PathBuf> {
+        let named = self.data.path.clone();
+        named
+            .or_else(|| std::env::var_os(DATA_VARIABLE).map(PathBuf::from))
+            .ok_or_else(|| {
+                TrainError::Recipe(format!(
+                    "`data.source = \"images\"` needs `data.path`, a folder or archive, or the environment variable {DATA_VARIABLE}"
+                ))
+            })
     }
 
     /// The space that `[space]` names, for images of `channels` channels and `classes` classes.
@@ -217,15 +242,6 @@ impl Recipe {
             space = space.restrict(name, &values)?;
         }
         Ok(space)
-    }
-
-    /// The augmentation of training images.
-    pub fn build_augmentation(&self) -> Augmentation {
-        Augmentation {
-            crop_padding: self.augmentation.crop_padding,
-            horizontal_flip: self.augmentation.horizontal_flip,
-            random_erasing: self.augmentation.random_erasing,
-        }
     }
 
     /// The schedule, for the space that [`Recipe::build_space`] gives.
@@ -264,6 +280,9 @@ impl Recipe {
         Optimiser::new(layout, rule, recipe.weight_decay, transform_decay)
     }
 }
+
+/// Names the images of a recipe that says `source = "images"` and no path.
+const DATA_VARIABLE: &str = "ONCEFIT_DATA";
 
 /// What is wrong with a key.
 struct Problem(String);

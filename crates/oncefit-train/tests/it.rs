@@ -134,6 +134,10 @@ fn resumable_recipes() -> [Recipe; 3] {
                 "[training]",
                 "[optimiser]\nkind = \"adamw\"\nlearning_rate = 0.003\nclip_norm = 1.0\naverage_decay = 0.9\n[training]\naccumulation = 2",
             ),
+            (
+                "[evaluation]",
+                "[augmentation]\nresized_crop = 0.5\nauto_augment = \"cifar10\"\nmixup = 0.2\ncutmix = 1.0\n[evaluation]",
+            ),
         ]),
     ]
 }

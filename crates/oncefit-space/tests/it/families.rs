@@ -195,3 +195,15 @@ optional second { choice pool { a: max_pool(2) b: max_pool(3) } half() }
     let magnitude = super::parse(text).log10_count().unwrap();
     assert!((magnitude - 68.188).abs() < 5e-4, "{magnitude}");
 }
+
+#[test]
+fn cifar_nano_is_small_enough_for_a_laptop() {
+    let space = family("cifar-nano");
+    assert_eq!(
+        space.count().unwrap().to_string(),
+        (3 * 42 * 258 * 258).to_string()
+    );
+    let largest = space.largest().unwrap();
+    assert_eq!(largest.graph().macs(), 10_849_280);
+    assert!(largest.graph().macs() < 12_000_000);
+}

@@ -17,6 +17,10 @@ use crate::schedule::{Aggregation, Distance, Lesson, Phase, StepNetwork};
 struct Part<'b> {
     images: Images<'b>,
     labels: &'b [u32],
+    /// Labels of what was mixed into the images; empty where nothing was.
+    partner_labels: &'b [u32],
+    /// Share of `labels` in the targets.
+    label_share: f32,
     /// Its share of the batch.
     share: f64,
 }
@@ -34,6 +38,14 @@ struct SoftLabels {
 struct Loss {
     value: f64,
     gradient: Vec<f32>,
+}
+
+impl Loss {
+    fn add(&mut self, other: &Self) {
+        self.value += other.value;
+        let values = self.gradient.iter_mut().zip(&other.gradient);
+        values.for_each(|(value, addend)| *value += addend);
+    }
 }
 
 impl Trainer<'_> {
@@ -212,25 +224,36 @@ impl Trainer<'_> {
                     let distance = Distance::CrossEntropy { temperature };
                     let weight = weight * teacher_weight;
                     let taught = soft_loss(logits, &soft.teacher, self.classes(), distance, weight);
-                    loss.value += teacher_weight * taught.value;
-                    let addends = &taught.gradient;
-                    let values = loss.gradient.iter_mut().zip(addends);
-                    values.for_each(|(value, addend)| *value += addend);
+                    loss.add(&Loss {
+                        value: teacher_weight * taught.value,
+                        ..taught
+                    });
                 }
                 loss
             }
         }
     }
 
+    /// The loss against the labels; where images were mixed, against both labels by their shares.
     fn label_loss(&self, logits: &[f32], part: Part, weight: f64) -> Loss {
-        let mut gradient = vec![0.0; logits.len()];
-        let target = Target::Labels {
-            labels: part.labels,
-            smoothing: self.run.recipe().training.label_smoothing,
-        };
+        let smoothing = self.run.recipe().training.label_smoothing;
         let classes = self.classes();
-        let value = softmax_cross_entropy(logits, classes, target, &mut gradient, weight as f32);
-        Loss { value, gradient }
+        let against = |labels, share: f32| {
+            let mut gradient = vec![0.0; logits.len()];
+            let target = Target::Labels { labels, smoothing };
+            let weight = weight as f32 * share;
+            let value = softmax_cross_entropy(logits, classes, target, &mut gradient, weight);
+            Loss {
+                value: f64::from(share) * value,
+                gradient,
+            }
+        };
+        if part.partner_labels.is_empty() {
+            return against(part.labels, 1.0);
+        }
+        let mut loss = against(part.labels, part.label_share);
+        loss.add(&against(part.partner_labels, 1.0 - part.label_share));
+        loss
     }
 
     fn classes(&self) -> usize {
@@ -332,15 +355,20 @@ fn soft_loss(
 fn parts_of(batch: &Batch, count: usize) -> impl Iterator<Item = Part<'_>> {
     let size = batch.images_count.div_ceil(count).max(1);
     let values = batch.images.len() / batch.images_count.max(1);
-    let images = batch.images.chunks(size * values);
-    images
-        .zip(batch.labels.chunks(size))
-        .map(move |(data, labels)| Part {
+    (0..batch.images_count).step_by(size).map(move |start| {
+        let end = (start + size).min(batch.images_count);
+        Part {
             images: Images {
-                data,
-                count: labels.len(),
+                data: &batch.images[start * values..end * values],
+                count: end - start,
             },
-            labels,
-            share: labels.len() as f64 / batch.images_count as f64,
-        })
+            labels: &batch.labels[start..end],
+            partner_labels: match batch.partner_labels.is_empty() {
+                true => &[],
+                false => &batch.partner_labels[start..end],
+            },
+            label_share: batch.label_share,
+            share: (end - start) as f64 / batch.images_count as f64,
+        }
+    })
 }

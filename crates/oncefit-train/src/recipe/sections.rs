@@ -17,6 +17,8 @@ pub enum SourceKind {
     FashionMnist,
     /// Four IDX files.
     Idx,
+    /// Image folders, an archive of them, or CIFAR's binary files.
+    Images,
 }
 
 /// `[data]`
@@ -25,7 +27,8 @@ pub enum SourceKind {
 pub struct DataRecipe {
     /// Kind of source.
     pub source: SourceKind,
-    /// Folder of `fashion-mnist`; Debian's package's folder when absent.
+    /// Folder of `fashion-mnist` (Debian's package's folder when absent); folder or archive of
+    /// `images`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// Training images of `idx`.
@@ -43,6 +46,12 @@ pub struct DataRecipe {
     /// Names of the classes of `idx`, in label order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_names: Option<Vec<String>>,
+    /// `images`: rows and columns that they are brought to; not needed where all have one size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
+    /// `images`: share that becomes the test part, where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_fraction: Option<f64>,
     /// How many training images are held out as the validation split, in equal parts per class.
     pub validation: usize,
     /// Seed of that split; apart from `seed`, so that runs share their validation images.
@@ -59,6 +68,8 @@ impl Default for DataRecipe {
             test_images: None,
             test_labels: None,
             class_names: None,
+            image_size: None,
+            test_fraction: None,
             validation: 1000,
             validation_seed: 2_147_483_647,
         }
@@ -348,28 +359,6 @@ impl TrainingRecipe {
             return Err(Problem::new("training", "label_smoothing", value, SHARE));
         }
         Ok(())
-    }
-}
-
-/// `[augmentation]`
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AugmentationRecipe {
-    /// Pixels of zero padding on each side before a random crop.
-    pub crop_padding: usize,
-    /// Whether half of the images are mirrored.
-    pub horizontal_flip: bool,
-    /// Probability that a rectangle is erased.
-    pub random_erasing: f32,
-}
-
-impl Default for AugmentationRecipe {
-    fn default() -> Self {
-        Self {
-            crop_padding: 2,
-            horizontal_flip: true,
-            random_erasing: 0.0,
-        }
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) fn unknown_key(text: &str, file_name: &str, path: &str) -> String {
         "schedule.phases" => field_names::<PhaseRecipe>(),
         "optimiser" => field_names::<OptimiserRecipe>(),
         "training" => field_names::<TrainingRecipe>(),
-        "augmentation" => field_names::<AugmentationRecipe>(),
+        "augmentation" => field_names::<Augmentation>(),
         "evaluation" => field_names::<EvaluationRecipe>(),
         "checkpoint" => field_names::<CheckpointRecipe>(),
         _ => &[],
