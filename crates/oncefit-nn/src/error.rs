@@ -32,6 +32,9 @@ pub enum NnError {
         /// What the graph needs.
         needed: String,
     },
+    /// A file of weights or a name map cannot be used; the text names it.
+    #[error("{0}")]
+    Weights(String),
     /// A batch does not fit the graph's input.
     #[error("{what} has {found} values, but {needed} were expected ({detail})")]
     BatchSize {

@@ -17,6 +17,8 @@ mod calibration;
 mod coverage;
 mod error;
 mod execute;
+mod import;
+mod name_map;
 mod optimiser;
 mod parameters;
 mod plan;
@@ -26,6 +28,8 @@ mod supernet;
 pub use calibration::{Calibration, ChannelStatistics};
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
+pub use import::{ImportSettings, Imported, import_weights};
+pub use name_map::NameMap;
 pub use oncefit_kernels::{
     AlphaDivergence, Cpu, InstructionSet, Target, softmax, softmax_cross_entropy,
 };

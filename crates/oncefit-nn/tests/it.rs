@@ -638,3 +638,170 @@ fn sorting_a_resnet_keeps_its_full_width_function() {
         assert!(weights.any(|name| moved(name)), "{part}");
     }
 }
+
+/// A file in torchvision's layout with the weights of a supernet, and statistics.
+fn torchvision_file(family: &str, supernet: &Supernet) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let map = NameMap::built_in(family).unwrap();
+    let mut file = Vec::new();
+    for parameter in supernet.parameters.iter() {
+        let (path, role) = parameter.name.rsplit_once('.').unwrap();
+        let Some(theirs) = map.theirs(path) else {
+            continue;
+        };
+        if parameter.kind == ParameterKind::KernelTransform {
+            continue;
+        }
+        let (shape, data) = (&parameter.shape, &parameter.data);
+        let at = |index: usize| data[index];
+        let (shape, data) = match parameter.kind {
+            ParameterKind::ConvolutionWeight => {
+                let [out, k, inputs] = [shape[0], shape[1], shape[3]];
+                let values = (0..out * inputs * k * k).map(|index| {
+                    let (o, rest) = (index / (inputs * k * k), index % (inputs * k * k));
+                    at((o * k * k + rest % (k * k)) * inputs + rest / (k * k))
+                });
+                (vec![out, inputs, k, k], values.collect())
+            }
+            ParameterKind::DepthwiseWeight => {
+                let [k, channels] = [shape[0], shape[2]];
+                let values = (0..channels * k * k)
+                    .map(|index| at(index % (k * k) * channels + index / (k * k)));
+                (vec![channels, 1, k, k], values.collect())
+            }
+            _ => (shape.clone(), data.clone()),
+        };
+        if parameter.kind == ParameterKind::NormScale {
+            let count = shape[0];
+            let mean: Vec<f32> = (0..count).map(|index| index as f32 * 0.01).collect();
+            file.push((format!("{theirs}.running_mean"), shape.clone(), mean));
+            file.push((
+                format!("{theirs}.running_var"),
+                shape.clone(),
+                vec![1.5; count],
+            ));
+        }
+        file.push((format!("{theirs}.{role}"), shape, data));
+    }
+    file
+}
+
+fn safetensors_bytes(file: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
+    use safetensors::tensor::{Dtype, TensorView};
+    let bytes: Vec<Vec<u8>> = file
+        .iter()
+        .map(|(_, _, data)| data.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .collect();
+    let views = file.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (
+            name.as_str(),
+            TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap(),
+        )
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+#[test]
+fn torchvisions_layouts_become_supernets() {
+    for family in NameMap::built_in_names() {
+        let space =
+            Space::builtin_with(family, &[("classes", oncefit_space::Value::Int(7))]).unwrap();
+        let original = supernet(&space);
+        let file = torchvision_file(family, &original);
+        let settings = ImportSettings::default();
+        let found = import_weights(&space, &safetensors_bytes(&file), "f", &settings).unwrap();
+        for (found, original) in found.parameters.iter().zip(original.parameters.iter()) {
+            if original.kind == ParameterKind::KernelTransform {
+                let area = found.shape[0] + 1;
+                assert!(found.data.iter().step_by(area).all(|value| *value == 1.0));
+            } else {
+                assert!(found == original, "{family}: {}", original.name);
+            }
+        }
+        assert_eq!(found.unused, Vec::<String>::new());
+        assert!(found.calibration.is_some());
+        // Another number of classes keeps the fresh classifier.
+        let other =
+            Space::builtin_with(family, &[("classes", oncefit_space::Value::Int(5))]).unwrap();
+        let bytes = safetensors_bytes(&file);
+        let error = import_weights(&other, &bytes, "f", &settings)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("fresh classifier") && error.contains("[7"),
+            "{error}"
+        );
+        let settings = ImportSettings {
+            fresh_classifier: true,
+            ..ImportSettings::default()
+        };
+        let found = import_weights(&other, &bytes, "f", &settings).unwrap();
+        assert!(found.fresh.iter().any(|name| name == "linear.weight"));
+        assert_eq!(found.unused.len(), 2);
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_told() {
+    let space = Space::builtin("mobilenet-v2").unwrap();
+    let original = supernet(&space);
+    let file = torchvision_file("mobilenet-v2", &original);
+    let error = |file: &[(String, Vec<usize>, Vec<f32>)], space: &Space| {
+        let bytes = safetensors_bytes(file);
+        import_weights(space, &bytes, "w.safetensors", &ImportSettings::default())
+            .unwrap_err()
+            .to_string()
+    };
+    let other = Space::builtin("resnet50").unwrap();
+    let said = error(&file, &other);
+    assert!(
+        said.contains("`conv1.weight`") && said.contains("another family"),
+        "{said}"
+    );
+    let said = error(&file, &nano());
+    assert!(
+        said.contains("stem.conv.weight") && said.contains("another family"),
+        "{said}"
+    );
+    let mut less = file.clone();
+    less.retain(|(name, ..)| name != "features.3.conv.1.0.weight");
+    let said = error(&less, &space);
+    assert!(
+        said.contains("1 of") && said.contains("features.3.conv.1.0.weight"),
+        "{said}"
+    );
+    let mut wrong = file.clone();
+    wrong[0].2[5] = f32::NAN;
+    let said = error(&wrong, &space);
+    assert!(said.contains("NaN at index 5"), "{said}");
+    let bytes = safetensors_bytes(&file);
+    for length in [0, 7, 1000, bytes.len() - 1] {
+        let settings = ImportSettings::default();
+        let said = import_weights(&space, &bytes[..length], "w.safetensors", &settings);
+        let said = said.unwrap_err().to_string();
+        assert!(
+            said.contains("w.safetensors") && said.contains("cut short"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn our_own_names_are_read_as_they_are() {
+    let space = nano();
+    let original = supernet(&space);
+    let file: Vec<_> = original
+        .parameters
+        .iter()
+        .map(|parameter| {
+            (
+                parameter.name.clone(),
+                parameter.shape.clone(),
+                parameter.data.clone(),
+            )
+        })
+        .collect();
+    let bytes = safetensors_bytes(&file);
+    let found = import_weights(&space, &bytes, "f", &ImportSettings::default()).unwrap();
+    assert_eq!(found.parameters, original.parameters);
+    assert_eq!(found.calibration, None);
+}

@@ -4,7 +4,7 @@ use crate::error::{Result, SpaceError, suggestion};
 use crate::space::Space;
 use crate::value::Value;
 
-const FAMILIES: [(&str, &str); 6] = [
+const FAMILIES: [(&str, &str); 9] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
     ("cifar-nano", include_str!("../spaces/cifar-nano.space")),
     (
@@ -19,6 +19,12 @@ const FAMILIES: [(&str, &str); 6] = [
         "ofa-resnet50d",
         include_str!("../spaces/ofa-resnet50d.space"),
     ),
+    ("mobilenet-v2", include_str!("../spaces/mobilenet-v2.space")),
+    (
+        "mobilenet-v3-large",
+        include_str!("../spaces/mobilenet-v3-large.space"),
+    ),
+    ("resnet50", include_str!("../spaces/resnet50.space")),
     (
         "deps-cifar-mobilenet-v3",
         include_str!("../spaces/deps-cifar-mobilenet-v3.space"),

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use oncefit_data::{Loader, Prefetch};
-use oncefit_nn::{Executor, Gradients, Optimiser, Parameters, Supernet, Tiers, sort_channels};
+use oncefit_nn::{
+    Executor, Gradients, Imported, Optimiser, Parameters, Supernet, Tiers, sort_channels,
+};
 use oncefit_space::Subnet;
 
 pub use self::data::RunData;
@@ -51,6 +53,7 @@ pub struct Trainer<'r> {
     seconds_before: f64,
     recipe_hash: String,
     skipped: Vec<TrainError>,
+    imported: Option<Imported>,
 }
 
 impl<'r> Trainer<'r> {
@@ -73,7 +76,11 @@ impl<'r> Trainer<'r> {
             data.normalisation.clone(),
             true,
         )?;
-        let supernet = Supernet::initialise(&space, recipe.seed)?;
+        // A checkpoint replaces them.
+        let (supernet, imported) = match found {
+            Some(_) => (Supernet::initialise(&space, recipe.seed)?, None),
+            None => recipe.initial_weights(&space)?,
+        };
         let averages = recipe.optimiser.average_decay > 0.0;
         let mut trainer = Self {
             schedule: recipe.build_schedule(&space)?,
@@ -100,6 +107,7 @@ impl<'r> Trainer<'r> {
             seconds_before: 0.0,
             recipe_hash,
             skipped,
+            imported,
             run,
         };
         if let Some(checkpoint) = found {
@@ -168,6 +176,13 @@ impl<'r> Trainer<'r> {
         for error in self.skipped.drain(..) {
             observe(Event::CheckpointSkipped {
                 reason: error.to_string(),
+            });
+        }
+        if let Some(imported) = self.imported.take() {
+            observe(Event::Initialised {
+                loaded: imported.loaded,
+                fresh: &imported.fresh,
+                unused: &imported.unused,
             });
         }
         let workload = self.workload()?;

@@ -11,7 +11,10 @@ mod unknown_key;
 use std::path::{Path, PathBuf};
 
 use oncefit_data::{Augmentation, DataSource};
-use oncefit_nn::{Optimiser, Parameters, TransformDecay, UpdateRule};
+use oncefit_nn::{
+    ImportSettings, Imported, NameMap, Optimiser, Parameters, Supernet, TransformDecay, UpdateRule,
+    import_weights,
+};
 use oncefit_space::{Space, Value};
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +22,8 @@ pub use self::phases::{
     DistillationKind, PhaseRecipe, SamplerKind, ScheduleKind, ScheduleRecipe, SortKind,
 };
 pub use self::sections::{
-    CheckpointRecipe, DataRecipe, DecayKind, EvaluationRecipe, OptimiserKind, OptimiserRecipe,
-    SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
+    CheckpointRecipe, DataRecipe, DecayKind, EvaluationRecipe, InitRecipe, OptimiserKind,
+    OptimiserRecipe, SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
 };
 use self::unknown_key::unknown_key;
 use crate::error::{Result, TrainError};
@@ -38,6 +41,8 @@ pub struct Recipe {
     pub data: DataRecipe,
     /// Which networks.
     pub space: SpaceRecipe,
+    /// Which weights they start from.
+    pub init: InitRecipe,
     /// Which of them run at each step.
     pub schedule: ScheduleRecipe,
     /// How the weights follow the gradients.
@@ -60,6 +65,7 @@ impl Default for Recipe {
             seed: 0,
             data: DataRecipe::default(),
             space: SpaceRecipe::default(),
+            init: InitRecipe::default(),
             schedule: ScheduleRecipe::default(),
             optimiser: OptimiserRecipe::default(),
             training: TrainingRecipe::default(),
@@ -87,6 +93,8 @@ impl Recipe {
         let data = &mut recipe.data;
         for file in [
             &mut recipe.space.file,
+            &mut recipe.init.weights,
+            &mut recipe.init.names,
             &mut data.path,
             &mut data.train_images,
             &mut data.train_labels,
@@ -250,6 +258,38 @@ impl Recipe {
     /// If it names what the space does not have, or has too few epochs for its phases.
     pub fn build_schedule(&self, space: &Space) -> Result<Schedule> {
         self.schedule.build(&self.optimiser, space)
+    }
+
+    /// The weights to start from: drawn, or taken from the file that `[init]` names.
+    ///
+    /// # Errors
+    /// If the file cannot be read or does not hold the weights of the space.
+    pub fn initial_weights(&self, space: &Space) -> Result<(Supernet, Option<Imported>)> {
+        let fresh = Supernet::initialise(space, self.seed)?;
+        let Some(path) = &self.init.weights else {
+            return Ok((fresh, None));
+        };
+        let names = match &self.init.names {
+            Some(file) => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(TrainError::file("read name map", file))?;
+                Some(NameMap::parse(&text, &file.display().to_string())?)
+            }
+            None => None,
+        };
+        let settings = ImportSettings {
+            names,
+            fresh_classifier: self.init.fresh_classifier,
+            seed: self.seed,
+        };
+        let bytes = std::fs::read(path).map_err(TrainError::file("read weights", path))?;
+        let file_name = path.display().to_string();
+        let imported = import_weights(space, &bytes, &file_name, &settings)?;
+        let parameters = imported.parameters.clone();
+        Ok((
+            Supernet::with_parameters(space, parameters)?,
+            Some(imported),
+        ))
     }
 
     /// The optimiser, for parameters laid out like `layout`.

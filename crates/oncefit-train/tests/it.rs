@@ -354,3 +354,28 @@ fn checkpoints_of_another_recipe_are_refused() {
     let error = Trainer::new(&run, &data).err().unwrap().to_string();
     assert!(error.contains("another recipe.toml"), "{error}");
 }
+
+/// Every recipe that is shipped is legal, and its schedule fits its space.
+#[test]
+fn shipped_recipes_are_legal() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut found = 0;
+    for folder in [folder.clone(), folder.join("schedules")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+            {
+                let recipe = Recipe::load(&path).unwrap();
+                let schedule = recipe.build_schedule(&recipe.build_space(3, 10).unwrap());
+                assert_eq!(
+                    schedule.unwrap().epochs(),
+                    u64::from(recipe.schedule.epochs)
+                );
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 10, "{found}");
+}

@@ -126,6 +126,9 @@ pub struct TrainArgs {
     /// Seed, instead of the recipe's
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Safetensors file with weights to start from, instead of the recipe's
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

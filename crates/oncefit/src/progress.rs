@@ -137,6 +137,24 @@ impl TrainingProgress {
                 self.first_work = work;
             }
             Event::CheckpointSkipped { reason } => eprintln!("{reason}; an older one is used"),
+            Event::Initialised {
+                loaded,
+                fresh,
+                unused,
+            } => {
+                let line = format!(
+                    "{loaded} tensors are from the given weights, {} are fresh{}; {} of the file were not needed",
+                    fresh.len(),
+                    fresh
+                        .first()
+                        .map_or(String::new(), |name| format!(" ({name} …)")),
+                    unused.len()
+                );
+                match &self.progress {
+                    Some(progress) => progress.say(&line),
+                    None => eprintln!("{line}"),
+                }
+            }
             Event::Phase {
                 number,
                 of,

@@ -400,6 +400,37 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
     );
     let said = succeed(path, &["evaluate", "runs/small", "--checkpoint", "best"]);
     assert!(said.contains("width=12"), "{said}");
+    // Its weights start another training, with fewer steps; weights of another family do not.
+    let weights = "runs/small/checkpoints/best.safetensors";
+    let said = succeed(
+        path,
+        &[
+            "train",
+            "small.toml",
+            "--init",
+            weights,
+            "--out",
+            "runs/again",
+        ],
+    );
+    assert!(
+        said.contains("tensors are from the given weights, 0 are fresh"),
+        "{said}"
+    );
+    fs::write(
+        path.join("other.toml"),
+        RECIPE.replace(
+            "[space]",
+            &format!("[init]\nweights = \"{weights}\"\n[space]"),
+        ),
+    )
+    .unwrap();
+    let said = fail(path, &["train", "other.toml", "--out", "runs/other"], 1);
+    assert!(
+        said.contains("best.safetensors") && said.contains("it is of another family"),
+        "{said}"
+    );
+    assert!(!path.join("runs/other").exists());
     // Weights of one family are no weights of another.
     let recipe = fs::read_to_string(path.join("runs/small/recipe.toml")).unwrap();
     let other = replace_line(&recipe, "file = ", "family = \"fm-nano\"");

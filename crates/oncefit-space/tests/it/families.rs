@@ -138,9 +138,15 @@ fn shipped_texts_are_read_back_from_their_printed_form() {
         assert_eq!(again.to_text(), text);
         assert_eq!(again.largest().unwrap(), space.largest().unwrap());
         assert_eq!(again.decisions(), space.decisions());
-        let slot = space.decisions().iter().find(|slot| slot.name == "expand");
-        let least = &slot.unwrap().domain.values[..1];
-        let narrow = space.restrict("expand", least).unwrap();
+        let widths = ["expand", "ratio"];
+        let slot = space
+            .decisions()
+            .iter()
+            .find(|slot| widths.contains(&slot.name.as_str()));
+        let slot = slot.unwrap();
+        let narrow = space
+            .restrict(&slot.name, &slot.domain.values[..1])
+            .unwrap();
         let again = Space::parse(&narrow.to_text(), "again").unwrap();
         assert_eq!(again.hash(), narrow.hash());
         assert!(again.count().unwrap() < space.count().unwrap());
@@ -206,4 +212,19 @@ fn cifar_nano_is_small_enough_for_a_laptop() {
     let largest = space.largest().unwrap();
     assert_eq!(largest.graph().macs(), 10_849_280);
     assert!(largest.graph().macs() < 12_000_000);
+}
+
+/// torchvision's own counts: parameters, and 10⁹ operations as its documentation rounds them.
+#[test]
+fn torchvisions_networks_are_the_largest_of_their_families() {
+    for (name, parameters, operations) in [
+        ("mobilenet-v2", 3_504_872, "0.301"),
+        ("mobilenet-v3-large", 5_483_032, "0.217"),
+        ("resnet50", 25_557_032, "4.089"),
+    ] {
+        let largest = family(name).largest().unwrap();
+        assert_eq!(largest.graph().parameters(), parameters, "{name}");
+        let macs = largest.graph().macs() as f64;
+        assert_eq!(format!("{:.3}", macs / 1e9), operations, "{name}");
+    }
 }

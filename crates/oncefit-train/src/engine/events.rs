@@ -21,6 +21,15 @@ pub enum Event<'a> {
         /// Why.
         reason: String,
     },
+    /// Training starts from the weights of a file.
+    Initialised {
+        /// How many tensors were in it.
+        loaded: usize,
+        /// Those that were drawn.
+        fresh: &'a [String],
+        /// Tensors of the file that were not needed.
+        unused: &'a [String],
+    },
     /// A phase of the schedule begins.
     Phase {
         /// Its number, from 1.

@@ -92,6 +92,21 @@ pub struct SpaceRecipe {
     pub fix: BTreeMap<String, Vec<toml::Value>>,
 }
 
+/// `[init]`: weights to start from.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitRecipe {
+    /// A safetensors file: a checkpoint of the same space, or torchvision's weights for a family
+    /// that takes them; without it weights are drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// A file that says what the layers are called in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<PathBuf>,
+    /// Leaves the last linear layer out: for another number of classes.
+    pub fresh_classifier: bool,
+}
+
 /// The rules by which weights follow gradients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

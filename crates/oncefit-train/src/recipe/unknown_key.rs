@@ -13,6 +13,7 @@ pub(super) fn unknown_key(text: &str, file_name: &str, path: &str) -> String {
         "" => field_names::<Recipe>(),
         "data" => field_names::<DataRecipe>(),
         "space" => field_names::<SpaceRecipe>(),
+        "init" => field_names::<InitRecipe>(),
         "schedule" => field_names::<ScheduleRecipe>(),
         "schedule.phases" => field_names::<PhaseRecipe>(),
         "optimiser" => field_names::<OptimiserRecipe>(),

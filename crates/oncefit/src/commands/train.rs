@@ -31,6 +31,13 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     if let Some(seed) = args.seed {
         recipe.seed = seed;
     }
+    if let Some(file) = &args.init {
+        recipe.init.weights = Some(std::path::absolute(file).map_err(|source| Error::File {
+            action: "find",
+            path: file.clone(),
+            source,
+        })?);
+    }
     if args.dry_run {
         return dry_run(&recipe);
     }
@@ -40,7 +47,9 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     }
     // Data and space are tried before a folder is made.
     let data = RunData::load(&recipe)?;
-    recipe.build_space(data.train.channels(), data.train.class_names().len())?;
+    let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
+    recipe.build_schedule(&space)?;
+    recipe.initial_weights(&space)?;
     train_run(
         &Run::create(&folder, &recipe)?,
         &mut TrainingProgress::default(),
