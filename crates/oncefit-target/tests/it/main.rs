@@ -1,0 +1,3 @@
+//! Laws and workflows of targets.
+
+mod costs;
