@@ -89,12 +89,10 @@ pub(crate) fn fuse(graph: &Graph, granularity: Granularity, arriving: Option<Ope
             Op::Add => push(K::Add, 1, 1),
             Op::Multiply => push(K::Multiply, 1, 1),
             Op::Dropout { .. } | Op::Activation(Activation::Identity) => before,
-            Op::BatchNorm { .. } => {
-                match foldable {
-                    Some(operator) => Some(operator),
-                    None => push(K::BatchNorm, 1, 1),
-                }
-            }
+            Op::BatchNorm { .. } => match foldable {
+                Some(operator) => Some(operator),
+                None => push(K::BatchNorm, 1, 1),
+            },
             Op::Activation(activation) => {
                 let operator = before.or_else(|| push(K::Activation, 1, 1));
                 if let Some(operator) = operator {

@@ -1,15 +1,24 @@
 //! Targets: devices as tables of operator times, fast costs of subnets, and accuracy predictors.
 
+mod additive;
 mod coster;
 mod error;
 mod fusion;
+mod nnls;
 mod ofa_table;
 mod operator;
+mod statistics;
 mod table;
 
+pub use additive::{
+    AdditiveModel, FEWEST_NETWORKS, Measurements, NetworkTime, OperatorTime, Validation, fit,
+    validate,
+};
 pub use coster::{Cost, Coster};
 pub use error::{Result, TargetError};
 pub use fusion::{Granularity, operators};
+pub use nnls::LeastSquares;
 pub use ofa_table::{OfaEntry, load_ofa_table, parse_ofa_table};
 pub use operator::{Operator, OperatorKind};
+pub use statistics::{kendall, mean_and_std, median, root_mean_square_error, spearman};
 pub use table::{Estimate, KeyStyle, Latency, OperatorTable, WorkCost};

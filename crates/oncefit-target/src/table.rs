@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, TargetError};
 use crate::fusion::{Granularity, operators};
 use crate::ofa_table;
-use crate::operator::{Operator, OperatorKind};
+use crate::operator::Operator;
 
 /// How a table names its operators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,7 +68,7 @@ pub struct WorkCost {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Estimate {
-    /// By kind ([`OperatorKind::name`]).
+    /// By kind ([`crate::OperatorKind::name`]).
     pub kinds: std::collections::BTreeMap<String, WorkCost>,
 }
 
@@ -261,12 +261,4 @@ impl OperatorTable {
             },
         }
     }
-}
-
-/// Whether estimates by work make sense for a kind; the whole list, for tables of estimates.
-pub(crate) fn estimated_kinds() -> impl Iterator<Item = OperatorKind> {
-    OperatorKind::ALL
-        .into_iter()
-        .map(|(_, kind)| kind)
-        .filter(|kind| *kind != OperatorKind::InvertedResidual)
 }
