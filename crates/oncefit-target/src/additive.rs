@@ -284,9 +284,19 @@ impl Expectation {
             problem.row(&values, 1.0);
         }
         for (column, length) in lengths.iter().enumerate() {
-            // An operator takes about as long inside a network as alone.
+            // An operator takes about as long inside a network as alone: within a factor of some
+            // 1 ± 1/2, where networks scatter by some 5 %.
             let is_factor = column > 0 && (column - 1) % FEATURES == 0;
-            problem.pull(column, if is_factor { *length } else { 0.0 }, 1e-3);
+            match (is_factor, *length > 0.0) {
+                (true, true) => {
+                    problem.pull(
+                        column,
+                        *length,
+                        (0.05f64 / (0.5 * length)).powi(2).max(1e-3),
+                    );
+                }
+                _ => problem.pull(column, 0.0, 1e-3),
+            }
         }
         let found = problem.solve_non_negative();
         let coefficient = |column: usize| match lengths[column] {

@@ -2,13 +2,17 @@
 
 mod additive;
 mod coster;
+mod engine;
 mod error;
 mod fusion;
 mod nnls;
 mod ofa_table;
 mod operator;
+mod probes;
+mod profile;
 mod statistics;
 mod table;
+mod target;
 
 pub use additive::{
     AdditiveModel, FEWEST_NETWORKS, Measurements, NetworkTime, OperatorTime, Validation, fit,
@@ -20,5 +24,7 @@ pub use fusion::{Granularity, operators};
 pub use nnls::LeastSquares;
 pub use ofa_table::{OfaEntry, load_ofa_table, parse_ofa_table};
 pub use operator::{Operator, OperatorKind};
+pub use profile::{ProfileOptions, Progress, profile};
 pub use statistics::{kendall, mean_and_std, median, root_mean_square_error, spearman};
 pub use table::{Estimate, KeyStyle, Latency, OperatorTable, WorkCost};
+pub use target::{Engine, FORMAT, Machine, Measured, OperatorEntry, Target};
