@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Result, TargetError};
-use crate::nnls::LeastSquares;
+use crate::nnls::{LeastSquares, SparseLeastSquares};
 use crate::operator::{Operator, OperatorKind};
 use crate::statistics::{kendall, mean_and_std, median, spearman};
 use crate::table::{Estimate, WorkCost};
@@ -354,28 +354,33 @@ impl Expectation {
         if pull.is_finite() && !known.is_empty() {
             let mean = mean_and_std(&expected).0;
             let numbers: HashMap<&Operator, usize> = known.iter().zip(0..).collect();
-            let mut problem = LeastSquares::new(known.len() + 1);
-            for network in training {
-                let mut row = BTreeMap::from([(known.len(), 1.0 / network.milliseconds)]);
+            let mut columns = vec![Vec::new(); known.len()];
+            let mut constant = Vec::new();
+            for (row, network) in training.iter().enumerate() {
+                let weight = 1.0 / network.milliseconds;
+                let mut counts: BTreeMap<usize, f64> = BTreeMap::new();
                 for operator in &network.operators {
-                    *row.entry(numbers[operator]).or_default() += 1.0 / network.milliseconds;
+                    *counts.entry(numbers[operator]).or_default() += weight;
                 }
-                let row: Vec<(usize, f64)> = row.into_iter().collect();
-                problem.row(&row, 1.0);
+                for (number, value) in counts {
+                    columns[number].push((row, value));
+                }
+                constant.push((row, weight));
             }
+            let mut problem = SparseLeastSquares::new(vec![1.0; training.len()]);
             // An error of all of a network's time weighs as much as operators that are off by
             // their own size, `pull` times.
-            for (index, &expected) in expected.iter().enumerate() {
+            for (column, &expected) in columns.into_iter().zip(&expected) {
                 let size = expected + 0.1 * mean;
                 let weight = if size > 0.0 {
                     pull / (size * size)
                 } else {
                     1.0
                 };
-                problem.pull(index, expected, weight / known.len() as f64);
+                problem.unknown(column, expected, weight / known.len() as f64);
             }
             let size = intercept_ms + mean;
-            problem.pull(known.len(), intercept_ms, pull / (size * size).max(1e-18));
+            problem.unknown(constant, intercept_ms, pull / (size * size).max(1e-18));
             let mut found = problem.solve_non_negative();
             intercept_ms = found.pop().unwrap_or(intercept_ms);
             times = found;

@@ -21,7 +21,7 @@ pub use additive::{
 pub use coster::{Cost, Coster};
 pub use error::{Result, TargetError};
 pub use fusion::{Granularity, operators};
-pub use nnls::LeastSquares;
+pub use nnls::{LeastSquares, SparseLeastSquares};
 pub use ofa_table::{OfaEntry, load_ofa_table, parse_ofa_table};
 pub use operator::{Operator, OperatorKind};
 pub use profile::{ProfileOptions, Progress, profile};

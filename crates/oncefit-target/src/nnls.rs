@@ -218,6 +218,72 @@ impl LeastSquares {
     }
 }
 
+/// A problem with many unknowns, each of which few equations know, and each with a prior: solved
+/// by coordinate descent on the columns, from the priors.
+#[derive(Clone, Debug, Default)]
+pub struct SparseLeastSquares {
+    /// For each unknown: equation and coefficient, prior, and the prior's weight.
+    unknowns: Vec<(Vec<(usize, f64)>, f64, f64)>,
+    targets: Vec<f64>,
+}
+
+impl SparseLeastSquares {
+    /// A problem with the right sides of its equations, without unknowns.
+    pub fn new(targets: Vec<f64>) -> Self {
+        Self {
+            unknowns: Vec::new(),
+            targets,
+        }
+    }
+
+    /// Adds an unknown with its coefficients, `(equation, coefficient)`, each equation at most
+    /// once; adds `weight · (x − prior)²`, prior and weight positive or 0.
+    pub fn unknown(&mut self, coefficients: Vec<(usize, f64)>, prior: f64, weight: f64) {
+        self.unknowns.push((coefficients, prior, weight));
+    }
+
+    /// The non-negative solution, to some nine digits where the weights allow; unknowns that
+    /// nothing determines keep their prior.
+    ///
+    /// # Panics
+    /// If there is no equation of a coefficient's number.
+    pub fn solve_non_negative(&self) -> Vec<f64> {
+        const ROUNDS: usize = 3000;
+        let mut solution: Vec<f64> = self.unknowns.iter().map(|(_, prior, _)| *prior).collect();
+        let mut rest = self.targets.clone();
+        for ((coefficients, ..), value) in self.unknowns.iter().zip(&solution) {
+            for &(equation, coefficient) in coefficients {
+                rest[equation] -= coefficient * value;
+            }
+        }
+        for _ in 0..ROUNDS {
+            let (mut moved, mut largest) = (0.0f64, 0.0f64);
+            for ((coefficients, prior, weight), value) in self.unknowns.iter().zip(&mut solution) {
+                let (mut slope, mut curve) = (weight * (prior - *value), *weight);
+                for &(equation, coefficient) in coefficients {
+                    slope += coefficient * rest[equation];
+                    curve += coefficient * coefficient;
+                }
+                if curve <= 0.0 {
+                    continue;
+                }
+                let new = (*value + slope / curve).max(0.0);
+                let step = new - *value;
+                *value = new;
+                for &(equation, coefficient) in coefficients {
+                    rest[equation] -= coefficient * step;
+                }
+                moved = moved.max(step.abs() * curve.sqrt());
+                largest = largest.max(new * curve.sqrt());
+            }
+            if moved <= 1e-9 * largest {
+                break;
+            }
+        }
+        solution
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +348,37 @@ mod tests {
         assert!((found[0] + found[1] - 2.0).abs() < 1e-9);
         assert_eq!(found[2], 0.0);
         assert!(LeastSquares::new(0).solve_non_negative().is_empty());
+    }
+
+    #[test]
+    fn sparse_and_dense_problems_have_the_same_solution() {
+        let mut draws = Draws::new(2, "nnls", 0, 0);
+        let (rows, size) = (12, 30);
+        let mut dense = LeastSquares::new(size);
+        let targets: Vec<f64> = (0..rows).map(|_| draws.normal()).collect();
+        let mut columns = vec![Vec::new(); size];
+        for (row, target) in targets.iter().enumerate() {
+            let mut values = Vec::new();
+            for (index, column) in columns.iter_mut().enumerate() {
+                if draws.chance(0.3) {
+                    let value = draws.unit_f64();
+                    values.push((index, value));
+                    column.push((row, value));
+                }
+            }
+            dense.row(&values, *target);
+        }
+        let mut sparse = SparseLeastSquares::new(targets);
+        for (index, column) in columns.into_iter().enumerate() {
+            let prior = draws.unit_f64();
+            dense.pull(index, prior, 0.1);
+            sparse.unknown(column, prior, 0.1);
+        }
+        let dense = dense.solve_non_negative();
+        for (sparse, dense) in sparse.solve_non_negative().iter().zip(&dense) {
+            assert!((sparse - dense).abs() < 1e-7, "{sparse} {dense}");
+        }
+        assert!(dense.contains(&0.0));
     }
 
     #[test]

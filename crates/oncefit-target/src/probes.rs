@@ -42,7 +42,19 @@ impl Prober {
         for _ in 0..TRIES {
             let mut draws = Draws::new(self.seed, "probes", self.drawn, 0);
             self.drawn += 1;
-            let subnet = self.supernet.space.sample(&mut draws)?;
+            // Every decision uniform makes networks of middling size, while searches look at all
+            // sizes: so every second one is drawn around a size of its own.
+            let size = self.drawn.is_multiple_of(2).then(|| draws.unit_f64());
+            let subnet = self.supernet.space.build(&mut |slot| {
+                let count = slot.domain.values.len();
+                match size {
+                    Some(size) if slot.domain.ordered => {
+                        let position = size + 0.8 * (draws.unit_f64() - 0.5);
+                        ((position * count as f64) as usize).min(count - 1)
+                    }
+                    _ => draws.below(count),
+                }
+            })?;
             if self.seen.insert(subnet.text()) {
                 return Ok(Some(subnet));
             }
