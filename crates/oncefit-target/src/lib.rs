@@ -8,6 +8,7 @@ mod fusion;
 mod nnls;
 mod ofa_table;
 mod operator;
+mod probe_files;
 mod probes;
 mod profile;
 mod statistics;
@@ -24,6 +25,10 @@ pub use fusion::{Granularity, operators};
 pub use nnls::{LeastSquares, SparseLeastSquares};
 pub use ofa_table::{OfaEntry, load_ofa_table, parse_ofa_table};
 pub use operator::{Operator, OperatorKind};
+pub use probe_files::{
+    ImportOptions, Manifest, PROBES_FORMAT, Probe, ProbeKind, ProbeOptions, emit_probes,
+    import_timings, load_manifest,
+};
 pub use profile::{ProfileOptions, Progress, profile};
 pub use statistics::{kendall, mean_and_std, median, root_mean_square_error, spearman};
 pub use table::{Estimate, KeyStyle, Latency, OperatorTable, WorkCost};

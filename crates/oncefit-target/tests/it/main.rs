@@ -1,3 +1,5 @@
 //! Laws and workflows of targets.
 
 mod costs;
+mod ofa_tables;
+mod workflows;
