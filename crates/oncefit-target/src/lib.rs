@@ -5,9 +5,11 @@ mod coster;
 mod engine;
 mod error;
 mod fusion;
+mod mlp;
 mod nnls;
 mod ofa_table;
 mod operator;
+mod predictor;
 mod probe_files;
 mod probes;
 mod profile;
@@ -22,9 +24,11 @@ pub use additive::{
 pub use coster::{Cost, Coster};
 pub use error::{Result, TargetError};
 pub use fusion::{Granularity, operators};
+pub use mlp::Codes;
 pub use nnls::{LeastSquares, SparseLeastSquares};
 pub use ofa_table::{OfaEntry, load_ofa_table, parse_ofa_table};
 pub use operator::{Operator, OperatorKind};
+pub use predictor::{CurvePoint, FEWEST_SAMPLES, Predictor, PredictorOptions, Quality, Sample};
 pub use probe_files::{
     ImportOptions, Manifest, PROBES_FORMAT, Probe, ProbeKind, ProbeOptions, emit_probes,
     import_timings, load_manifest,

@@ -2,4 +2,5 @@
 
 mod costs;
 mod ofa_tables;
+mod predictors;
 mod workflows;
