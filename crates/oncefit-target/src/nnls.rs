@@ -74,8 +74,7 @@ impl LeastSquares {
                 .max_by(|left, right| left.1.total_cmp(&right.1));
             let Some((index, slope)) = best else { break };
             let scale = self.matrix[index * self.size + index].sqrt() * self.scale();
-            // The negation stops at NaN too.
-            if !(slope > 1e-11 * scale) {
+            if slope.is_nan() || slope <= 1e-11 * scale {
                 break;
             }
             passive.push(index);
@@ -222,9 +221,17 @@ impl LeastSquares {
 /// by coordinate descent on the columns, from the priors.
 #[derive(Clone, Debug, Default)]
 pub struct SparseLeastSquares {
-    /// For each unknown: equation and coefficient, prior, and the prior's weight.
-    unknowns: Vec<(Vec<(usize, f64)>, f64, f64)>,
+    unknowns: Vec<Unknown>,
     targets: Vec<f64>,
+}
+
+#[derive(Clone, Debug)]
+struct Unknown {
+    /// Equation and coefficient.
+    coefficients: Vec<(usize, f64)>,
+    prior: f64,
+    /// Of the prior.
+    weight: f64,
 }
 
 impl SparseLeastSquares {
@@ -239,7 +246,11 @@ impl SparseLeastSquares {
     /// Adds an unknown with its coefficients, `(equation, coefficient)`, each equation at most
     /// once; adds `weight · (x − prior)²`, prior and weight positive or 0.
     pub fn unknown(&mut self, coefficients: Vec<(usize, f64)>, prior: f64, weight: f64) {
-        self.unknowns.push((coefficients, prior, weight));
+        self.unknowns.push(Unknown {
+            coefficients,
+            prior,
+            weight,
+        });
     }
 
     /// The non-negative solution, to some nine digits where the weights allow; unknowns that
@@ -249,16 +260,21 @@ impl SparseLeastSquares {
     /// If there is no equation of a coefficient's number.
     pub fn solve_non_negative(&self) -> Vec<f64> {
         const ROUNDS: usize = 3000;
-        let mut solution: Vec<f64> = self.unknowns.iter().map(|(_, prior, _)| *prior).collect();
+        let mut solution: Vec<f64> = self.unknowns.iter().map(|unknown| unknown.prior).collect();
         let mut rest = self.targets.clone();
-        for ((coefficients, ..), value) in self.unknowns.iter().zip(&solution) {
-            for &(equation, coefficient) in coefficients {
+        for (unknown, value) in self.unknowns.iter().zip(&solution) {
+            for &(equation, coefficient) in &unknown.coefficients {
                 rest[equation] -= coefficient * value;
             }
         }
         for _ in 0..ROUNDS {
             let (mut moved, mut largest) = (0.0f64, 0.0f64);
-            for ((coefficients, prior, weight), value) in self.unknowns.iter().zip(&mut solution) {
+            for (unknown, value) in self.unknowns.iter().zip(&mut solution) {
+                let Unknown {
+                    coefficients,
+                    prior,
+                    weight,
+                } = unknown;
                 let (mut slope, mut curve) = (weight * (prior - *value), *weight);
                 for &(equation, coefficient) in coefficients {
                     slope += coefficient * rest[equation];
