@@ -46,7 +46,23 @@ pub fn onnx_bytes(network: &Network, metadata: &Metadata) -> Result<Vec<u8>> {
             Some(input.width),
         ],
     )];
-    graph.output = vec![value_info(OUTPUT, &[None, Some(output.channels)])];
+    // Networks end in a linear layer; probes of single operators may end in a feature map.
+    let is_flat = matches!(
+        network.graph.nodes.last().map(|node| node.op),
+        Some(Op::Linear { .. })
+    );
+    graph.output = vec![match writer.names.last() {
+        Some(name) if !is_flat => value_info(
+            name,
+            &[
+                None,
+                Some(output.channels),
+                Some(output.height),
+                Some(output.width),
+            ],
+        ),
+        _ => value_info(OUTPUT, &[None, Some(output.channels)]),
+    }];
     let model = ModelProto {
         ir_version: Some(IR_VERSION),
         opset_import: vec![OperatorSetIdProto {

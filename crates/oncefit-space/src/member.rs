@@ -36,6 +36,51 @@ pub(crate) fn build(
     ))
 }
 
+/// What some steps make of what arrives.
+pub(crate) struct Piece {
+    pub graph: Graph,
+    /// The value of every variable, where it has one.
+    pub variables: Vec<Value>,
+}
+
+/// Runs some steps of a program on a tensor and variables that arrive.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_piece<'p>(
+    program: &'p Program,
+    source: &'p Source,
+    choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
+    steps: &'p [Step],
+    shape: Option<FeatureShape>,
+    variables: &[(usize, Value)],
+) -> Result<Piece> {
+    let arriving = shape.map(|shape| GraphNode {
+        path: String::new(),
+        op: Op::Input,
+        inputs: Vec::new(),
+        shape,
+    });
+    let mut walk = Walk {
+        program,
+        source,
+        choose,
+        chosen: vec![None; program.slots.len()],
+        variables: vec![Value::Bool(false); program.variables],
+        choices: Vec::new(),
+        nodes: arriving.into_iter().collect(),
+        current: 0,
+    };
+    for (variable, value) in variables {
+        walk.variables[*variable] = value.clone();
+    }
+    steps.iter().try_for_each(|step| walk.step(step))?;
+    Ok(Piece {
+        graph: Graph { nodes: walk.nodes },
+        variables: walk.variables,
+    })
+}
+
 struct Walk<'p, 'c> {
     program: &'p Program,
     source: &'p Source,

@@ -13,7 +13,7 @@ use crate::member;
 use crate::parser::parse;
 use crate::program::Program;
 use crate::trace::{Subnet, Trace};
-use crate::tree::Tree;
+use crate::tree::{Source, Tree};
 use crate::value::{DecisionSlot, Value};
 
 /// A search space. Cheap to clone; serialised as its text.
@@ -113,6 +113,10 @@ impl Space {
 
     pub(crate) fn program(&self) -> &Program {
         &self.inner.program
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.inner.tree.source
     }
 
     /// The number of the decision at a path.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use num_bigint::BigUint;
 use oncefit_random::Draws;
-use oncefit_space::{Graph, Space, Subnet, Trace, Value};
+use oncefit_space::{DecisionSlot, Graph, SegmentState, Space, Subnet, Trace, Value};
 use proptest::prelude::*;
 
 use super::enumerate;
@@ -86,6 +86,51 @@ proptest! {
         let mut draws = Draws::new(seed, "test", 0, 0);
         let subnet = space.sample_uniform(&mut draws).unwrap();
         prop_assert_eq!(&space.unrank(&space.rank(&subnet).unwrap()).unwrap(), &subnet);
+    }
+
+    #[test]
+    fn segments_run_one_after_the_other_are_the_network((text, space) in space(), seed: u64) {
+        let mut draws = Draws::new(seed, "test", 0, 0);
+        let segments = space.segments();
+        let indices: Vec<usize> = space
+            .decisions()
+            .iter()
+            .map(|slot| draws.below(slot.domain.values.len()))
+            .collect();
+        let position = |slot: &DecisionSlot| {
+            space.decisions().iter().position(|other| other == slot).unwrap()
+        };
+        let subnet = space.build(&mut |slot| indices[position(slot)]).unwrap();
+        let mut state = SegmentState::default();
+        let (mut ops, mut macs, mut parameters, mut peak) = (Vec::new(), 0, 0, 0);
+        let mut active = HashSet::new();
+        for (number, segment) in segments.list().iter().enumerate() {
+            if !segment.guards.iter().all(|guard| guard.allowed[indices[guard.slot]]) {
+                continue;
+            }
+            active.extend(segment.control);
+            let skipped = usize::from(state.shape.is_some());
+            let outcome = segments.run(number, &state, &indices).unwrap();
+            prop_assert!(outcome.active.iter().all(|slot| segment.slots.contains(slot)));
+            active.extend(outcome.active);
+            ops.extend(outcome.graph.nodes[skipped..].iter().map(|node| (node.op, node.shape)));
+            macs += outcome.graph.macs();
+            parameters += outcome.graph.parameters();
+            peak = peak.max(outcome.graph.peak_activation_bytes());
+            state = outcome.state;
+        }
+        let graph = subnet.graph();
+        let whole: Vec<_> = graph.nodes.iter().map(|node| (node.op, node.shape)).collect();
+        prop_assert_eq!(ops, whole, "{}", text);
+        prop_assert_eq!((macs, parameters), (graph.macs(), graph.parameters()));
+        prop_assert_eq!(peak, graph.peak_activation_bytes(), "{}", text);
+        let chosen: HashSet<usize> = subnet
+            .trace()
+            .choices
+            .iter()
+            .map(|choice| space.decisions().iter().position(|slot| slot.path == choice.path).unwrap())
+            .collect();
+        prop_assert_eq!(active, chosen, "{}", text);
     }
 
     #[test]
