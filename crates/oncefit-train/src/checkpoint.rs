@@ -22,7 +22,7 @@ pub struct Checkpoint {
     pub step: u64,
     /// Multiply-accumulates spent on training so far.
     pub train_macs: u64,
-    /// Running mean of the first network's loss, for the divergence guard.
+    /// Running mean of the loss that the divergence guard watches.
     pub mean_loss: f64,
     /// Sum of the losses since the last whole epoch.
     pub epoch_loss: f64,

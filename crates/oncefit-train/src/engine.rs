@@ -276,12 +276,12 @@ impl<'r> Trainer<'r> {
         let steps = self.steps();
         let batch_size = self.run.recipe().training.batch_size as f64;
         let train_macs = (self.workload()?.total() * batch_size) as u64;
-        // Steps out of order have no running mean to be compared with.
-        self.mean_loss = f64::INFINITY;
         self.teacher = Some(self.supernet.clone());
         let mut timed = None;
         for step in [steps - 1, 0, steps / 2, steps - 1] {
             self.step = step;
+            // Steps out of order have no running mean to be compared with.
+            self.mean_loss = f64::INFINITY;
             let batch = self.loader.batch(step, self.image_size(step))?;
             self.train_step(&batch, 0)?;
             // The first step fills caches and pools; it is not timed.

@@ -225,6 +225,25 @@ fn the_best_checkpoint_is_the_one_with_the_best_validation_accuracy() {
     assert_eq!(checkpoints.best(&layout).unwrap().unwrap().step, best.step);
 }
 
+/// Networks that are new to a phase have a high loss at first; that is no divergence.
+#[test]
+fn new_networks_of_a_phase_are_not_taken_for_divergence() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(&[
+        (
+            "kind = \"deps\"\nepochs = 4",
+            "kind = \"compofa\"\nepochs = 5",
+        ),
+        ("batch_size = 100", "batch_size = 16"),
+        (
+            "family = \"fm-nano\"",
+            "family = \"fm-nano\"\nfix = { kernel = [3], resolution = [20] }",
+        ),
+    ]);
+    let rows = train(&folder.path().join("run"), &recipe).1;
+    assert_eq!(rows.last().unwrap().phase, "compound, second");
+}
+
 /// One network holds all it trains, so dividing by its weight, 1, changes nothing.
 #[test]
 fn aggregation_of_one_network_is_its_gradient() {

@@ -10,7 +10,10 @@ use oncefit_space::Subnet;
 use super::{StepReport, Trainer};
 use crate::error::{Result, TrainError};
 use crate::sampler::Pick;
-use crate::schedule::{Aggregation, Distance, Lesson, Phase, StepNetwork};
+use crate::schedule::{Aggregation, Distance, Lesson, Networks, Phase, StepNetwork};
+
+/// The first steps of a phase have no running mean of the loss worth the name.
+const SETTLING_STEPS: u64 = 50;
 
 /// The part of a batch that goes through the networks at once.
 #[derive(Clone, Copy)]
@@ -75,8 +78,18 @@ impl Trainer<'_> {
                 losses[index] += part.share * loss;
             }
         }
-        for (index, (loss, network)) in losses.iter().zip(&networks).enumerate() {
-            if let Some(reason) = self.find_divergence(*loss, index == 0) {
+        // Of random networks some are new to the phase and bad; all are when training diverges.
+        let watched = match phase.networks {
+            Networks::Random(_) => losses.iter().copied().fold(f64::INFINITY, f64::min),
+            _ => losses[0],
+        };
+        let steps_in_phase = (place.epoch * steps_per_epoch as f64).round() as u64;
+        if place.is_first {
+            self.mean_loss = watched;
+        }
+        for (loss, network) in losses.iter().zip(&networks) {
+            let is_watched = *loss == watched && steps_in_phase > SETTLING_STEPS;
+            if let Some(reason) = self.find_divergence(*loss, is_watched) {
                 return Err(TrainError::Diverged {
                     step: self.step,
                     subnet: network.candidates[0].text(),
@@ -88,10 +101,7 @@ impl Trainer<'_> {
         self.aggregate(&networks)?;
         let rate = phase.learning_rate.at(place.epoch);
         self.update(rate);
-        self.mean_loss = match self.step {
-            0 => losses[0],
-            _ => 0.95 * self.mean_loss + 0.05 * losses[0],
-        };
+        self.mean_loss = 0.95 * self.mean_loss + 0.05 * watched;
         self.step += 1;
         Ok(StepReport {
             step: self.step,
@@ -301,7 +311,7 @@ impl Trainer<'_> {
     }
 
     /// What is wrong with a loss, if anything, and where.
-    fn find_divergence(&self, loss: f64, is_first: bool) -> Option<String> {
+    fn find_divergence(&self, loss: f64, is_watched: bool) -> Option<String> {
         let factor = self.run.recipe().training.divergence_factor;
         if !loss.is_finite() {
             let layer = self
@@ -312,8 +322,7 @@ impl Trainer<'_> {
                 .unwrap_or("the logits");
             return Some(format!("the loss is {loss}, first seen in `{layer}`"));
         }
-        // The first steps have no running mean worth the name.
-        if is_first && self.step > 50 && loss > factor * self.mean_loss {
+        if is_watched && loss > factor * self.mean_loss {
             return Some(format!(
                 "the loss is {loss:.3}, more than {factor} times its running mean {:.3}",
                 self.mean_loss

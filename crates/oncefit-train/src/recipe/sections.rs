@@ -340,7 +340,8 @@ pub struct TrainingRecipe {
     pub accumulation: usize,
     /// Share of each label that is spread evenly over the classes.
     pub label_smoothing: f32,
-    /// Training stops when the loss of a step's first network is this many times its running mean.
+    /// Training stops when the loss of a step's first network (of random networks the best one's)
+    /// is this many times its running mean in the phase.
     pub divergence_factor: f64,
 }
 
