@@ -24,6 +24,14 @@ enum Content {
 }
 
 impl Entry {
+    /// A file on disk under another name.
+    pub fn file(path: &Path, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            content: Content::File(path.to_owned()),
+        }
+    }
+
     /// Its bytes.
     ///
     /// # Errors

@@ -322,6 +322,30 @@ impl Decoded {
     }
 }
 
+/// Reads one PNG or JPEG file as a square of `size` pixels, (size, size, channels) bytes, as images of
+/// a data set with that image size are read; `channels` is 1 or 3.
+///
+/// # Errors
+/// If it is no image.
+pub fn read_image(file: &Path, size: usize, channels: usize) -> Result<Vec<u8>> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let entry = Entry::file(file, &name);
+    let image = Decoded::read(folder, &entry, Some(size))?;
+    Ok(match (image.shape.channels, channels) {
+        (1, 3) => image.bytes.iter().flat_map(|value| [*value; 3]).collect(),
+        (3, 1) => {
+            let pixels = image.bytes.chunks_exact(3);
+            let grey = |pixel: &[u8]| {
+                let [red, green, blue] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
+                (0.299 * red + 0.587 * green + 0.114 * blue).round() as u8
+            };
+            pixels.map(grey).collect()
+        }
+        _ => image.bytes,
+    })
+}
+
 /// A grey data set as RGB.
 fn in_colour(dataset: &Dataset) -> Result<Dataset> {
     let shape = ImageShape {

@@ -46,6 +46,7 @@ pub use embedded::{EMBEDDED_TEST_PER_CLASS, EMBEDDED_TRAIN_PER_CLASS, embedded, 
 pub use error::{DataError, Result};
 pub use evaluation::{calibration_batches, evaluation_batches};
 pub use idx::{IdxArray, parse_idx, read_idx};
+pub use image_folder::read_image;
 pub use loader::Loader;
 pub use normalisation::Normalisation;
 pub use prefetch::Prefetch;

@@ -8,6 +8,7 @@ use oncefit_nn::{Executor, Images, Mode, Network, Plan};
 use oncefit_random::Draws;
 
 use crate::error::{Result, TargetError};
+use crate::statistics::median;
 use crate::target::Engine;
 
 /// How an engine is to run.
@@ -93,6 +94,26 @@ impl Bench {
             }),
         }
     }
+}
+
+/// Median milliseconds of a batch of a network, after a few untimed runs.
+///
+/// # Errors
+/// If the engine cannot run here, or not this network.
+pub fn time_network(
+    network: &Network,
+    engine: Engine,
+    threads: usize,
+    batch: usize,
+    repetitions: usize,
+) -> Result<f64> {
+    const WARM_UP: usize = 3;
+    let mut session = Bench::new(engine, threads, batch)?.load(network)?;
+    for _ in 0..WARM_UP {
+        session.run()?;
+    }
+    let times = (0..repetitions.max(1)).map(|_| session.run());
+    Ok(median(&times.collect::<Result<Vec<f64>>>()?))
 }
 
 fn write_temporary(bytes: &[u8]) -> Result<tempfile::NamedTempFile> {

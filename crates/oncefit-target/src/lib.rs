@@ -22,6 +22,7 @@ pub use additive::{
     validate,
 };
 pub use coster::{Cost, Coster};
+pub use engine::time_network;
 pub use error::{Result, TargetError};
 pub use fusion::{Granularity, operators};
 pub use mlp::Codes;

@@ -23,9 +23,9 @@ pub use evaluate::{Accuracy, Confusion, Evaluator, Split, images, largest};
 pub use files::{TEMPORARY_PREFIX, write_atomically};
 pub use learning_rate::{Decay, LearningRate};
 pub use recipe::{
-    CheckpointRecipe, DataRecipe, DecayKind, DistillationKind, EvaluationRecipe, OptimiserKind,
-    OptimiserRecipe, PhaseRecipe, Recipe, SamplerKind, ScheduleKind, ScheduleRecipe, SortKind,
-    SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
+    CheckpointRecipe, DataRecipe, DecayKind, DistillationKind, EvaluationRecipe, InitRecipe,
+    OptimiserKind, OptimiserRecipe, PhaseRecipe, Recipe, SamplerKind, ScheduleKind, ScheduleRecipe,
+    SortKind, SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
 };
 pub use run::{EVALUATIONS, METRICS, MetricsRow, RowLog, Run, read_rows};
 pub use sampler::{Pick, RESOLUTION, Sampler, StepSpace, at_resolution};

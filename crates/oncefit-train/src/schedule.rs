@@ -27,7 +27,7 @@ use oncefit_space::{Space, SpaceError, Subnet};
 use serde::{Deserialize, Serialize};
 
 use crate::learning_rate::LearningRate;
-use crate::sampler::{RESOLUTION, StepSpace};
+use crate::sampler::StepSpace;
 
 /// Phases, one after the other.
 #[derive(Clone, Debug)]
@@ -243,11 +243,7 @@ impl Phase {
         match &self.networks {
             Networks::One(text) => {
                 let subnet = self.space.space().parse_subnet(text)?;
-                // A whole trace is trained at the resolution that it names.
-                let subnet = match text.contains(RESOLUTION) {
-                    true => subnet,
-                    false => self.space.at_resolution(&subnet, resolution)?,
-                };
+                let subnet = self.space.at_resolution(&subnet, resolution)?;
                 Ok(vec![labelled(subnet)])
             }
             Networks::Random(count) => (0..*count).map(|index| random(index, 1.0)).collect(),
@@ -330,6 +326,7 @@ impl Sandwich {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampler::RESOLUTION;
 
     fn imagenet() -> LearningRate {
         LearningRate {

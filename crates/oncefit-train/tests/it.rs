@@ -244,6 +244,18 @@ fn new_networks_of_a_phase_are_not_taken_for_divergence() {
     assert_eq!(rows.last().unwrap().phase, "compound, second");
 }
 
+/// A network that is named with its resolution reads images of that size.
+#[test]
+fn one_network_is_trained_at_its_own_resolution() {
+    let folder = tempfile::tempdir().unwrap();
+    let kind = "kind = \"plain\"\nsubnet = \"resolution=20:depth=1:kernel=3:expand=3\"\nepochs = 1";
+    let recipe = recipe(&[("kind = \"deps\"\nepochs = 4", kind)]);
+    let rows = train(&folder.path().join("run"), &recipe).1;
+    let space = recipe.build_space(1, 10).unwrap();
+    let macs = space.smallest().unwrap().graph().macs();
+    assert_eq!(rows[0].train_macs, 3 * 1000 * macs);
+}
+
 /// One network holds all it trains, so dividing by its weight, 1, changes nothing.
 #[test]
 fn aggregation_of_one_network_is_its_gradient() {

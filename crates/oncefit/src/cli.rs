@@ -33,10 +33,14 @@ pub enum Command {
     Train(TrainArgs),
     /// Calibrate and measure subnets of a run
     Evaluate(EvaluateArgs),
-    /// Find the best subnet within a budget and write it as a checked ONNX file
+    /// Measure a device: what each operator of a family costs there
+    Profile(ProfileArgs),
+    /// Find the best subnet for a budget or device and write it as a checked ONNX file
     Fit(FitArgs),
     /// Write one subnet of a run as a checked ONNX file
     Export(ExportArgs),
+    /// Classify pictures with an exported file
+    Predict(PredictArgs),
     /// Write the report.html of a run
     Report(ReportArgs),
     /// Show a space, a run or an exported file
@@ -161,15 +165,33 @@ pub struct FitArgs {
     pub run: RunArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// File to write
+    /// Device to fit to, from `oncefit profile`; may be repeated: one network for each
+    #[arg(long, value_name = "FILE")]
+    pub target: Vec<PathBuf>,
+    /// Most milliseconds for a batch on the target: 2ms, 350us
+    #[arg(long, value_name = "TIME", requires = "target")]
+    pub max_latency: Option<Milliseconds>,
+    /// Estimate operators that the target's table lacks from their work
+    #[arg(long, requires = "target")]
+    pub allow_estimates: bool,
+    /// File to write; with several targets a folder for <device>.onnx
     #[arg(long, default_value = "model.onnx", value_name = "FILE")]
     pub out: PathBuf,
-    /// Search algorithm
-    #[arg(long, value_enum, default_value = "evolution")]
+    /// Search algorithm; `evolution` and `random` measure every subnet that they look at
+    #[arg(long, value_enum, default_value = "predictor")]
     pub searcher: SearcherKind,
-    /// Subnets to measure
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    /// Subnets to measure: for `predictor` those that it learns from, measured once for all budgets
+    #[arg(long, default_value_t = 200, value_name = "N")]
     pub evaluations: usize,
+    /// `predictor`: how many of the most promising subnets are measured
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub verify: usize,
+    /// Seconds after which no more subnets are measured for the predictor
+    #[arg(long, value_name = "SECONDS")]
+    pub time_limit: Option<f64>,
+    /// Train the chosen network by itself for so many epochs before it is written
+    #[arg(long, value_name = "EPOCHS")]
+    pub finetune: Option<u32>,
     /// Seed of the search
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -178,8 +200,88 @@ pub struct FitArgs {
     pub json: bool,
 }
 
+/// A time with its unit, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Milliseconds(pub f64);
+
+impl std::str::FromStr for Milliseconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("us", 1e-3), ("µs", 1e-3), ("ms", 1.0), ("s", 1e3)];
+        let found = units.iter().find_map(|(unit, factor)| {
+            let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+            Some(number * factor)
+        });
+        match found {
+            Some(value) if value > 0.0 && value.is_finite() => Ok(Self(value)),
+            _ => Err(format!(
+                "`{text}` is no time; write for example 2ms or 350us"
+            )),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+pub struct ProfileArgs {
+    /// A family, a .space file or a run folder; not needed with --import
+    #[arg(required_unless_present = "import")]
+    pub space: Option<String>,
+    /// What runs the networks
+    #[arg(long, default_value = "tract", value_parser = ["tract", "oncefit", "onnxruntime"])]
+    pub engine: String,
+    /// Threads of the engine
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub engine_threads: usize,
+    /// Images at once
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub batch: usize,
+    /// Whole random networks to measure
+    #[arg(long, default_value_t = 120, value_name = "N")]
+    pub networks: usize,
+    /// Seconds after which nothing new is begun
+    #[arg(long, value_name = "SECONDS")]
+    pub time_limit: Option<f64>,
+    /// What the device is called
+    #[arg(long, default_value = "this machine", value_name = "NAME")]
+    pub device: String,
+    /// Seed of the random networks
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// File to write
+    #[arg(long, default_value = "target.toml", value_name = "FILE")]
+    pub out: PathBuf,
+    /// Write ONNX files to be timed on another device into this folder instead of measuring
+    #[arg(long, value_name = "DIR", conflicts_with = "import")]
+    pub emit_probes: Option<PathBuf>,
+    /// Read the times of such files instead of measuring
+    #[arg(long, value_name = "CSV", requires = "probes")]
+    pub import: Option<PathBuf>,
+    /// With --import: the folder that --emit-probes wrote
+    #[arg(long, value_name = "DIR")]
+    pub probes: Option<PathBuf>,
+    /// With --import: accept times of only some of the files
+    #[arg(long, requires = "import")]
+    pub allow_incomplete: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// An .onnx file that Oncefit wrote
+    pub model: PathBuf,
+    /// PNG or JPEG files
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Classes to show for each
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub top: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = true)]
 pub struct LimitArgs {
     /// Most multiply-accumulates for one image: 800k, 1.2M
     #[arg(long, value_name = "COUNT")]

@@ -7,6 +7,7 @@ use oncefit_export::ExportError;
 use oncefit_nn::NnError;
 use oncefit_search::SearchError;
 use oncefit_space::SpaceError;
+use oncefit_target::TargetError;
 use oncefit_train::TrainError;
 
 /// An error of a command.
@@ -30,6 +31,9 @@ pub enum Error {
     /// From an exported file.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// From a target or a predictor.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// A file of the command itself.
     #[error("cannot {action} {path}: {source}")]
     File {

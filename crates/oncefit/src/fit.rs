@@ -9,17 +9,24 @@ use oncefit_search::{
     Evolution, EvolutionSettings, Limit, RandomSearch, Searcher, check_feasible, search,
 };
 use oncefit_space::Subnet;
-use oncefit_train::{Confusion, Split, write_atomically};
+use oncefit_target::{Engine, Machine, Predictor, Target, time_network};
+use oncefit_train::{
+    Checkpoint, Confusion, InitRecipe, Recipe, ScheduleKind, ScheduleRecipe, Split,
+    write_atomically,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::loaded::LoadedRun;
+use crate::predicted::{self, Budget, Promising};
 
 /// The searchers that `fit` offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SearcherKind {
-    /// Evolution as in Once-for-All.
+    /// Once-for-All's evolution on predicted accuracies; the most promising are then measured.
+    Predictor,
+    /// The same evolution on measured accuracies.
     Evolution,
     /// Independent random members: the control.
     Random,
@@ -63,6 +70,132 @@ pub struct Fitted {
     pub engine: String,
     /// Which classes it takes for which, on the test images.
     pub confusion: Confusion,
+    /// What was expected of it, where it was found by prediction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
+}
+
+/// What a predictor and a target's table expected of a network.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Expected {
+    /// Accuracy on the validation images.
+    pub validation_accuracy: f64,
+    /// Latency on a target, where one was given.
+    pub latency: Option<ExpectedLatency>,
+}
+
+/// A latency by a target's table.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ExpectedLatency {
+    /// The device.
+    pub device: String,
+    /// Its engine.
+    pub engine: String,
+    /// Milliseconds by the table.
+    pub predicted_ms: f64,
+    /// Whether part of it is estimated from work.
+    pub is_estimated: bool,
+    /// Milliseconds of the exported network here, where this machine is the target.
+    pub measured_ms: Option<f64>,
+}
+
+/// A search by prediction, for one target or none.
+#[derive(Clone, Debug)]
+pub struct PredictedFit<'t> {
+    /// Limits that follow from the graph.
+    pub limits: Vec<Limit>,
+    /// The device, and the most milliseconds there.
+    pub target: Option<(&'t Target, Option<f64>)>,
+    /// Whether operators that the target's table lacks may be estimated from their work.
+    pub allow_estimates: bool,
+    /// How many of the most promising subnets are measured.
+    pub verify: usize,
+    /// Seed of the search.
+    pub seed: u64,
+}
+
+/// Finds the subnet with the best calibrated validation accuracy among those that a predictor finds
+/// most promising within a budget; of equals the one with the fewest MACs.
+///
+/// # Errors
+/// If no subnet is within the budget, the target is of another family, or its table lacks operators.
+pub fn find_predicted(
+    run: &mut LoadedRun,
+    predictor: &Predictor,
+    settings: &PredictedFit,
+) -> Result<Promising> {
+    let space = run.space.clone();
+    let latency = match settings.target {
+        None => None,
+        Some((target, most)) => {
+            target.check_space(&space)?;
+            let table = match settings.allow_estimates {
+                true => target.table_with_estimates()?,
+                false => target.table()?,
+            };
+            Some((table, most))
+        }
+    };
+    let budget = Budget {
+        limits: settings.limits.clone(),
+        latency,
+    };
+    let verify = settings.verify.max(1);
+    let mut found = predicted::find(&space, predictor, &budget, verify, settings.seed)?;
+    let subnets: Vec<Subnet> = found.iter().map(|one| one.subnet.clone()).collect();
+    let rows = run.evaluate(&subnets, Split::Validation)?;
+    let best = (0..found.len()).min_by(|&left, &right| {
+        let accuracy = rows[right].accuracy.total_cmp(&rows[left].accuracy);
+        accuracy.then(rows[left].macs.cmp(&rows[right].macs))
+    });
+    match best {
+        Some(best) => Ok(found.swap_remove(best)),
+        None => Err(Error::Request("no subnet was found".into())),
+    }
+}
+
+/// What was expected of a subnet, and its latency here if this machine is the target.
+///
+/// # Errors
+/// If the network cannot be run by the target's engine.
+pub fn expected(
+    run: &mut LoadedRun,
+    promising: &Promising,
+    target: Option<&Target>,
+) -> Result<Expected> {
+    /// Timed runs of the exported network.
+    const REPETITIONS: usize = 30;
+    let latency = match (target, promising.cost.latency_ms) {
+        (Some(target), Some(predicted_ms)) => {
+            let is_here = target.engine != Engine::Imported && target.machine == Machine::this();
+            let measured_ms = match is_here {
+                true => {
+                    let mut executor = Executor::default();
+                    let subnet = &promising.subnet;
+                    let calibration =
+                        run.evaluator
+                            .calibrate(&mut executor, &run.supernet, subnet)?;
+                    let network = run.supernet.extract(subnet, &calibration)?;
+                    let (engine, threads) = (target.engine, target.threads);
+                    let found = time_network(&network, engine, threads, target.batch, REPETITIONS)?;
+                    Some(found)
+                }
+                false => None,
+            };
+            Some(ExpectedLatency {
+                device: target.device.clone(),
+                engine: target.engine.name().into(),
+                predicted_ms,
+                is_estimated: promising.cost.is_estimated,
+                measured_ms,
+            })
+        }
+        _ => None,
+    };
+    Ok(Expected {
+        validation_accuracy: promising.accuracy,
+        latency,
+    })
 }
 
 /// Finds the best subnet within limits by calibrated validation accuracy; of equals the one with the
@@ -88,7 +221,8 @@ pub fn find(
         SearcherKind::Random => {
             Box::new(RandomSearch::new(&space, &settings.limits, settings.seed)?)
         }
-        SearcherKind::Evolution => {
+        // Both evolve; a predictor has its own way in.
+        SearcherKind::Evolution | SearcherKind::Predictor => {
             let evolution = EvolutionSettings {
                 population,
                 ..Default::default()
@@ -112,6 +246,61 @@ pub fn find(
         .min_by_key(|evaluation| evaluation.subnet.graph().macs())
         .unwrap_or(found.best);
     Ok((best.subnet, best.score))
+}
+
+/// The recipe that trains one subnet of a run further, from the run's weights, which are written
+/// beside it; a tenth of the run's learning rate, falling to 0.
+///
+/// # Errors
+/// If the weights cannot be written.
+pub fn finetune_recipe(
+    run: &LoadedRun,
+    subnet: &Subnet,
+    epochs: u32,
+    folder: &Path,
+) -> Result<Recipe> {
+    const LEARNING_RATE_SHARE: f64 = 0.1;
+    if epochs == 0 {
+        return Err(Error::Request("--finetune needs at least 1 epoch".into()));
+    }
+    std::fs::create_dir_all(folder).map_err(|source| Error::File {
+        action: "create",
+        path: folder.to_owned(),
+        source,
+    })?;
+    let weights = folder.join("init.safetensors");
+    let state = Checkpoint {
+        step: run.step,
+        train_macs: run.train_macs,
+        mean_loss: 0.0,
+        epoch_loss: 0.0,
+        recipe_hash: String::new(),
+        optimiser_steps: 0,
+        weights: run.supernet.parameters.clone(),
+        average: None,
+        buffers: Vec::new(),
+    };
+    state.save(&weights)?;
+    let mut recipe = run.run.recipe().clone();
+    recipe.name = format!("{}-finetune", recipe.name);
+    recipe.init = InitRecipe {
+        weights: Some(std::path::absolute(&weights).map_err(|source| Error::File {
+            action: "find",
+            path: weights.clone(),
+            source,
+        })?),
+        ..InitRecipe::default()
+    };
+    recipe.schedule = ScheduleRecipe {
+        kind: ScheduleKind::Plain,
+        epochs,
+        subnet: subnet.text(),
+        ..ScheduleRecipe::default()
+    };
+    recipe.optimiser.learning_rate *= LEARNING_RATE_SHARE;
+    recipe.optimiser.learning_rate_floor = 0.0;
+    recipe.optimiser.warm_up_epochs = 0.0;
+    Ok(recipe)
 }
 
 /// Calibrates, extracts and writes a subnet, runs the file, and measures it on the test images.
@@ -181,5 +370,6 @@ pub fn export(run: &mut LoadedRun, subnet: &Subnet, path: &Path) -> Result<Fitte
         relative_difference: f64::from(largest_difference / largest_logit),
         engine: engine.into(),
         confusion: run.confusion(subnet, Split::Test)?,
+        expected: None,
     })
 }

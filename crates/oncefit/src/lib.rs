@@ -12,6 +12,7 @@ pub mod fit;
 mod format;
 mod heat_map;
 mod loaded;
+pub mod predicted;
 mod progress;
 mod provenance;
 pub mod report;
@@ -47,6 +48,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => commands::report(&args),
         Command::Show(args) => commands::show(&args),
         Command::Data(DataCommand::Show(args)) => commands::data_show(&args),
+        Command::Profile(args) => commands::profile(&args),
+        Command::Predict(args) => commands::predict(&args),
         Command::Runs(RunsCommand::List(args)) => commands::runs_list(&args),
         Command::Runs(RunsCommand::Compare(args)) => commands::runs_compare(&args),
     }

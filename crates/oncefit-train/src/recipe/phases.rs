@@ -315,6 +315,13 @@ impl ScheduleRecipe {
             }
             _ => ("sandwich", Networks::Sandwich(sandwich)),
         };
+        // A network whose text names a resolution is trained at it.
+        let mut open = BTreeMap::new();
+        if self.kind == ScheduleKind::Plain && self.subnet.contains(RESOLUTION) {
+            let subnet = space.parse_subnet(&self.subnet)?;
+            let value = subnet.trace().get(RESOLUTION).cloned();
+            open.extend(value.map(|value| (RESOLUTION.to_owned(), vec![value])));
+        }
         let lesson = match self.distillation {
             DistillationKind::CrossEntropy => Lesson::Largest(Distance::CrossEntropy {
                 temperature: self.temperature,
@@ -331,7 +338,7 @@ impl ScheduleRecipe {
             name: name.into(),
             epochs: self.epochs,
             learning_rate: learning_rate(optimiser, 1.0, self.epochs, None),
-            space: StepSpace::new(space, &BTreeMap::new(), self.sampler())?,
+            space: StepSpace::new(space, &open, self.sampler())?,
             dropout: self.kind == ScheduleKind::Plain,
             networks,
             lesson,

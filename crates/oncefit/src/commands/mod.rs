@@ -2,6 +2,8 @@
 
 mod compare;
 mod data;
+mod predict;
+mod profile;
 mod quickstart;
 mod runs;
 mod show;
@@ -11,13 +13,21 @@ use std::io::{ErrorKind, Write};
 
 pub use compare::{RunSummary, runs_compare, runs_list};
 pub use data::data_show;
+pub use predict::predict;
+pub use profile::profile;
 pub use quickstart::quickstart;
 pub use runs::{evaluate, export, fit, report};
 pub use show::show;
 pub use train::train;
 
+use std::path::Path;
+
+use oncefit_space::Space;
+
+use crate::error::{Error, Result};
 use crate::fit::Fitted;
 use crate::format::{bytes, count, percent, table};
+use crate::loaded::{LoadedRun, WhichCheckpoint};
 
 /// Prints a line on standard output; a reader that has gone away ends the program quietly.
 fn print(line: &str) {
@@ -35,6 +45,30 @@ fn print(line: &str) {
 /// Prints a value as JSON.
 fn print_json<T: serde::Serialize>(value: &T) {
     print(&serde_json::to_string_pretty(value).expect("what is printed is plain data"));
+}
+
+/// The space that a word names: a run folder's, a `.space` file's, a family.
+fn space_of(word: &str) -> Result<Space> {
+    let path = Path::new(word);
+    if path.is_dir() {
+        return Ok(LoadedRun::open(path, WhichCheckpoint::Newest)?.space);
+    }
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "space")
+    {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        return Ok(Space::parse(&text, word)?);
+    }
+    Space::builtin(word).map_err(|error| {
+        Error::Request(format!(
+            "`{word}` is no run folder and no .space file, and {error}"
+        ))
+    })
 }
 
 /// The command line as it was typed.
@@ -69,7 +103,9 @@ fn fitted_table(fitted: &[Fitted]) -> String {
         "peak activations",
         "file size",
         "engine difference",
+        "predicted, measured latency",
     ];
+    let has_latency = fitted.iter().any(|one| latency(one).is_some());
     let rows = fitted.iter().map(|one| {
         vec![
             one.file.display().to_string(),
@@ -80,7 +116,30 @@ fn fitted_table(fitted: &[Fitted]) -> String {
             bytes(one.peak_activation_bytes),
             bytes(one.file_bytes),
             format!("{:.0e} of the largest logit", one.relative_difference),
+            latency(one).unwrap_or_default(),
         ]
     });
-    table(&header, rows)
+    match has_latency {
+        true => table(&header, rows),
+        false => {
+            let rows = rows.map(|mut row| {
+                row.pop();
+                row
+            });
+            table(&header[..header.len() - 1], rows)
+        }
+    }
+}
+
+/// `0.052 ms, 0.055 ms on this machine (tract)`.
+fn latency(fitted: &Fitted) -> Option<String> {
+    let found = fitted.expected.as_ref()?.latency.as_ref()?;
+    let mark = if found.is_estimated { "≈" } else { "" };
+    let measured = found.measured_ms.map_or("not measured".into(), |measured| {
+        format!("{measured:.3} ms")
+    });
+    Some(format!(
+        "{mark}{:.3} ms, {measured} on {} ({})",
+        found.predicted_ms, found.device, found.engine
+    ))
 }
