@@ -7,6 +7,8 @@
 //! teacher.safetensors  what phases of progressive shrinking learn from
 //! metrics.jsonl      one JSON object a line, by step
 //! evaluations.jsonl  measured subnets
+//! predictor.safetensors, predictor.json  accuracies, learnt from them
+//! fits.jsonl         networks that were chosen and exported
 //! provenance.json    version, seeds, hashes, machine, command
 //! report.html
 //! ```
@@ -102,6 +104,9 @@ impl Run {
             METRICS,
             EVALUATIONS,
             TEACHER,
+            "fits.jsonl",
+            "predictor.safetensors",
+            "predictor.json",
             "provenance.json",
             "report.html",
         ] {

@@ -27,7 +27,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 the request makes no s
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train on embedded images, fit three budgets, write three checked ONNX files and a report
+    /// Train on embedded images, measure this machine, fit three budgets: checked ONNX files and a report
     Quickstart(QuickstartArgs),
     /// Train a supernet (or one network) as a recipe says, into a run folder
     Train(TrainArgs),
@@ -105,8 +105,8 @@ pub struct QuickstartArgs {
     /// Epochs to train, instead of the recipe's
     #[arg(long)]
     pub epochs: Option<u32>,
-    /// Subnets measured for each budget and searcher
-    #[arg(long, default_value_t = 48, value_name = "N")]
+    /// Subnets measured for the predictor
+    #[arg(long, default_value_t = 150, value_name = "N")]
     pub evaluations: usize,
 }
 

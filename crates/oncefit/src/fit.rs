@@ -8,7 +8,7 @@ use oncefit_nn::Executor;
 use oncefit_search::{
     Evolution, EvolutionSettings, Limit, RandomSearch, Searcher, check_feasible, search,
 };
-use oncefit_space::Subnet;
+use oncefit_space::{Space, Subnet};
 use oncefit_target::{Engine, Machine, Predictor, Target, time_network};
 use oncefit_train::{
     Checkpoint, Confusion, InitRecipe, Recipe, ScheduleKind, ScheduleRecipe, Split,
@@ -50,6 +50,8 @@ pub struct FitSettings {
 pub struct Fitted {
     /// The subnet's text.
     pub subnet: String,
+    /// Hash of the weights that it is from.
+    pub weights_hash: String,
     /// The file.
     pub file: PathBuf,
     /// Size of the file.
@@ -97,7 +99,12 @@ pub struct ExpectedLatency {
     pub is_estimated: bool,
     /// Milliseconds of the exported network here, where this machine is the target.
     pub measured_ms: Option<f64>,
+    /// Predicted and measured milliseconds of all subnets that were measured beside it.
+    pub pairs: Vec<(f64, f64)>,
 }
+
+/// Name of the log of fits in a run folder.
+pub const FITS: &str = "fits.jsonl";
 
 /// A search by prediction, for one target or none.
 #[derive(Clone, Debug)]
@@ -114,8 +121,33 @@ pub struct PredictedFit<'t> {
     pub seed: u64,
 }
 
+impl PredictedFit<'_> {
+    /// What a network may cost.
+    ///
+    /// # Errors
+    /// If the target is of another family.
+    pub fn budget(&self, space: &Space) -> Result<Budget> {
+        let latency = match self.target {
+            None => None,
+            Some((target, most)) => {
+                target.check_space(space)?;
+                let table = match self.allow_estimates {
+                    true => target.table_with_estimates()?,
+                    false => target.table()?,
+                };
+                Some((table, most))
+            }
+        };
+        Ok(Budget {
+            limits: self.limits.clone(),
+            latency,
+        })
+    }
+}
+
 /// Finds the subnet with the best calibrated validation accuracy among those that a predictor finds
-/// most promising within a budget; of equals the one with the fewest MACs.
+/// most promising within a budget; of equals the one with the fewest MACs. It is the first of what is
+/// returned; the other promising ones follow.
 ///
 /// # Errors
 /// If no subnet is within the budget, the target is of another family, or its table lacks operators.
@@ -123,23 +155,9 @@ pub fn find_predicted(
     run: &mut LoadedRun,
     predictor: &Predictor,
     settings: &PredictedFit,
-) -> Result<Promising> {
+) -> Result<Vec<Promising>> {
     let space = run.space.clone();
-    let latency = match settings.target {
-        None => None,
-        Some((target, most)) => {
-            target.check_space(&space)?;
-            let table = match settings.allow_estimates {
-                true => target.table_with_estimates()?,
-                false => target.table()?,
-            };
-            Some((table, most))
-        }
-    };
-    let budget = Budget {
-        limits: settings.limits.clone(),
-        latency,
-    };
+    let budget = settings.budget(&space)?;
     let verify = settings.verify.max(1);
     let mut found = predicted::find(&space, predictor, &budget, verify, settings.seed)?;
     let subnets: Vec<Subnet> = found.iter().map(|one| one.subnet.clone()).collect();
@@ -149,53 +167,66 @@ pub fn find_predicted(
         accuracy.then(rows[left].macs.cmp(&rows[right].macs))
     });
     match best {
-        Some(best) => Ok(found.swap_remove(best)),
+        Some(best) => {
+            found.swap(0, best);
+            Ok(found)
+        }
         None => Err(Error::Request("no subnet was found".into())),
     }
 }
 
-/// What was expected of a subnet, and its latency here if this machine is the target.
+/// What was expected of the first of some subnets, and how long all of them take here if this
+/// machine is the target.
 ///
 /// # Errors
-/// If the network cannot be run by the target's engine.
+/// If a network cannot be run by the target's engine.
 pub fn expected(
     run: &mut LoadedRun,
-    promising: &Promising,
+    promising: &[Promising],
     target: Option<&Target>,
 ) -> Result<Expected> {
-    /// Timed runs of the exported network.
-    const REPETITIONS: usize = 30;
-    let latency = match (target, promising.cost.latency_ms) {
+    let best = &promising[0];
+    let latency = match (target, best.cost.latency_ms) {
         (Some(target), Some(predicted_ms)) => {
             let is_here = target.engine != Engine::Imported && target.machine == Machine::this();
-            let measured_ms = match is_here {
-                true => {
-                    let mut executor = Executor::default();
-                    let subnet = &promising.subnet;
-                    let calibration =
-                        run.evaluator
-                            .calibrate(&mut executor, &run.supernet, subnet)?;
-                    let network = run.supernet.extract(subnet, &calibration)?;
-                    let (engine, threads) = (target.engine, target.threads);
-                    let found = time_network(&network, engine, threads, target.batch, REPETITIONS)?;
-                    Some(found)
-                }
-                false => None,
-            };
+            let mut pairs = Vec::new();
+            for one in promising.iter().filter(|_| is_here) {
+                let measured = milliseconds(run, &one.subnet, target)?;
+                pairs.extend(one.cost.latency_ms.map(|predicted| (predicted, measured)));
+            }
             Some(ExpectedLatency {
                 device: target.device.clone(),
                 engine: target.engine.name().into(),
                 predicted_ms,
-                is_estimated: promising.cost.is_estimated,
-                measured_ms,
+                is_estimated: best.cost.is_estimated,
+                measured_ms: pairs.first().map(|(_, measured)| *measured),
+                pairs,
             })
         }
         _ => None,
     };
     Ok(Expected {
-        validation_accuracy: promising.accuracy,
+        validation_accuracy: best.accuracy,
         latency,
     })
+}
+
+/// Median milliseconds of a subnet as it would be exported, in a target's engine on this machine.
+fn milliseconds(run: &mut LoadedRun, subnet: &Subnet, target: &Target) -> Result<f64> {
+    /// Timed runs.
+    const REPETITIONS: usize = 30;
+    let mut executor = Executor::default();
+    let calibration = run
+        .evaluator
+        .calibrate(&mut executor, &run.supernet, subnet)?;
+    let network = run.supernet.extract(subnet, &calibration)?;
+    Ok(time_network(
+        &network,
+        target.engine,
+        target.threads,
+        target.batch,
+        REPETITIONS,
+    )?)
 }
 
 /// Finds the best subnet within limits by calibrated validation accuracy; of equals the one with the
@@ -360,6 +391,7 @@ pub fn export(run: &mut LoadedRun, subnet: &Subnet, path: &Path) -> Result<Fitte
         .len();
     Ok(Fitted {
         subnet: subnet.text(),
+        weights_hash: run.weights_hash().to_owned(),
         file: path.to_owned(),
         file_bytes,
         macs: metadata.macs,

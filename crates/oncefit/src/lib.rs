@@ -3,6 +3,7 @@
 //! The library behind the program: opening runs ([`LoadedRun`]), fitting them to budgets
 //! ([`fit`]), reports ([`report`]). What is typed is in [`Cli`].
 
+mod blocks;
 mod chart;
 #[allow(missing_docs, reason = "the help texts are the documentation")]
 mod cli;

@@ -35,7 +35,8 @@ struct Origin {
     seed: u64,
 }
 
-const PREDICTOR: &str = "predictor.safetensors";
+/// Name of the saved predictor in a run folder.
+pub const PREDICTOR: &str = "predictor.safetensors";
 const ORIGIN: &str = "predictor.json";
 
 /// The run's predictor: the saved one if it is of these weights and settings, or a new one.
@@ -148,15 +149,27 @@ pub struct Promising {
     pub cost: Cost,
 }
 
-/// Costs and predicts candidates.
+/// Costs and predicts candidates; without predictor all are equally good.
 struct Predicted<'p> {
     coster: Coster,
-    predictor: &'p Predictor,
+    predictor: Option<&'p Predictor>,
     budget: &'p Budget,
     codes: Codes,
 }
 
-impl Predicted<'_> {
+impl<'p> Predicted<'p> {
+    fn new(space: &Space, predictor: Option<&'p Predictor>, budget: &'p Budget) -> Self {
+        Self {
+            coster: match &budget.latency {
+                Some((table, _)) => Coster::with_table(space, table),
+                None => Coster::new(space),
+            },
+            predictor,
+            budget,
+            codes: Codes::default(),
+        }
+    }
+
     /// The largest excess over a limit, as a share of it.
     fn excess(&self, cost: &Cost) -> f64 {
         let above = |value: f64, limit: f64| ((value - limit) / limit.max(1e-12)).max(0.0);
@@ -194,7 +207,10 @@ impl CompactObjective for Predicted<'_> {
                 score: 0.0,
             });
         }
-        let scores = self.predictor.predict_codes(&self.codes);
+        let Some(predictor) = self.predictor else {
+            return Ok(assessments);
+        };
+        let scores = predictor.predict_codes(&self.codes);
         for (assessment, score) in assessments.iter_mut().zip(scores) {
             assessment.score = score;
         }
@@ -204,6 +220,23 @@ impl CompactObjective for Predicted<'_> {
 
 /// Generations of Once-for-All's search.
 const GENERATIONS: usize = 500;
+
+/// Fails if no subnet is within a budget; takes milliseconds, so it is asked before anything is
+/// measured.
+///
+/// # Errors
+/// With the closest values, or if the table lacks operators.
+pub fn check_feasible(space: &Space, budget: &Budget) -> Result<()> {
+    oncefit_search::check_feasible(space, &budget.limits)?;
+    let mut objective = Predicted::new(space, None, budget);
+    let smallest = objective.coster.indices(&space.smallest()?)?;
+    let cost = objective.coster.cost(&smallest)?;
+    if objective.excess(&cost) > 0.0 {
+        // The smallest member need not be the fastest.
+        evolved(space, &mut objective, GENERATIONS / 10, 1, 0)?;
+    }
+    Ok(())
+}
 
 /// The most promising subnets within a budget, best first, at most `keep`.
 ///
@@ -218,44 +251,27 @@ pub fn find(
     seed: u64,
 ) -> Result<Vec<Promising>> {
     predictor.check_space(space)?;
-    let coster = match &budget.latency {
-        Some((table, _)) => Coster::with_table(space, table),
-        None => Coster::new(space),
-    };
+    let mut objective = Predicted::new(space, Some(predictor), budget);
+    evolved(space, &mut objective, GENERATIONS, keep, seed)
+}
+
+/// What an evolution finds within the objective's budget.
+fn evolved(
+    space: &Space,
+    objective: &mut Predicted,
+    generations: usize,
+    keep: usize,
+    seed: u64,
+) -> Result<Vec<Promising>> {
     let start = [
-        coster.indices(&space.smallest()?)?,
-        coster.indices(&space.largest()?)?,
+        objective.coster.indices(&space.smallest()?)?,
+        objective.coster.indices(&space.largest()?)?,
     ];
-    let sizes: Vec<usize> = space
-        .decisions()
-        .iter()
-        .map(|slot| slot.domain.values.len())
-        .collect();
-    let mut objective = Predicted {
-        coster,
-        predictor,
-        budget,
-        codes: Codes::default(),
-    };
+    let slots = space.decisions();
+    let sizes: Vec<usize> = slots.iter().map(|slot| slot.domain.values.len()).collect();
     let settings = EvolutionSettings::default();
-    // A budget that the smallest member keeps can be kept; otherwise a short search says how close
-    // one can come.
-    let smallest = objective.coster.cost(&start[0])?;
-    let generations = match objective.excess(&smallest) > 0.0 {
-        true => GENERATIONS / 10,
-        false => GENERATIONS,
-    };
-    let found = evolve(
-        &sizes,
-        &start,
-        settings,
-        generations,
-        keep,
-        seed,
-        &mut objective,
-    )?;
-    let positions: HashMap<&str, usize> = space
-        .decisions()
+    let found = evolve(&sizes, &start, settings, generations, keep, seed, objective)?;
+    let positions: HashMap<&str, usize> = slots
         .iter()
         .enumerate()
         .map(|(position, slot)| (slot.path.as_str(), position))
@@ -269,7 +285,7 @@ pub fn find(
         let cost = objective.coster.cost(indices)?;
         if assessment.excess > 0.0 {
             if promising.is_empty() {
-                return Err(infeasible(space, budget, &cost));
+                return Err(infeasible(space, objective.budget, &cost));
             }
             break;
         }

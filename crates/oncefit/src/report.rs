@@ -2,8 +2,10 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use oncefit_search::pareto_front;
+use oncefit_target::{Predictor, Quality};
 use oncefit_train::{MetricsRow, Split};
 
+use crate::blocks::drawing;
 use crate::chart::{Chart, Mark, Series};
 use crate::commands::RunSummary;
 use crate::error::Result;
@@ -11,6 +13,7 @@ use crate::fit::Fitted;
 use crate::format::{bytes, count, duration, percent};
 use crate::heat_map::HeatMap;
 use crate::loaded::{EvaluationRow, LoadedRun};
+use crate::predicted::PREDICTOR;
 
 /// The page for a run. `fitted` are the networks that were chosen, if any.
 ///
@@ -23,6 +26,17 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
     let provenance = std::fs::read_to_string(run.run.file("provenance.json")).unwrap_or_default();
     let seconds = metrics.last().map_or(0.0, |row| row.seconds);
     let subnets = run.space.count()?;
+    // A run without predictor has none to show.
+    let predictor = Predictor::load(&run.run.file(PREDICTOR)).ok();
+    let predictor = predictor.filter(|found| found.check_space(&run.space).is_ok());
+    let quality = predictor.map(|found| found.quality().clone());
+    let drawings = fitted
+        .iter()
+        .map(|one| {
+            let subnet = run.space.parse_subnet(&one.subnet)?;
+            Ok(drawing(subnet.graph(), &file_name(one)))
+        })
+        .collect::<Result<Vec<_>>>()?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -39,11 +53,13 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
                     (run.step) " steps, " (count(run.train_macs)) " train-MACs, " (duration(seconds)) "."
                 }
                 @if !fitted.is_empty() {
-                    (choices(fitted))
+                    (choices(fitted, &drawings))
                     (classes(fitted, run.data.train.class_names()))
                 }
                 h2 { "Accuracy against cost" }
                 (figure(front_chart(&evaluations, fitted), "Each dot is a subnet, calibrated and measured on the validation images; none was trained on its own."))
+                @if let Some(quality) = &quality { (predictor_section(quality)) }
+                (latency_section(fitted))
                 h2 { "Learning curves" }
                 div.charts {
                     (figure(accuracy_chart(&metrics), "Validation accuracy, each network calibrated."))
@@ -60,7 +76,26 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
     Ok(page.into_string())
 }
 
-fn choices(fitted: &[Fitted]) -> Markup {
+fn latency_cells(one: &Fitted) -> Markup {
+    let latency = one
+        .expected
+        .as_ref()
+        .and_then(|expected| expected.latency.as_ref());
+    let milliseconds = |value: f64| format!("{value:.3} ms");
+    html! {
+        @if let Some(latency) = latency {
+            td { (milliseconds(latency.predicted_ms)) }
+            td { (latency.measured_ms.map_or("–".into(), milliseconds)) }
+            td { (latency.device) ", " (latency.engine) }
+        } @else { td { "–" } td { "–" } td { "–" } }
+    }
+}
+
+fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
+    let has_latency = fitted.iter().any(|one| {
+        let expected = one.expected.as_ref();
+        expected.is_some_and(|expected| expected.latency.is_some())
+    });
     html! {
         h2 { "Fitted networks" }
         div.wide {
@@ -68,6 +103,7 @@ fn choices(fitted: &[Fitted]) -> Markup {
                 thead { tr {
                     th { "file" } th { "test" } th { "validation" } th { "MACs" } th { "parameters" }
                     th { "activations" } th { "file size" } th { "difference" }
+                    @if has_latency { th { "latency, predicted" } th { "measured" } th { "target" } }
                 } }
                 tbody {
                     @for one in fitted {
@@ -80,13 +116,22 @@ fn choices(fitted: &[Fitted]) -> Markup {
                             td { (bytes(one.peak_activation_bytes)) }
                             td { (bytes(one.file_bytes)) }
                             td { (format!("{:.0e}", one.relative_difference)) }
+                            @if has_latency { (latency_cells(one)) }
                         }
                     }
                 }
             }
         }
-        @for one in fitted {
+        @for (one, drawing) in fitted.iter().zip(drawings) {
             p { (file_name(one)) ": " code { (one.subnet) } }
+            figure.wide { (PreEscaped(drawing)) }
+        }
+        @if !fitted.is_empty() {
+            p {
+                "Bars: 3×3 and larger convolutions (blue), 1×1 convolutions (grey), depthwise "
+                "convolutions with their kernel (orange), linear layers (green); as high as the feature "
+                "map, as wide as its channels."
+            }
         }
         p {
             "Accuracy on the test and the validation images; multiply-accumulates for one image; peak "
@@ -94,6 +139,115 @@ fn choices(fitted: &[Fitted]) -> Markup {
             (fitted[0].engine) " and the network's, as a share of the largest logit."
         }
         p { "Chosen by validation accuracy; the test images were not looked at before. Each file was run in an engine and gave the network's logits." }
+    }
+}
+
+/// What the predictor is worth.
+fn predictor_section(quality: &Quality) -> Markup {
+    let percentage = |value: f64| 100.0 * value;
+    let points = quality.scatter.iter().map(|&(predicted, measured)| {
+        let text = format!(
+            "predicted {}, measured {}",
+            percent(predicted),
+            percent(measured)
+        );
+        (percentage(measured), percentage(predicted), text)
+    });
+    let scatter = Chart {
+        title: "predicted against measured accuracy".into(),
+        x_label: "measured validation accuracy, %".into(),
+        y_label: "predicted, %".into(),
+        series: vec![Series {
+            name: "held-out subnets".into(),
+            mark: Mark::Discs,
+            colour: 0,
+            points: points.collect(),
+        }],
+    };
+    let curve = |name: &str, colour, points: Vec<(f64, f64, String)>| Series {
+        name: name.into(),
+        mark: Mark::Line,
+        colour,
+        points,
+    };
+    let learnt = quality.curve.iter().map(|point| {
+        let text = format!(
+            "{} subnets: {:.2} points",
+            point.samples,
+            percentage(point.rmse)
+        );
+        (point.samples as f64, percentage(point.rmse), text)
+    });
+    let line = percentage(quality.log_macs.rmse);
+    let ends = [quality.curve.first(), quality.curve.last()];
+    let straight = ends.into_iter().flatten().map(|point| {
+        let text = format!("a line through log-MACs: {line:.2} points");
+        (point.samples as f64, line, text)
+    });
+    let learning = Chart {
+        title: "error of the predictor against the number of measured subnets".into(),
+        x_label: "measured subnets".into(),
+        y_label: "error on held-out subnets, points".into(),
+        series: vec![
+            curve("predictor", 0, learnt.collect()),
+            curve("line through log-MACs", 3, straight.collect()),
+        ],
+    };
+    html! {
+        h2 { "Predictor" }
+        p {
+            "On " (quality.held_out) " subnets that it never saw: error "
+            (format!("{:.2}", percentage(quality.predictor.rmse))) " points, Kendall's tau "
+            (format!("{:.2}", quality.predictor.kendall)) "; a line through log-MACs: "
+            (format!("{line:.2}")) " points, " (format!("{:.2}", quality.log_macs.kendall)) ". "
+            @if !quality.beats_log_macs() {
+                strong { "It does not beat the line: more subnets should be measured." }
+            }
+        }
+        div.charts {
+            (figure(scatter, "Predicted and measured accuracy of subnets that took no part in training the predictor."))
+            (figure(learning, "How the error falls with the number of subnets it learns from."))
+        }
+    }
+}
+
+/// Predicted and measured latencies, where networks were fitted to this machine.
+fn latency_section(fitted: &[Fitted]) -> Markup {
+    let mut series: Vec<Series> = Vec::new();
+    for one in fitted {
+        let latency = one
+            .expected
+            .as_ref()
+            .and_then(|expected| expected.latency.as_ref());
+        let Some(latency) = latency else { continue };
+        let name = format!("{} ({})", latency.device, latency.engine);
+        let points = latency.pairs.iter().map(|&(predicted, measured)| {
+            let text = format!("predicted {predicted:.4} ms, measured {measured:.4} ms");
+            (measured, predicted, text)
+        });
+        match series.iter_mut().find(|other| other.name == name) {
+            Some(known) => known.points.extend(points),
+            None => series.push(Series {
+                name,
+                mark: Mark::Discs,
+                colour: series.len() % 5,
+                points: points.collect(),
+            }),
+        }
+    }
+    series.retain(|one| !one.points.is_empty());
+    if series.is_empty() {
+        return html! {};
+    }
+    let chart = Chart {
+        title: "predicted against measured latency".into(),
+        x_label: "measured, ms".into(),
+        y_label: "by the target's table, ms".into(),
+        series,
+    };
+    html! {
+        h2 { "Latency" }
+        (figure(chart, "Promising subnets, exported and timed in the target's engine on this machine."))
     }
 }
 

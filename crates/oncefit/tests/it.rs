@@ -387,7 +387,7 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
             "--max-macs",
             "160k",
             "--evaluations",
-            "8",
+            "12",
         ],
     );
     assert!(said.contains("width=") && said.contains("ratio="), "{said}");
@@ -648,13 +648,17 @@ fn a_run_is_trained_looked_at_fitted_and_exported() {
 fn quickstart_writes_three_checked_files_and_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let said = succeed(path, &["quickstart", "--epochs", "2", "--evaluations", "6"]);
+    let said = succeed(
+        path,
+        &["quickstart", "--epochs", "2", "--evaluations", "16"],
+    );
     let out = path.join("quickstart-out");
     for name in [
         "small.onnx",
         "medium.onnx",
         "large.onnx",
         "fitted.json",
+        "this-machine.toml",
         "run/report.html",
     ] {
         assert!(out.join(name).exists(), "{name}\n{said}");
@@ -664,15 +668,28 @@ fn quickstart_writes_three_checked_files_and_a_report() {
     for (one, budget) in fitted.iter().zip([400_000, 800_000, 1_600_000]) {
         assert!(one["macs"].as_u64().unwrap() <= budget);
         assert!(one["test_accuracy"].as_f64().unwrap() > 0.3);
+        assert!(one["expected"]["latency"]["measured_ms"].as_f64().unwrap() > 0.0);
     }
     let report = fs::read_to_string(out.join("run/report.html")).unwrap();
-    assert!(report.contains("Fitted networks") && report.contains("<svg"));
+    for part in [
+        "Fitted networks",
+        "<svg",
+        "By class",
+        "Predictor",
+        "Latency",
+        "depthwise",
+    ] {
+        assert!(report.contains(part), "{part}");
+    }
     assert!(
         !report.contains("http://") && !report.contains("https://"),
         "the page is self-contained"
     );
     // Again: the quickstart replaces its own folder.
-    succeed(path, &["quickstart", "--epochs", "1", "--evaluations", "4"]);
+    succeed(
+        path,
+        &["quickstart", "--epochs", "1", "--evaluations", "12"],
+    );
 }
 
 #[test]
@@ -717,4 +734,260 @@ fn data_and_spaces_are_shown() {
         let said = succeed(path, help);
         assert!(said.contains("Usage: oncefit"), "{said}");
     }
+}
+
+/// A device that was not here: its probes' times, where depthwise convolutions are dear.
+fn times_of_another_device(probes: &Path) -> String {
+    let text = fs::read_to_string(probes.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut csv = String::from("file,median_ms\n");
+    for probe in manifest["probes"].as_array().unwrap() {
+        let operators = probe["operators"].as_array().unwrap().iter();
+        let cost = |key: &str| match key.split_once("-k").map(|(kind, rest)| (kind, &rest[..1])) {
+            Some(("depthwise", kernel)) => 0.02 * kernel.parse::<f64>().unwrap().powi(2),
+            _ => 0.002,
+        };
+        let time: f64 = operators.map(|key| cost(key.as_str().unwrap())).sum();
+        csv += &format!("{},{}\n", probe["file"].as_str().unwrap(), 0.01 + time);
+    }
+    csv
+}
+
+#[test]
+fn networks_are_fitted_to_devices_here_and_elsewhere() {
+    let folder = folder_with_recipe(&[("epochs = 6\nnetworks", "epochs = 2\nnetworks")]);
+    let path = folder.path();
+    succeed(path, &["train", "small.toml"]);
+    let run = "runs/small";
+    let said = succeed(
+        path,
+        &[
+            "profile",
+            run,
+            "--networks",
+            "24",
+            "--time-limit",
+            "5",
+            "--out",
+            "here.toml",
+        ],
+    );
+    assert!(
+        said.contains("median error") && said.contains("tract"),
+        "{said}"
+    );
+    succeed(
+        path,
+        &[
+            "profile",
+            run,
+            "--emit-probes",
+            "probes",
+            "--networks",
+            "24",
+        ],
+    );
+    let csv = times_of_another_device(&path.join("probes"));
+    fs::write(path.join("times.csv"), &csv).unwrap();
+    let import = |csv: &str| {
+        fs::write(path.join("changed.csv"), csv).unwrap();
+        oncefit(
+            path,
+            &[
+                "profile",
+                "--import",
+                "changed.csv",
+                "--probes",
+                "probes",
+                "--device",
+                "phone",
+                "--out",
+                "phone.toml",
+            ],
+        )
+    };
+    assert!(import(&csv).status.success());
+
+    // One command, two devices: the phone's network has smaller kernels or fewer blocks.
+    let said = succeed(
+        path,
+        &[
+            "fit",
+            run,
+            "--target",
+            "here.toml",
+            "--target",
+            "phone.toml",
+            "--max-latency",
+            "1ms",
+            "--allow-estimates",
+            "--evaluations",
+            "24",
+            "--verify",
+            "4",
+            "--out",
+            "models",
+            "--json",
+        ],
+    );
+    let start = said.find('[').unwrap();
+    let end = said.rfind(']').unwrap() + 1;
+    let fitted: serde_json::Value = serde_json::from_str(&said[start..end]).unwrap();
+    assert_ne!(fitted[0]["subnet"], fitted[1]["subnet"]);
+    let latency = |index: usize| fitted[index]["expected"]["latency"].clone();
+    assert!(latency(0)["measured_ms"].as_f64().unwrap() > 0.0);
+    assert!(latency(1)["measured_ms"].is_null(), "the phone is not here");
+    assert!(latency(1)["predicted_ms"].as_f64().unwrap() <= 1.0);
+    assert!(path.join("models/here.onnx").exists() && path.join("models/phone.onnx").exists());
+    let said = succeed(path, &["report", run]);
+    let report = fs::read_to_string(path.join(run).join("report.html")).unwrap();
+    assert!(
+        report.contains("phone") && report.contains("Predictor"),
+        "{said}"
+    );
+
+    // What was measured is not measured again; the answer is the same.
+    let again = [
+        "fit",
+        run,
+        "--max-macs",
+        "500k",
+        "--evaluations",
+        "24",
+        "--verify",
+        "4",
+    ];
+    let first = succeed(path, &again);
+    let second = succeed(path, &again);
+    let subnet = |said: &str| {
+        said.lines()
+            .find(|line| line.starts_with("model.onnx:"))
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(subnet(&first), subnet(&second));
+    assert!(!second.contains("measuring"), "{second}");
+
+    // Pictures.
+    succeed(
+        path,
+        &["data", "show", "--sheet", "sheet.png", "--per-class", "1"],
+    );
+    let said = succeed(path, &["predict", "model.onnx", "sheet.png", "--top", "2"]);
+    assert!(
+        said.starts_with("sheet.png: ") && said.matches('%').count() == 2,
+        "{said}"
+    );
+    let said = fail(path, &["predict", "model.onnx", "small.toml"], 1);
+    assert!(
+        said.contains("small.toml") && said.contains("no PNG or JPEG"),
+        "{said}"
+    );
+
+    // Further training of the one that was chosen.
+    let said = succeed(
+        path,
+        &[
+            "fit",
+            run,
+            "--max-macs",
+            "500k",
+            "--evaluations",
+            "24",
+            "--verify",
+            "2",
+            "--finetune",
+            "1",
+            "--out",
+            "tuned.onnx",
+        ],
+    );
+    assert!(
+        path.join("tuned.finetune/recipe.toml").exists() && said.contains("tuned.onnx"),
+        "{said}"
+    );
+
+    // What cannot be.
+    let said = fail(path, &["fit", run], 2);
+    assert!(said.contains("a budget is needed"), "{said}");
+    let said = fail(
+        path,
+        &[
+            "fit",
+            run,
+            "--target",
+            "here.toml",
+            "--max-latency",
+            "5",
+            "--evaluations",
+            "24",
+        ],
+        2,
+    );
+    assert!(said.contains("2ms"), "{said}");
+    let said = fail(
+        path,
+        &[
+            "fit",
+            run,
+            "--target",
+            "phone.toml",
+            "--max-latency",
+            "1us",
+            "--evaluations",
+            "24",
+            "--allow-estimates",
+        ],
+        2,
+    );
+    assert!(said.contains("the closest has"), "{said}");
+    let lines: Vec<&str> = csv.lines().collect();
+    for (changed, part) in [
+        (lines[..lines.len() / 2].join("\n"), "no times of"),
+        (
+            csv.replacen("network-000.onnx,", "network-000.onnx,-", 1),
+            "negative",
+        ),
+        (
+            csv.replacen("network-000.onnx,", "network-000.onnx,nan", 1),
+            "network-000.onnx",
+        ),
+        ("nonsense".to_owned(), "changed.csv"),
+    ] {
+        let output = import(&changed);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let other = fs::read_to_string(path.join("here.toml")).unwrap();
+    fs::write(
+        path.join("other.toml"),
+        other.replace("space = \"fm-nano\"", "space = \"resnet50\""),
+    )
+    .unwrap();
+    let said = fail(
+        path,
+        &[
+            "fit",
+            run,
+            "--target",
+            "other.toml",
+            "--max-latency",
+            "1ms",
+            "--evaluations",
+            "24",
+        ],
+        1,
+    );
+    assert!(
+        said.contains("resnet50") && said.contains("fm-nano"),
+        "{said}"
+    );
+    fs::write(path.join("other.toml"), "format = 3").unwrap();
+    let said = fail(
+        path,
+        &["fit", run, "--target", "other.toml", "--max-latency", "1ms"],
+        1,
+    );
+    assert!(said.contains("other.toml"), "{said}");
 }

@@ -1,20 +1,22 @@
 //! `oncefit quickstart`: the main job on embedded images.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oncefit_search::{Limit, Metric};
-use oncefit_space::Subnet;
+use oncefit_target::{Engine, ProfileOptions};
 use oncefit_train::{Recipe, Run, write_atomically};
 
-use super::runs::write_report;
+use super::profile::{measured, summary};
+use super::runs::{learn, write_report};
 use super::train::train_run;
 use super::{command_line, fitted_table, print};
 use crate::cli::QuickstartArgs;
 use crate::error::{Error, Result};
-use crate::fit::{self, FitSettings, Fitted, SearcherKind};
+use crate::fit::{self, Fitted, PredictedFit};
 use crate::format::{count, duration, percent};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
-use crate::progress::{Progress, TrainingProgress};
+use crate::predicted::PredictorSettings;
+use crate::progress::TrainingProgress;
 
 /// Budgets in MACs for one image.
 const BUDGETS: [(&str, u64); 3] = [
@@ -22,6 +24,11 @@ const BUDGETS: [(&str, u64); 3] = [
     ("medium", 800_000),
     ("large", 1_600_000),
 ];
+
+/// How long this machine is measured.
+const PROFILE_TIME: Duration = Duration::from_secs(20);
+/// How many of the most promising subnets are measured for each budget.
+const VERIFIED: usize = 12;
 
 pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     let started = Instant::now();
@@ -46,60 +53,56 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
         &mut TrainingProgress::default(),
     )?;
 
-    eprintln!("2. find the best subnet for three budgets, by calibrated validation accuracy");
     let mut run = LoadedRun::open(&folder, WhichCheckpoint::Newest)?;
-    let total = (BUDGETS.len() * 2 * args.evaluations) as u64;
-    let mut progress = Progress::new("searching", 0, total);
-    let mut done = 0;
-    let mut chosen = Vec::new();
-    for (name, budget) in BUDGETS {
-        let limits = vec![Limit {
-            metric: Metric::Macs,
-            at_most: budget,
-        }];
-        let mut found = Vec::new();
-        for searcher in [SearcherKind::Evolution, SearcherKind::Random] {
-            let settings = FitSettings {
-                limits: limits.clone(),
-                searcher,
-                evaluations: args.evaluations,
-                seed: args.seed,
-            };
-            let (subnet, accuracy) = fit::find(&mut run, &settings, &mut |measured, best| {
-                let position = done + measured as u64;
-                progress.update(position, || {
-                    format!("{name}, {searcher:?}: best {}", percent(best))
-                });
-            })?;
-            done += args.evaluations as u64;
-            found.push((subnet, accuracy));
-        }
-        progress.say(&format!(
-            "   {name}: at most {} MACs: evolution {}, random {} on validation",
-            count(budget),
-            percent(found[0].1),
-            percent(found[1].1)
-        ));
-        // The more accurate of the two; of equals the cheaper.
-        found.sort_by(|left, right| {
-            let macs = |found: &(Subnet, f64)| found.0.graph().macs();
-            right
-                .1
-                .total_cmp(&left.1)
-                .then(macs(left).cmp(&macs(right)))
-        });
-        chosen.push((name, found.swap_remove(0).0));
-    }
-    progress.finish();
+    eprintln!("2. measure this machine: what each operator of these networks costs in tract");
+    let options = ProfileOptions {
+        time_limit: Some(PROFILE_TIME),
+        seed: args.seed,
+        ..ProfileOptions::default()
+    };
+    let target = measured(&run.space, Engine::Tract, &options)?;
+    let target_path = args.out.join("this-machine.toml");
+    target.save(&target_path)?;
+    eprintln!("   {}", summary(&target));
 
-    eprintln!("3. write each as an ONNX file, run the file, and compare");
+    eprintln!(
+        "3. learn to predict accuracies from {} measured subnets",
+        args.evaluations
+    );
+    let settings = PredictorSettings {
+        samples: args.evaluations,
+        time_limit: None,
+        seed: args.seed,
+    };
+    let predictor = learn(&mut run, settings)?;
+
+    eprintln!(
+        "4. find the best subnet for three budgets, write it as an ONNX file, run the file, and compare"
+    );
     let mut fitted: Vec<Fitted> = Vec::new();
-    for (name, subnet) in chosen {
-        fitted.push(fit::export(
-            &mut run,
-            &subnet,
-            &args.out.join(format!("{name}.onnx")),
-        )?);
+    for (name, budget) in BUDGETS {
+        let request = PredictedFit {
+            limits: vec![Limit {
+                metric: Metric::Macs,
+                at_most: budget,
+            }],
+            target: Some((&target, None)),
+            allow_estimates: false,
+            verify: VERIFIED,
+            seed: args.seed,
+        };
+        let promising = fit::find_predicted(&mut run, &predictor, &request)?;
+        let expected = fit::expected(&mut run, &promising, Some(&target))?;
+        let file = args.out.join(format!("{name}.onnx"));
+        let mut one = fit::export(&mut run, &promising[0].subnet, &file)?;
+        one.expected = Some(expected);
+        eprintln!(
+            "   {name}, at most {} MACs: {} on validation, predicted {}",
+            count(budget),
+            percent(one.validation_accuracy),
+            percent(promising[0].accuracy)
+        );
+        fitted.push(one);
     }
     let summary = serde_json::to_string_pretty(&fitted).expect("results are plain data");
     write_atomically(&args.out.join("fitted.json"), summary.as_bytes())?;
@@ -107,9 +110,10 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     print(&fitted_table(&fitted));
     print(&format!("report: {report}"));
     print(&format!(
-        "done in {}; more budgets: oncefit fit {} --max-macs 600k --out model.onnx",
+        "done in {}; another budget: oncefit fit {} --target {} --max-latency 150us",
         duration(started.elapsed().as_secs_f64()),
-        folder.display()
+        folder.display(),
+        target_path.display()
     ));
     Ok(())
 }

@@ -7,14 +7,14 @@ use oncefit_random::Draws;
 use oncefit_search::{Count, Limit, Metric};
 use oncefit_space::Subnet;
 use oncefit_target::{Predictor, Target};
-use oncefit_train::{Run, Split, write_atomically};
+use oncefit_train::{RowLog, Run, Split, read_rows, write_atomically};
 
 use super::profile::time_limit;
 use super::train::train_run;
 use super::{command_line, fitted_table, print, print_json};
 use crate::cli::{EvaluateArgs, ExportArgs, FitArgs, LimitArgs, ReportArgs};
 use crate::error::{Error, Result};
-use crate::fit::{self, FitSettings, Fitted, PredictedFit, SearcherKind};
+use crate::fit::{self, FITS, FitSettings, Fitted, PredictedFit, SearcherKind};
 use crate::format::{count, duration, percent, table};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
 use crate::predicted::{self, PredictorSettings};
@@ -134,6 +134,10 @@ pub fn fit(args: &FitArgs) -> Result<()> {
         }
         _ => vec![fit_measured(args, &mut run, limits)?],
     };
+    let mut log = RowLog::append(&run.run.file(FITS))?;
+    for one in &fitted {
+        log.push(one)?;
+    }
     if args.json {
         print_json(&fitted);
         return Ok(());
@@ -203,23 +207,30 @@ fn fit_predicted(
         time_limit: time_limit(args.time_limit)?,
         seed: args.seed,
     };
-    let predictor = learn(run, settings)?;
     let targets: Vec<Option<&Target>> = match targets.is_empty() {
         true => vec![None],
         false => targets.iter().map(Some).collect(),
     };
-    let mut fitted = Vec::new();
-    for (target, output) in targets.into_iter().zip(outputs) {
-        let request = PredictedFit {
+    let requests: Vec<PredictedFit> = targets
+        .iter()
+        .map(|target| PredictedFit {
             limits: limits.to_vec(),
             target: target.map(|target| (target, args.max_latency.map(|most| most.0))),
             allow_estimates: args.allow_estimates,
             verify: args.verify,
             seed: args.seed,
-        };
-        let promising = fit::find_predicted(run, &predictor, &request)?;
-        let expected = fit::expected(run, &promising, target)?;
-        let mut one = finish(args, run, &promising.subnet, output)?;
+        })
+        .collect();
+    // What cannot be is said before anything is measured.
+    for request in &requests {
+        predicted::check_feasible(&run.space, &request.budget(&run.space)?)?;
+    }
+    let predictor = learn(run, settings)?;
+    let mut fitted = Vec::new();
+    for ((target, request), output) in targets.iter().zip(&requests).zip(outputs) {
+        let promising = fit::find_predicted(run, &predictor, request)?;
+        let expected = fit::expected(run, &promising, *target)?;
+        let mut one = finish(args, run, &promising[0].subnet, output)?;
         one.expected = Some(expected);
         fitted.push(one);
     }
@@ -294,7 +305,15 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 
 pub fn report(args: &ReportArgs) -> Result<()> {
     let run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
-    let path = write_report(&run, &[], &command_line())?;
+    // The last fit of each file, of these weights.
+    let mut fitted: Vec<Fitted> = Vec::new();
+    for row in read_rows::<Fitted>(&run.run.file(FITS))? {
+        if row.weights_hash == run.weights_hash() {
+            fitted.retain(|other| other.file != row.file);
+            fitted.push(row);
+        }
+    }
+    let path = write_report(&run, &fitted, &command_line())?;
     print(&format!("report: {path}"));
     Ok(())
 }
