@@ -5,6 +5,7 @@
 //! [`Evaluate`] scores candidates by the million. [`search`] and [`run`] bring them together within
 //! a [`Region`]: a space and [`Limit`]s on costs.
 
+mod command;
 mod coster;
 mod error;
 mod evolution;
@@ -23,8 +24,12 @@ mod ridge;
 mod search;
 mod searcher;
 mod smbo;
+pub mod statistics;
+mod study;
+mod table;
 mod variation;
 
+pub use command::CommandObjective;
 pub use coster::{Coster, GraphCoster};
 pub use error::{Result, SearchError};
 pub use evolution::{Evolution, EvolutionSettings};
@@ -44,4 +49,6 @@ pub use search::{
 };
 pub use searcher::Searcher;
 pub use smbo::{Smbo, SmboSettings};
+pub use study::{Claim, Header, Study, StudyLog, StudyRow};
+pub use table::{Table, TableKey, TableObjective};
 pub use variation::{crossover, mutate, mutate_one};
