@@ -4,7 +4,9 @@
 //! crossover are copies of numbers and no graph is built. Once-for-All's evolution (brief
 //! `once-for-all` §5.3) with two changes: a candidate above a limit is not redrawn until it is
 //! within it, but ranked behind all that are, by how far it is above; and candidates that are the
-//! same network count once.
+//! same network count once. Where limits are tight this is some hundred times faster than
+//! [`crate::Evolution`], whose draws are repeated until one is feasible and new; that one is for
+//! objectives that cost seconds, where no evaluation may be spent on what is above a limit.
 
 use std::collections::HashSet;
 

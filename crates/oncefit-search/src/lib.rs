@@ -1,19 +1,56 @@
 //! Searchers over Oncefit spaces.
 //!
-//! A [`Searcher`] proposes subnets (`ask`) and learns their scores (`tell`); it knows nothing of
-//! networks. An [`Objective`], implemented where the networks live, scores subnets. [`search`]
-//! brings the two together within [`Limit`]s on costs that follow from the graph alone.
+//! A [`Searcher`] proposes candidates (`ask`) and learns what came of them (`tell`); it knows
+//! nothing of networks. An [`Objective`], implemented where the networks live, scores subnets; an
+//! [`Evaluate`] scores candidates by the million. [`search`] and [`run`] bring them together within
+//! a [`Region`]: a space and [`Limit`]s on costs.
 
+mod command;
 mod compact;
+mod coster;
 mod error;
 mod evolution;
+mod exhaustive;
+mod features;
+mod halving;
 mod limit;
+mod mcts;
+mod nsga2;
+mod outcome;
+mod proposer;
+mod random;
+mod region;
+mod regularised;
+mod ridge;
 mod search;
 mod searcher;
+mod smbo;
+pub mod statistics;
+mod study;
+mod table;
+mod variation;
 
+pub use command::CommandObjective;
 pub use compact::{Assessment, CompactObjective, Ranked, evolve};
+pub use coster::{Coster, GraphCoster};
 pub use error::{Result, SearchError};
 pub use evolution::{Evolution, EvolutionSettings};
+pub use exhaustive::ExhaustiveSearch;
+pub use features::Features;
+pub use halving::{Bracket, HalvingSettings, Screening, hyperband_brackets};
 pub use limit::{Count, Limit, Metric, check_feasible};
-pub use search::{Evaluation, Found, Objective, pareto_front, search};
-pub use searcher::{RandomSearch, Searcher};
+pub use mcts::{Mcts, MctsSettings};
+pub use nsga2::{Nsga2, Nsga2Settings, crowding_distances, non_dominated_fronts};
+pub use outcome::{Outcome, Trial};
+pub use random::{RandomKind, RandomSearch};
+pub use region::Region;
+pub use regularised::{RegularisedEvolution, RegularisedSettings, Removal};
+pub use ridge::{LinearModel, Ridge, SparseRow};
+pub use search::{
+    Evaluate, Evaluation, Formula, Found, Objective, OnSubnets, best, pareto_front, run, search,
+};
+pub use searcher::Searcher;
+pub use smbo::{Smbo, SmboSettings};
+pub use study::{Claim, Header, Study, StudyLog, StudyRow};
+pub use table::{Table, TableKey, TableObjective};
+pub use variation::{crossover, mutate, mutate_one};

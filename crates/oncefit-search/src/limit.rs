@@ -1,15 +1,18 @@
-//! Costs that follow from a graph alone, and limits on them.
+//! What networks cost, and limits on it.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use oncefit_space::{Graph, Space, Subnet};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, SearchError};
+use crate::coster::GraphCoster;
+use crate::error::Result;
+use crate::region::Region;
 
-/// A cost that is a function of the graph.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+/// What a network costs. Every cost is an integer, so that limits are exact.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Multiply-accumulates for one image.
@@ -18,15 +21,37 @@ pub enum Metric {
     Parameters,
     /// Bytes of live activations, batch 1, f32.
     PeakMemory,
+    /// Nanoseconds for one image on a target.
+    Latency,
+    /// Bytes of the exported file.
+    FileSize,
 }
 
 impl Metric {
-    /// The cost of a graph.
-    pub fn of(self, graph: &Graph) -> u64 {
+    /// All metrics.
+    pub const ALL: [Self; 5] = [
+        Self::Macs,
+        Self::Parameters,
+        Self::PeakMemory,
+        Self::Latency,
+        Self::FileSize,
+    ];
+
+    /// The cost of a graph, if it follows from the graph alone.
+    pub fn of(self, graph: &Graph) -> Option<u64> {
         match self {
-            Self::Macs => graph.macs(),
-            Self::Parameters => graph.parameters(),
-            Self::PeakMemory => graph.peak_activation_bytes(),
+            Self::Macs => Some(graph.macs()),
+            Self::Parameters => Some(graph.parameters()),
+            Self::PeakMemory => Some(graph.peak_activation_bytes()),
+            Self::Latency | Self::FileSize => None,
+        }
+    }
+
+    /// A value with what it counts: `1200000 MACs`, `1.5 ms of latency`.
+    pub fn show(self, value: u64) -> String {
+        match self {
+            Self::Latency => format!("{} ms of latency", value as f64 / 1e6),
+            _ => format!("{value} {self}"),
         }
     }
 }
@@ -37,6 +62,8 @@ impl fmt::Display for Metric {
             Self::Macs => "MACs",
             Self::Parameters => "parameters",
             Self::PeakMemory => "bytes of peak activation memory",
+            Self::Latency => "nanoseconds of latency",
+            Self::FileSize => "bytes of file",
         })
     }
 }
@@ -51,31 +78,31 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Whether a graph is within the limit.
+    /// A bound on the latency, in milliseconds.
+    pub fn latency_ms(milliseconds: f64) -> Self {
+        Self {
+            metric: Metric::Latency,
+            at_most: (milliseconds * 1e6).round() as u64,
+        }
+    }
+
+    /// Whether a graph is within the limit; a limit on a cost that does not follow from the graph
+    /// holds for none.
     pub fn holds(&self, graph: &Graph) -> bool {
-        self.metric.of(graph) <= self.at_most
+        self.metric
+            .of(graph)
+            .is_some_and(|cost| cost <= self.at_most)
     }
 }
 
-/// Fails if the smallest member is above a limit: then no member is expected to be within it.
+/// Fails at once if no member is within the limits, which are on costs of the graph; otherwise
+/// returns a member that is.
 ///
 /// # Errors
-/// [`SearchError::Infeasible`] with the closest feasible value.
+/// [`SearchError::Infeasible`](crate::SearchError::Infeasible) with the closest feasible value.
 pub fn check_feasible(space: &Space, limits: &[Limit]) -> Result<Subnet> {
-    let smallest = space.smallest()?;
-    for limit in limits {
-        let closest = limit.metric.of(smallest.graph());
-        if closest > limit.at_most {
-            return Err(SearchError::Infeasible {
-                space: space.name().to_owned(),
-                metric: limit.metric,
-                limit: limit.at_most,
-                closest,
-                subnet: smallest.text(),
-            });
-        }
-    }
-    Ok(smallest)
+    let region = Region::new(space, limits, Arc::new(GraphCoster::new(space)))?;
+    Ok(space.subnet_of(region.anchor())?)
 }
 
 /// A count with an optional suffix: `1200000`, `1.2M`, `800k`, `2G`.

@@ -1,8 +1,9 @@
 //! The loop that brings a searcher and an objective together, and fronts.
 
-use oncefit_space::Subnet;
+use oncefit_space::{Candidate, Space, Subnet};
 
 use crate::error::{Result, SearchError};
+use crate::outcome::{Outcome, Trial};
 use crate::searcher::Searcher;
 
 /// Scores subnets; higher is better.
@@ -13,6 +14,109 @@ pub trait Objective {
     /// # Errors
     /// If a subnet cannot be scored; the message says why.
     fn score(&mut self, subnets: &[Subnet]) -> std::result::Result<Vec<f64>, String>;
+}
+
+/// Evaluates candidates without building networks: a table, a predictor, a formula. Several
+/// objectives and constraints are allowed.
+pub trait Evaluate {
+    /// The outcome of each trial, in order. Trials may be evaluated in parallel, but an outcome
+    /// must not depend on it.
+    fn evaluate(&mut self, trials: &[Trial]) -> Vec<Outcome>;
+}
+
+/// A function of one candidate, evaluated on several threads; outcomes do not depend on their
+/// number.
+#[derive(Clone, Copy, Debug)]
+pub struct Formula<F> {
+    function: F,
+    threads: usize,
+}
+
+impl<F: Fn(&Candidate) -> Outcome + Sync> Formula<F> {
+    /// The function on one thread.
+    pub fn new(function: F) -> Self {
+        Self {
+            function,
+            threads: 1,
+        }
+    }
+
+    /// The same on several threads: worth it where the function takes longer than starting one.
+    #[must_use]
+    pub fn on_threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
+}
+
+impl<F: Fn(&Candidate) -> Outcome + Sync> Evaluate for Formula<F> {
+    fn evaluate(&mut self, trials: &[Trial]) -> Vec<Outcome> {
+        let function = &self.function;
+        let all = |trials: &[Trial]| -> Vec<Outcome> {
+            let each = trials.iter();
+            each.map(|trial| function(&trial.candidate)).collect()
+        };
+        let share = trials.len().div_ceil(self.threads.max(1)).max(1);
+        if share >= trials.len() {
+            return all(trials);
+        }
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = trials
+                .chunks(share)
+                .map(|chunk| (chunk.len(), scope.spawn(|| all(chunk))))
+                .collect();
+            let mut outcomes = Vec::with_capacity(trials.len());
+            for (count, worker) in workers {
+                outcomes.extend(worker.join().unwrap_or_else(|_| {
+                    vec![Outcome::Failed("the objective panicked".into()); count]
+                }));
+            }
+            outcomes
+        })
+    }
+}
+
+/// An [`Objective`] as an [`Evaluate`]: builds each subnet, and holes fail.
+pub struct OnSubnets<'o> {
+    space: Space,
+    objective: &'o mut dyn Objective,
+}
+
+impl<'o> OnSubnets<'o> {
+    /// An objective for the members of a space.
+    pub fn new(space: &Space, objective: &'o mut dyn Objective) -> Self {
+        Self {
+            space: space.clone(),
+            objective,
+        }
+    }
+}
+
+impl Evaluate for OnSubnets<'_> {
+    fn evaluate(&mut self, trials: &[Trial]) -> Vec<Outcome> {
+        let built: Vec<_> = trials
+            .iter()
+            .map(|trial| self.space.subnet_of(&trial.candidate))
+            .collect();
+        let subnets: Vec<Subnet> = built.iter().flatten().cloned().collect();
+        let scores = match self.objective.score(&subnets) {
+            Ok(scores) if scores.len() == subnets.len() => scores.into_iter().map(Ok).collect(),
+            Ok(scores) => {
+                let reason = format!("{} scores for {} subnets", scores.len(), subnets.len());
+                vec![Err(reason); subnets.len()]
+            }
+            Err(reason) => vec![Err(reason); subnets.len()],
+        };
+        let mut scores = scores.into_iter();
+        let outcomes = built.into_iter().map(|subnet| match subnet {
+            Err(hole) => Outcome::Failed(hole.to_string()),
+            Ok(_) => match scores.next() {
+                Some(Ok(score)) => Outcome::of(score),
+                Some(Err(reason)) => Outcome::Failed(reason),
+                None => Outcome::Failed("no score was given".into()),
+            },
+        });
+        outcomes.collect()
+    }
 }
 
 /// A scored subnet.
@@ -34,7 +138,8 @@ pub struct Found {
 }
 
 /// Scores up to `evaluations` subnets that `searcher` proposes, `batch` at a time, and returns the
-/// best. `observe` is told after each batch how many are done and the best score so far.
+/// best. `observe` is told after each batch how many are done and the best score so far. Holes are
+/// told to the searcher and left out of the history.
 ///
 /// # Errors
 /// If the searcher or the objective fails, or a score is NaN.
@@ -45,12 +150,29 @@ pub fn search(
     batch: usize,
     observe: &mut dyn FnMut(usize, f64),
 ) -> Result<Found> {
-    let mut history: Vec<Evaluation> = Vec::with_capacity(evaluations);
+    let space = searcher.space().clone();
+    let mut history: Vec<Evaluation> = Vec::with_capacity(evaluations.min(1 << 20));
     let mut best: Option<usize> = None;
-    while history.len() < evaluations {
-        let subnets = searcher.ask(batch.max(1).min(evaluations - history.len()))?;
-        if subnets.is_empty() {
+    let mut asked = 0;
+    while asked < evaluations {
+        let trials = searcher.ask(batch.max(1).min(evaluations - asked))?;
+        if trials.is_empty() {
             break;
+        }
+        asked += trials.len();
+        let mut subnets = Vec::with_capacity(trials.len());
+        let mut built = Vec::with_capacity(trials.len());
+        for trial in trials {
+            match space.subnet_of(&trial.candidate) {
+                Ok(subnet) => {
+                    subnets.push(subnet);
+                    built.push(trial);
+                }
+                Err(hole) => searcher.tell(&trial, &Outcome::Failed(hole.to_string())),
+            }
+        }
+        if subnets.is_empty() {
+            continue;
         }
         let scores = objective
             .score(&subnets)
@@ -58,7 +180,7 @@ pub fn search(
                 subnet: subnets[0].text(),
                 reason,
             })?;
-        for (subnet, score) in subnets.into_iter().zip(scores) {
+        for ((trial, subnet), score) in built.iter().zip(subnets).zip(scores) {
             if score.is_nan() {
                 let reason = "its score is not a number".into();
                 return Err(SearchError::Objective {
@@ -66,7 +188,7 @@ pub fn search(
                     reason,
                 });
             }
-            searcher.tell(&subnet, score);
+            searcher.tell(trial, &Outcome::of(score));
             if best.is_none_or(|best| score > history[best].score) {
                 best = Some(history.len());
             }
@@ -82,9 +204,51 @@ pub fn search(
         }),
         None => Err(SearchError::Objective {
             subnet: String::from("(none)"),
-            reason: "the searcher proposed nothing".into(),
+            reason: "the searcher proposed nothing that can be scored".into(),
         }),
     }
+}
+
+/// Evaluates up to `evaluations` trials that `searcher` proposes, `batch` at a time, without
+/// building networks. Returns all with their outcomes, failures included, in order.
+///
+/// # Errors
+/// If the searcher fails, or the objective gives another number of outcomes than trials.
+pub fn run(
+    searcher: &mut dyn Searcher,
+    evaluate: &mut dyn Evaluate,
+    evaluations: usize,
+    batch: usize,
+) -> Result<Vec<(Trial, Outcome)>> {
+    let mut history = Vec::with_capacity(evaluations.min(1 << 20));
+    while history.len() < evaluations {
+        let trials = searcher.ask(batch.max(1).min(evaluations - history.len()))?;
+        if trials.is_empty() {
+            break;
+        }
+        let outcomes = evaluate.evaluate(&trials);
+        if outcomes.len() != trials.len() {
+            return Err(SearchError::Settings(format!(
+                "the objective gave {} outcomes for {} trials",
+                outcomes.len(),
+                trials.len()
+            )));
+        }
+        for (trial, outcome) in trials.into_iter().zip(outcomes) {
+            let outcome = outcome.checked();
+            searcher.tell(&trial, &outcome);
+            history.push((trial, outcome));
+        }
+    }
+    Ok(history)
+}
+
+/// The trial with the highest score that violates nothing; the first of equals.
+pub fn best(history: &[(Trial, Outcome)]) -> Option<(&Trial, f64)> {
+    let scored = history
+        .iter()
+        .filter_map(|(trial, outcome)| Some((trial, outcome.score()?)));
+    scored.reduce(|best, other| if other.1 > best.1 { other } else { best })
 }
 
 /// The points that no other point beats: sorted by rising cost, each with a higher score than all
@@ -114,13 +278,12 @@ mod tests {
     use super::*;
     use crate::evolution::{Evolution, EvolutionSettings};
     use crate::limit::{Limit, Metric};
-    use crate::searcher::RandomSearch;
-    use oncefit_space::Space;
+    use crate::random::RandomSearch;
 
     /// Prefers deep networks with small kernels: parameters less a penalty on MACs.
-    struct Formula;
+    struct ByGraph;
 
-    impl Objective for Formula {
+    impl Objective for ByGraph {
         fn score(&mut self, subnets: &[Subnet]) -> std::result::Result<Vec<f64>, String> {
             let score = |subnet: &Subnet| {
                 let graph = subnet.graph();
@@ -137,14 +300,16 @@ mod tests {
         }]
     }
 
+    const EVALUATIONS: usize = 160;
+
     fn run(searcher: &mut dyn Searcher) -> Found {
-        search(searcher, &mut Formula, 120, 8, &mut |_, _| {}).unwrap()
+        search(searcher, &mut ByGraph, EVALUATIONS, 8, &mut |_, _| {}).unwrap()
     }
 
     fn evolution(seed: u64) -> Evolution {
         let space = Space::builtin("fm-nano").unwrap();
         let settings = EvolutionSettings {
-            population: 24,
+            population: 20,
             ..Default::default()
         };
         Evolution::new(&space, &limits(), settings, seed).unwrap()
@@ -162,13 +327,13 @@ mod tests {
         assert_eq!(found[0], found[1]);
         assert_eq!(found[2], found[3]);
         for found in found {
-            assert_eq!(found.history.len(), 120);
+            assert_eq!(found.history.len(), EVALUATIONS);
             let different: std::collections::HashSet<_> = found
                 .history
                 .iter()
                 .map(|evaluation| &evaluation.subnet)
                 .collect();
-            assert_eq!(different.len(), 120);
+            assert_eq!(different.len(), EVALUATIONS);
             assert!(
                 found
                     .history
@@ -199,7 +364,7 @@ mod tests {
             at_most: smallest.graph().macs(),
         };
         let mut searcher = RandomSearch::new(&space, &[limit], 3).unwrap();
-        let found = search(&mut searcher, &mut Formula, 50, 8, &mut |_, _| {}).unwrap();
+        let found = search(&mut searcher, &mut ByGraph, 50, 8, &mut |_, _| {}).unwrap();
         assert_eq!(found.best.subnet, smallest);
     }
 

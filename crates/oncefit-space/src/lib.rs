@@ -14,8 +14,10 @@
 //! # Ok::<(), oncefit_space::SpaceError>(())
 //! ```
 
+mod candidate;
 mod cost;
 mod count;
+mod decisions;
 mod elaborate;
 mod encode;
 mod envelope;
@@ -36,6 +38,8 @@ mod trace;
 mod tree;
 mod value;
 
+pub use candidate::Candidate;
+pub use decisions::{Binding, Condition, DecisionNode, Variable};
 pub use envelope::{Envelope, EnvelopeNode};
 pub use error::{Result, SpaceError};
 pub use expression::make_divisible;

@@ -6,7 +6,7 @@ use num_bigint::BigUint;
 use oncefit_random::Draws;
 
 use crate::count;
-use crate::error::{Result, SpaceError};
+use crate::error::Result;
 use crate::space::Space;
 use crate::trace::Subnet;
 
@@ -37,15 +37,7 @@ impl Space {
     /// # Errors
     /// If there is no such member, the space cannot be counted or the shapes do not meet.
     pub fn unrank(&self, rank: &BigUint) -> Result<Subnet> {
-        let count = self.count()?;
-        if *rank >= count {
-            return Err(SpaceError::Illegal(format!(
-                "space `{}` has {count} members, numbered from 0; there is no member {rank}",
-                self.name()
-            )));
-        }
-        let chosen = count::unrank(self.program(), rank.clone())?;
-        self.build_slots(&mut |slot, _| chosen[slot].unwrap_or(0))
+        self.subnet_of(&self.unrank_candidate(rank)?)
     }
 
     /// The number of a member: the inverse of [`Space::unrank`].
@@ -74,9 +66,7 @@ impl Space {
     /// # Errors
     /// If the space cannot be counted or the shapes do not meet.
     pub fn sample_uniform(&self, draws: &mut Draws) -> Result<Subnet> {
-        let count = self.count()?;
-        let chosen = count::unrank(self.program(), below(&count, draws))?;
-        self.build_slots(&mut |slot, _| chosen[slot].unwrap_or(0))
+        self.subnet_of(&self.sample_candidate_uniform(draws)?)
     }
 
     /// The member with ordered decisions at their smallest and unordered ones at the value that
@@ -179,7 +169,7 @@ impl Space {
 }
 
 /// A uniform integer below `bound`.
-fn below(bound: &BigUint, draws: &mut Draws) -> BigUint {
+pub(crate) fn below(bound: &BigUint, draws: &mut Draws) -> BigUint {
     let digits = (bound.bits() / 32 + 2) as usize;
     // 32 bits more than the bound has: the bias is below 2⁻³².
     let random = BigUint::new((0..digits).map(|_| draws.next_u32()).collect());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::decisions::DecisionTree;
 use crate::elaborate::{elaborate, unknown_decision};
 use crate::envelope::{Envelope, envelope};
 use crate::error::{Result, SpaceError, suggestion};
@@ -25,6 +26,7 @@ pub struct Space {
 struct Inner {
     tree: Tree,
     program: Program,
+    decision_tree: DecisionTree,
     /// The number of each decision in the program, by path.
     slots: HashMap<String, usize>,
     envelope: Envelope,
@@ -74,6 +76,7 @@ impl Space {
         Ok(Self {
             inner: Arc::new(Inner {
                 tree,
+                decision_tree: DecisionTree::new(&program),
                 program,
                 slots,
                 envelope,
@@ -117,6 +120,10 @@ impl Space {
 
     pub(crate) fn source(&self) -> &Source {
         &self.inner.tree.source
+    }
+
+    pub(crate) fn decision_tree(&self) -> &DecisionTree {
+        &self.inner.decision_tree
     }
 
     /// The number of the decision at a path.

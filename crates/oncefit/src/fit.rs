@@ -127,21 +127,19 @@ impl PredictedFit<'_> {
     /// # Errors
     /// If the target is of another family.
     pub fn budget(&self, space: &Space) -> Result<Budget> {
-        let latency = match self.target {
-            None => None,
-            Some((target, most)) => {
-                target.check_space(space)?;
-                let table = match self.allow_estimates {
-                    true => target.table_with_estimates()?,
-                    false => target.table()?,
-                };
-                Some((table, most))
-            }
-        };
-        Ok(Budget {
+        let mut budget = Budget {
             limits: self.limits.clone(),
-            latency,
-        })
+            table: None,
+        };
+        if let Some((target, most)) = self.target {
+            target.check_space(space)?;
+            budget.limits.extend(most.map(Limit::latency_ms));
+            budget.table = Some(match self.allow_estimates {
+                true => target.table_with_estimates()?,
+                false => target.table()?,
+            });
+        }
+        Ok(budget)
     }
 }
 

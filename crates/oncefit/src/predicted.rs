@@ -1,15 +1,15 @@
 //! Search by prediction: a predictor learns accuracies from some measured subnets, then very many
 //! are costed and predicted without being built.
 
-use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oncefit_random::{Draws, fnv1a64};
 use oncefit_search::{
-    Assessment, CompactObjective, EvolutionSettings, Limit, Metric, Ranked, evolve,
+    Assessment, CompactObjective, Coster, EvolutionSettings, Limit, Metric, Region, evolve,
 };
-use oncefit_space::{Space, Subnet};
-use oncefit_target::{Codes, Cost, Coster, OperatorTable, Predictor, PredictorOptions, Sample};
+use oncefit_space::{Candidate, Space, Subnet};
+use oncefit_target::{Codes, Cost, OperatorTable, Predictor, PredictorOptions, Sample};
 use oncefit_train::Split;
 use serde::{Deserialize, Serialize};
 
@@ -129,13 +129,13 @@ fn spread(space: &Space, seed: u64, index: u64) -> Result<Subnet> {
     })?)
 }
 
-/// What a network may cost, with the table that says what it costs in milliseconds.
+/// What a network may cost.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
-    /// Limits that follow from the graph.
+    /// Limits, also on the latency where there is a table.
     pub limits: Vec<Limit>,
-    /// Times of operators, and the most milliseconds.
-    pub latency: Option<(OperatorTable, Option<f64>)>,
+    /// Times of operators.
+    pub table: Option<OperatorTable>,
 }
 
 /// A subnet that was found, with what is expected of it.
@@ -149,47 +149,57 @@ pub struct Promising {
     pub cost: Cost,
 }
 
-/// Costs and predicts candidates; without predictor all are equally good.
-struct Predicted<'p> {
-    coster: Coster,
-    predictor: Option<&'p Predictor>,
-    budget: &'p Budget,
-    codes: Codes,
+/// Costs of candidates from what is remembered of parts of networks.
+struct RememberedCosts {
+    coster: Mutex<oncefit_target::Coster>,
+    metrics: Vec<Metric>,
 }
 
-impl<'p> Predicted<'p> {
-    fn new(space: &Space, predictor: Option<&'p Predictor>, budget: &'p Budget) -> Self {
+impl RememberedCosts {
+    fn new(space: &Space, table: Option<&OperatorTable>) -> Self {
+        let mut metrics = vec![Metric::Macs, Metric::Parameters, Metric::PeakMemory];
+        metrics.extend(table.map(|_| Metric::Latency));
         Self {
-            coster: match &budget.latency {
-                Some((table, _)) => Coster::with_table(space, table),
-                None => Coster::new(space),
-            },
-            predictor,
-            budget,
-            codes: Codes::default(),
+            coster: Mutex::new(coster(space, table)),
+            metrics,
         }
     }
 
-    /// The largest excess over a limit, as a share of it.
-    fn excess(&self, cost: &Cost) -> f64 {
-        let above = |value: f64, limit: f64| ((value - limit) / limit.max(1e-12)).max(0.0);
-        let limits = self.budget.limits.iter().map(|limit| {
-            let value = match limit.metric {
-                Metric::Macs => cost.macs,
-                Metric::Parameters => cost.parameters,
-                Metric::PeakMemory => cost.peak_activation_bytes,
-            };
-            above(value as f64, limit.at_most as f64)
-        });
-        let latency = match (&self.budget.latency, cost.latency_ms) {
-            (Some((_, Some(most))), Some(milliseconds)) => above(milliseconds, *most),
-            _ => 0.0,
-        };
-        limits.fold(latency, f64::max)
+    fn cost(&self, candidate: &Candidate) -> Result<Cost> {
+        let mut coster = self.coster.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(coster.cost(&indices_of(candidate))?)
     }
 }
 
-impl CompactObjective for Predicted<'_> {
+impl Coster for RememberedCosts {
+    fn metrics(&self) -> &[Metric] {
+        &self.metrics
+    }
+
+    fn costs(
+        &self,
+        candidate: &Candidate,
+        metrics: &[Metric],
+        costs: &mut Vec<u64>,
+    ) -> std::result::Result<(), String> {
+        let cost = self.cost(candidate).map_err(|error| error.to_string())?;
+        for metric in metrics {
+            let value = value_of(&cost, *metric);
+            costs.push(value.ok_or_else(|| format!("{metric} are not known here"))?);
+        }
+        Ok(())
+    }
+}
+
+/// Costs and predicts candidates.
+struct Predictions<'p> {
+    coster: oncefit_target::Coster,
+    predictor: &'p Predictor,
+    limits: &'p [Limit],
+    codes: Codes,
+}
+
+impl CompactObjective for Predictions<'_> {
     type Error = Error;
 
     fn assess(&mut self, candidates: &[Vec<usize>]) -> Result<Vec<Assessment>> {
@@ -201,16 +211,17 @@ impl CompactObjective for Predicted<'_> {
             self.codes.push(&code);
             bytes.clear();
             bytes.extend(code.iter().flat_map(|position| position.to_le_bytes()));
+            let above = self.limits.iter().map(|limit| {
+                let value = value_of(&cost, limit.metric).unwrap_or(u64::MAX);
+                value.saturating_sub(limit.at_most) as f64 / limit.at_most.max(1) as f64
+            });
             assessments.push(Assessment {
                 key: fnv1a64(&bytes),
-                excess: self.excess(&cost),
+                excess: above.fold(0.0, f64::max),
                 score: 0.0,
             });
         }
-        let Some(predictor) = self.predictor else {
-            return Ok(assessments);
-        };
-        let scores = predictor.predict_codes(&self.codes);
+        let scores = self.predictor.predict_codes(&self.codes);
         for (assessment, score) in assessments.iter_mut().zip(scores) {
             assessment.score = score;
         }
@@ -221,21 +232,18 @@ impl CompactObjective for Predicted<'_> {
 /// Generations of Once-for-All's search.
 const GENERATIONS: usize = 500;
 
-/// Fails if no subnet is within a budget; takes milliseconds, so it is asked before anything is
-/// measured.
-///
-/// # Errors
-/// With the closest values, or if the table lacks operators.
-pub fn check_feasible(space: &Space, budget: &Budget) -> Result<()> {
-    oncefit_search::check_feasible(space, &budget.limits)?;
-    let mut objective = Predicted::new(space, None, budget);
-    let smallest = objective.coster.indices(&space.smallest()?)?;
-    let cost = objective.coster.cost(&smallest)?;
-    if objective.excess(&cost) > 0.0 {
-        // The smallest member need not be the fastest.
-        evolved(space, &mut objective, GENERATIONS / 10, 1, 0)?;
+impl Budget {
+    /// The subnets within it.
+    ///
+    /// # Errors
+    /// At once, with the closest value, if there is none; or if the table lacks operators.
+    pub fn region(&self, space: &Space) -> Result<Region> {
+        let costs = RememberedCosts::new(space, self.table.as_ref());
+        // What is wrong with a table is better said by itself than as a member without costs.
+        let smallest = space.candidate_of(space.smallest()?.trace())?;
+        costs.cost(&smallest)?;
+        Ok(Region::new(space, &self.limits, Arc::new(costs))?)
     }
-    Ok(())
 }
 
 /// The most promising subnets within a budget, best first, at most `keep`.
@@ -251,75 +259,65 @@ pub fn find(
     seed: u64,
 ) -> Result<Vec<Promising>> {
     predictor.check_space(space)?;
-    let mut objective = Predicted::new(space, Some(predictor), budget);
-    evolved(space, &mut objective, GENERATIONS, keep, seed)
-}
-
-/// What an evolution finds within the objective's budget.
-fn evolved(
-    space: &Space,
-    objective: &mut Predicted,
-    generations: usize,
-    keep: usize,
-    seed: u64,
-) -> Result<Vec<Promising>> {
-    let start = [
-        objective.coster.indices(&space.smallest()?)?,
-        objective.coster.indices(&space.largest()?)?,
-    ];
-    let slots = space.decisions();
-    let sizes: Vec<usize> = slots.iter().map(|slot| slot.domain.values.len()).collect();
+    let region = budget.region(space)?;
+    let start = indices_of(region.anchor());
+    let slots = space.decisions().iter();
+    let sizes: Vec<usize> = slots.map(|slot| slot.domain.values.len()).collect();
+    let mut objective = Predictions {
+        coster: coster(space, budget.table.as_ref()),
+        predictor,
+        limits: &budget.limits,
+        codes: Codes::default(),
+    };
     let settings = EvolutionSettings::default();
-    let found = evolve(&sizes, &start, settings, generations, keep, seed, objective)?;
-    let positions: HashMap<&str, usize> = slots
-        .iter()
-        .enumerate()
-        .map(|(position, slot)| (slot.path.as_str(), position))
-        .collect();
-    let mut promising = Vec::new();
-    for Ranked {
-        indices,
-        assessment,
-    } in &found
-    {
-        let cost = objective.coster.cost(indices)?;
-        if assessment.excess > 0.0 {
-            if promising.is_empty() {
-                return Err(infeasible(space, objective.budget, &cost));
-            }
-            break;
-        }
-        promising.push(Promising {
-            subnet: space.build(&mut |slot| {
-                let position = positions.get(slot.path.as_str());
-                position.map_or(0, |&position| indices[position])
-            })?,
-            accuracy: assessment.score,
-            cost,
-        });
-    }
-    Ok(promising)
+    let found = evolve(
+        &sizes,
+        &[start],
+        settings,
+        GENERATIONS,
+        keep,
+        seed,
+        &mut objective,
+    )?;
+    found
+        .into_iter()
+        .filter(|one| one.assessment.excess == 0.0)
+        .map(|one| {
+            let candidate = space.candidate(|slot, _| one.indices[slot])?;
+            Ok(Promising {
+                subnet: space.subnet_of(&candidate)?,
+                accuracy: one.assessment.score,
+                cost: objective.coster.cost(&one.indices)?,
+            })
+        })
+        .collect()
 }
 
-fn infeasible(space: &Space, budget: &Budget, closest: &Cost) -> Error {
-    let mut parts: Vec<String> = Vec::new();
-    for limit in &budget.limits {
-        let value = match limit.metric {
-            Metric::Macs => closest.macs,
-            Metric::Parameters => closest.parameters,
-            Metric::PeakMemory => closest.peak_activation_bytes,
-        };
-        parts.push(format!(
-            "{value} {} (limit {})",
-            limit.metric, limit.at_most
-        ));
+fn coster(space: &Space, table: Option<&OperatorTable>) -> oncefit_target::Coster {
+    match table {
+        Some(table) => oncefit_target::Coster::with_table(space, table),
+        None => oncefit_target::Coster::new(space),
     }
-    if let (Some((_, Some(most))), Some(milliseconds)) = (&budget.latency, closest.latency_ms) {
-        parts.push(format!("{milliseconds:.4} ms (limit {most} ms)"));
+}
+
+/// An index for each decision; those that the candidate does not have do not matter.
+fn indices_of(candidate: &Candidate) -> Vec<usize> {
+    let positions = candidate.positions().iter();
+    positions
+        .map(|&position| match position {
+            Candidate::INACTIVE => 0,
+            position => position as usize,
+        })
+        .collect()
+}
+
+/// A cost as searches count it, where it is known.
+fn value_of(cost: &Cost, metric: Metric) -> Option<u64> {
+    match metric {
+        Metric::Macs => Some(cost.macs),
+        Metric::Parameters => Some(cost.parameters),
+        Metric::PeakMemory => Some(cost.peak_activation_bytes),
+        Metric::Latency => cost.latency_ms.map(|ms| (ms * 1e6).round() as u64),
+        Metric::FileSize => None,
     }
-    Error::Request(format!(
-        "no subnet of `{}` is within the limits; the closest has {}",
-        space.name(),
-        parts.join(", ")
-    ))
 }

@@ -134,6 +134,28 @@ proptest! {
     }
 
     #[test]
+    fn candidates_are_the_members((text, space) in space(), seed: u64) {
+        let mut draws = Draws::new(seed, "test", 0, 0);
+        let candidate = space.sample_candidate(&mut draws).unwrap();
+        let subnet = space.subnet_of(&candidate).unwrap();
+        prop_assert_eq!(subnet.trace(), &space.trace_of(&candidate), "{}", text);
+        prop_assert_eq!(&space.candidate_of(subnet.trace()).unwrap(), &candidate);
+        prop_assert_eq!(&space.unrank_candidate(&space.rank(&subnet).unwrap()).unwrap(), &candidate);
+        let count = space.count().unwrap();
+        prop_assert!(space.unrank_candidate(&count).is_err());
+        if count <= number(500) {
+            let mut next = Some(space.candidate(|_, _| 0).unwrap());
+            let mut rank = 0;
+            while let Some(candidate) = next {
+                prop_assert_eq!(&space.unrank_candidate(&number(rank)).unwrap(), &candidate, "{}", text);
+                next = space.next_candidate(&candidate).unwrap();
+                rank += 1;
+            }
+            prop_assert_eq!(number(rank), count, "{}", text);
+        }
+    }
+
+    #[test]
     fn printed_spaces_are_the_same_spaces((_, space) in space()) {
         let printed = space.to_text();
         let again = Space::parse(&printed, "again").unwrap();

@@ -223,7 +223,7 @@ fn fit_predicted(
         .collect();
     // What cannot be is said before anything is measured.
     for request in &requests {
-        predicted::check_feasible(&run.space, &request.budget(&run.space)?)?;
+        request.budget(&run.space)?.region(&run.space)?;
     }
     let predictor = learn(run, settings)?;
     let mut fitted = Vec::new();
