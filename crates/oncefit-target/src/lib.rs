@@ -8,6 +8,8 @@ mod fusion;
 mod mlp;
 mod nnls;
 mod ofa_table;
+#[cfg(feature = "onnxruntime")]
+mod onnxruntime;
 mod operator;
 mod predictor;
 mod probe_files;
