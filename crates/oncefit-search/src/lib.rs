@@ -5,10 +5,12 @@
 //! [`Evaluate`] scores candidates by the million. [`search`] and [`run`] bring them together within
 //! a [`Region`]: a space and [`Limit`]s on costs.
 
+mod additive;
 mod command;
 mod coster;
 mod error;
 mod evolution;
+mod exact;
 mod exhaustive;
 mod features;
 mod halving;
@@ -29,10 +31,12 @@ mod study;
 mod table;
 mod variation;
 
+pub use additive::{AdditiveModel, Share, Term};
 pub use command::CommandObjective;
 pub use coster::{Coster, GraphCoster};
 pub use error::{Result, SearchError};
 pub use evolution::{Evolution, EvolutionSettings};
+pub use exact::{ExactSearch, Solved, solve};
 pub use exhaustive::ExhaustiveSearch;
 pub use features::Features;
 pub use halving::{Bracket, HalvingSettings, Screening, hyperband_brackets};
