@@ -7,6 +7,7 @@
 
 mod additive;
 mod command;
+pub mod conformance;
 mod coster;
 mod error;
 mod evolution;
@@ -14,6 +15,7 @@ mod exact;
 mod exhaustive;
 mod features;
 mod halving;
+mod landscape;
 mod limit;
 mod mcts;
 mod nsga2;
@@ -40,6 +42,7 @@ pub use exact::{ExactSearch, Solved, solve};
 pub use exhaustive::ExhaustiveSearch;
 pub use features::Features;
 pub use halving::{Bracket, HalvingSettings, Screening, hyperband_brackets};
+pub use landscape::Landscape;
 pub use limit::{Count, Limit, Metric, check_feasible};
 pub use mcts::{Mcts, MctsSettings};
 pub use nsga2::{Nsga2, Nsga2Settings, crowding_distances, non_dominated_fronts};
