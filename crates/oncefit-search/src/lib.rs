@@ -5,14 +5,18 @@
 //! [`Evaluate`] scores candidates by the million. [`search`] and [`run`] bring them together within
 //! a [`Region`]: a space and [`Limit`]s on costs.
 
+mod additive;
 mod command;
 mod compact;
+pub mod conformance;
 mod coster;
 mod error;
 mod evolution;
+mod exact;
 mod exhaustive;
 mod features;
 mod halving;
+mod landscape;
 mod limit;
 mod mcts;
 mod nsga2;
@@ -30,14 +34,17 @@ mod study;
 mod table;
 mod variation;
 
+pub use additive::{AdditiveModel, Share, Term};
 pub use command::CommandObjective;
 pub use compact::{Assessment, CompactObjective, Ranked, evolve};
 pub use coster::{Coster, GraphCoster};
 pub use error::{Result, SearchError};
 pub use evolution::{Evolution, EvolutionSettings};
+pub use exact::{ExactSearch, Solved, solve};
 pub use exhaustive::ExhaustiveSearch;
 pub use features::Features;
 pub use halving::{Bracket, HalvingSettings, Screening, hyperband_brackets};
+pub use landscape::Landscape;
 pub use limit::{Count, Limit, Metric, check_feasible};
 pub use mcts::{Mcts, MctsSettings};
 pub use nsga2::{Nsga2, Nsga2Settings, crowding_distances, non_dominated_fronts};

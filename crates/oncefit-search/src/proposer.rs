@@ -12,8 +12,8 @@ use crate::region::Region;
 
 /// How often a draw is repeated before it is given up.
 const TRIES: usize = 100;
-/// How many members are looked through for one that is new when draws find none.
-const SCAN: usize = 20_000;
+/// How many infeasible members are looked through for a feasible one when draws find none.
+const SCAN: usize = 2_000;
 
 /// Proposes feasible members that were not proposed before.
 #[derive(Clone, Debug)]
@@ -69,15 +69,10 @@ impl Proposer {
 
     /// A trial of a candidate, if it is feasible and new.
     pub fn accept(&mut self, candidate: Candidate) -> Option<Trial> {
-        if !self.region.contains(&candidate) || !self.seen.insert(candidate.clone()) {
+        if self.seen.contains(&candidate) || !self.region.contains(&candidate) {
             return None;
         }
-        self.trials += 1;
-        Some(Trial {
-            number: self.trials - 1,
-            candidate,
-            budget: None,
-        })
+        Some(self.take(candidate))
     }
 
     /// A new feasible member out of those that `draw` makes, if one is found. A draw above a limit
@@ -90,11 +85,14 @@ impl Proposer {
         let mut last = None;
         for _ in 0..TRIES {
             let candidate = draw(self.region.space(), &mut draws)?;
-            if !self.region.contains(&candidate) {
-                last = Some(candidate);
-            } else if let Some(trial) = self.accept_feasible(candidate) {
-                return Ok(Some(trial));
+            // Costs are dearer than a look at what is known.
+            if self.seen.contains(&candidate) {
+                continue;
             }
+            if self.region.contains(&candidate) {
+                return Ok(Some(self.take(candidate)));
+            }
+            last = Some(candidate);
         }
         match last {
             None => Ok(None),
@@ -105,17 +103,15 @@ impl Proposer {
         }
     }
 
-    fn accept_feasible(&mut self, candidate: Candidate) -> Option<Trial> {
-        if self.seen.contains(&candidate) {
-            return None;
-        }
+    /// A trial of a candidate that is feasible and new.
+    fn take(&mut self, candidate: Candidate) -> Trial {
         self.seen.insert(candidate.clone());
         self.trials += 1;
-        Some(Trial {
+        Trial {
             number: self.trials - 1,
             candidate,
             budget: None,
-        })
+        }
     }
 
     /// A new member: a random one or, if those are all known, the first that is new; `None` if
@@ -136,11 +132,11 @@ impl Proposer {
             Some(candidate) => candidate,
             None => self.space().candidate(|_, _| 0)?,
         };
-        for _ in 0..SCAN {
-            if self.is_exhausted {
-                return Ok(None);
-            }
+        let mut infeasible = 0;
+        while infeasible < SCAN && !self.is_exhausted {
+            let is_known = self.seen.contains(&candidate);
             let trial = self.accept(candidate.clone());
+            infeasible += usize::from(trial.is_none() && !is_known);
             match self.space().next_candidate(&candidate)? {
                 Some(next) => candidate = next,
                 None => self.is_exhausted = true,

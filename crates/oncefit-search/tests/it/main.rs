@@ -1,0 +1,4 @@
+//! Every searcher conforms and beats random search; studies survive kills and are shared.
+
+mod searchers;
+mod studies;
