@@ -66,18 +66,18 @@ pub fn output_divergence(
             Divergence::KullbackLeibler { temperature } => {
                 let temperature = f64::from(temperature);
                 let (p, q) = (log_softmax(&r, temperature), log_softmax(&h, temperature));
-                for place in 0..range.len() {
-                    let aim = p[place].exp();
-                    total += aim * (p[place] - q[place]);
-                    add(place, (q[place].exp() - aim) / temperature);
+                for (place, (p, q)) in p.into_iter().zip(q).enumerate() {
+                    let aim = p.exp();
+                    total += aim * (p - q);
+                    add(place, (q.exp() - aim) / temperature);
                 }
             }
             Divergence::ToUniform => {
                 let p = log_softmax(&h, 1.0);
                 let minus_entropy: f64 = p.iter().map(|log| log.exp() * log).sum();
                 total += (range.len() as f64).ln() + minus_entropy;
-                for place in 0..range.len() {
-                    add(place, p[place].exp() * (p[place] - minus_entropy));
+                for (place, log) in p.into_iter().enumerate() {
+                    add(place, log.exp() * (log - minus_entropy));
                 }
             }
             Divergence::BinaryKullbackLeibler => {
