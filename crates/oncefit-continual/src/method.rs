@@ -359,7 +359,7 @@ impl Method {
             "ewc" => Self::ewc(mammoth.penalty(90.0), 1000),
             "online-ewc" => Self::online_ewc(mammoth.penalty(90.0), 1.0, 1000),
             "si" => Self::si(mammoth.penalty(1.0), 0.9),
-            "mas" => Self::mas(1.0, 1000),
+            "mas" => Self::mas(0.1, 1000),
             "a-gem" => Self::a_gem(128),
             "gdumb" => Self::gdumb(30),
             "icarl" | "scr" | "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm"
