@@ -1,0 +1,39 @@
+//! Continual learning: streams of tasks, memories, one objective, metrics.
+//!
+//! ```text
+//! Dataset ──▶ Stream ──Examples──▶ Learner ──accuracies──▶ AccuracyMatrix ──▶ metrics, intervals
+//!                                    │  └── state() / restore()
+//!                       Method = terms of one objective, Memory
+//! ```
+//!
+//! The objective is `cross-entropy + Σ α·D_Φ(output, reference) + Σ β·D_Ψ(weights, anchor)` with
+//! Bregman divergences D ("A Unified and General Framework for Continual Learning", ICLR 2024): a
+//! [`Method`] is a value that lists terms. A term of weight 0 is not executed.
+
+mod divergence;
+mod error;
+mod experiment;
+mod importance;
+mod learner;
+mod memory;
+mod method;
+mod metrics;
+mod networks;
+mod state;
+mod statistics;
+mod stream;
+
+pub use divergence::{Divergence, output_divergence};
+pub use error::{ContinualError, Result};
+pub use experiment::{Experiment, Finished};
+pub use importance::{FisherEstimator, fisher, output_sensitivity};
+pub use learner::{Classifier, Learner, LearnerSettings, StepReport, TaskAccuracy};
+pub use memory::{Memory, MemoryPolicy, herding_order};
+pub use method::{
+    BatchClasses, ClassRange, Convention, Images, Importance, Method, OutputTerm, Reference,
+    WeightTerm,
+};
+pub use metrics::{AccuracyMatrix, Metrics};
+pub use networks::{mlp, resnet18, single_member, small_cnn};
+pub use statistics::{Interval, interval, paired_difference};
+pub use stream::{ClassOrder, Examples, PixelChange, Scenario, Stream, StreamSettings, Task};

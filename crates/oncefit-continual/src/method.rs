@@ -1,0 +1,417 @@
+//! A method as a value: the terms of one objective, and the few parts that are no terms.
+//!
+//! `weight·CE(h(x), y) + Σ α·D_Φ(h(x'), z) + Σ β·½ Σ_k F_k (θ_k − θ*_k)²`
+//!
+//! Weights are in this convention; [`Convention`] converts those of other code bases (unified
+//! framework, sections 2.2 and 2.3).
+
+use serde::{Deserialize, Serialize};
+
+use crate::divergence::Divergence;
+use crate::error::{ContinualError, Result};
+use crate::importance::FisherEstimator;
+use crate::learner::Classifier;
+use crate::memory::MemoryPolicy;
+
+/// The classes that the softmax of the new images' cross-entropy ranges over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchClasses {
+    /// All outputs of the head.
+    All,
+    /// The classes seen so far, this batch's too.
+    Seen,
+    /// The classes of the batch (ER-ACE's asymmetric cross-entropy).
+    OfBatch,
+}
+
+/// The images a term is evaluated on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Images {
+    /// The new batch.
+    Current,
+    /// A draw from the memory; terms with the same `draw` share it and its forward pass.
+    Memory {
+        /// Which independent draw of the step.
+        draw: u64,
+        /// Images drawn.
+        count: usize,
+    },
+}
+
+/// What outputs are compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reference {
+    /// Labels: `D(one-hot, softmax h)` is the cross-entropy, whatever the divergence says.
+    Labels,
+    /// Logits stored with the image.
+    StoredLogits,
+    /// Logits of the network at the end of the previous task; no term in the first task.
+    PreviousNetwork,
+    /// The uniform distribution.
+    Uniform,
+}
+
+/// The classes that a divergence ranges over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassRange {
+    /// All outputs of the head.
+    All,
+    /// Classes of earlier tasks.
+    Old,
+}
+
+/// `weight · mean over images of D_Φ`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct OutputTerm {
+    /// α; a term of weight 0 is not executed.
+    pub weight: f64,
+    /// On which images.
+    pub images: Images,
+    /// Against what.
+    pub reference: Reference,
+    /// Which divergence.
+    pub divergence: Divergence,
+    /// Over which classes.
+    pub classes: ClassRange,
+}
+
+/// F of a weight-space term.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Importance {
+    /// 1 everywhere: stay close.
+    Identity,
+    /// Diagonal of the Fisher information at the end of each task.
+    Fisher {
+        /// How it is estimated.
+        estimator: FisherEstimator,
+        /// Training images of the task it is estimated on, at most.
+        examples: usize,
+        /// `None`: one penalty for every task (EWC), summed into one quadratic form of the same
+        /// gradient, so the work does not grow. `Some(γ)`: F ← γF + F_new around the last weights
+        /// (online EWC).
+        decay: Option<f64>,
+    },
+    /// Synaptic intelligence: Ω += ω / ((θ − θ*)² + ξ) with ω the path integral of the task loss.
+    PathIntegral {
+        /// ξ
+        damping: f64,
+    },
+    /// Memory-aware synapses: mean of |∂‖h‖²/∂θ|, summed over tasks.
+    OutputSensitivity {
+        /// Training images of the task it is estimated on, at most.
+        examples: usize,
+    },
+}
+
+/// `weight · ½ Σ_k F_k (θ_k − θ*_k)²`, from the second task on.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WeightTerm {
+    /// β; a term of weight 0 is not executed.
+    pub weight: f64,
+    /// F.
+    pub importance: Importance,
+}
+
+/// A continual-learning method.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Method {
+    /// Its name in reports.
+    pub name: String,
+    /// Weight of the new images' cross-entropy.
+    pub cross_entropy: f64,
+    /// Over which classes it ranges.
+    pub batch_classes: BatchClasses,
+    /// Output-space terms.
+    pub outputs: Vec<OutputTerm>,
+    /// Weight-space terms.
+    pub weights: Vec<WeightTerm>,
+    /// A-GEM: images drawn for the reference gradient g_r; where g·g_r < 0 the step is
+    /// g − (g·g_r / g_r·g_r) g_r.
+    pub projection: Option<usize>,
+    /// How test images are classified.
+    pub classifier: Classifier,
+    /// Which examples the memory keeps.
+    pub memory: Option<MemoryPolicy>,
+}
+
+/// How other code bases weigh the same terms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Convention {
+    /// That of this crate.
+    Oncefit,
+    /// Mammoth's and avalanche's: DER's squared distance is a mean over classes too, EWC's and SI's
+    /// penalty has no ½.
+    Mammoth,
+}
+
+impl Convention {
+    /// α of a squared distance of logits over `classes`.
+    pub fn squared_distance(self, weight: f64, classes: usize) -> f64 {
+        match self {
+            Self::Oncefit => weight,
+            Self::Mammoth => weight / classes as f64,
+        }
+    }
+
+    /// β of a quadratic penalty.
+    pub fn penalty(self, weight: f64) -> f64 {
+        match self {
+            Self::Oncefit => weight,
+            Self::Mammoth => 2.0 * weight,
+        }
+    }
+}
+
+fn replay_labels(weight: f64, draw: u64, count: usize) -> OutputTerm {
+    OutputTerm {
+        weight,
+        images: Images::Memory { draw, count },
+        reference: Reference::Labels,
+        divergence: Divergence::KullbackLeibler { temperature: 1.0 },
+        classes: ClassRange::All,
+    }
+}
+
+fn replay_logits(weight: f64, draw: u64, count: usize) -> OutputTerm {
+    OutputTerm {
+        reference: Reference::StoredLogits,
+        divergence: Divergence::SquaredDistance,
+        ..replay_labels(weight, draw, count)
+    }
+}
+
+impl Method {
+    /// Cross-entropy of the new images alone.
+    pub fn fine_tune() -> Self {
+        Self {
+            name: "fine-tune".into(),
+            cross_entropy: 1.0,
+            batch_classes: BatchClasses::All,
+            outputs: Vec::new(),
+            weights: Vec::new(),
+            projection: None,
+            classifier: Classifier::Head,
+            memory: None,
+        }
+    }
+
+    fn with_outputs(name: &str, outputs: Vec<OutputTerm>) -> Self {
+        Self {
+            name: name.into(),
+            outputs,
+            memory: Some(MemoryPolicy::Reservoir),
+            ..Self::fine_tune()
+        }
+    }
+
+    fn with_importance(name: &str, weight: f64, importance: Importance) -> Self {
+        Self {
+            name: name.into(),
+            weights: vec![WeightTerm { weight, importance }],
+            ..Self::fine_tune()
+        }
+    }
+
+    /// Experience replay: `CE(new) + weight · CE(replay)` (benchmark brief, ER (b)).
+    pub fn er(weight: f64, replay: usize) -> Self {
+        Self::with_outputs("er", vec![replay_labels(weight, 0, replay)])
+    }
+
+    /// ER with the new images' cross-entropy over the classes of the batch (Caccia et al. 2022).
+    pub fn er_ace(weight: f64, replay: usize) -> Self {
+        Self {
+            name: "er-ace".into(),
+            batch_classes: BatchClasses::OfBatch,
+            ..Self::er(weight, replay)
+        }
+    }
+
+    /// Dark experience replay: `CE(new) + α ‖h − stored logits‖²` (Buzzega et al. 2020).
+    pub fn der(alpha: f64, replay: usize) -> Self {
+        Self::with_outputs("der", vec![replay_logits(alpha, 0, replay)])
+    }
+
+    /// DER and `beta · CE` of a second, independent draw.
+    pub fn der_plus_plus(alpha: f64, beta: f64, replay: usize) -> Self {
+        let terms = vec![
+            replay_logits(alpha, 0, replay),
+            replay_labels(beta, 1, replay),
+        ];
+        Self::with_outputs("der++", terms)
+    }
+
+    /// Learning without forgetting: KL to the previous network's old classes on the new images.
+    pub fn lwf(alpha: f64, temperature: f32) -> Self {
+        Self {
+            name: "lwf".into(),
+            batch_classes: BatchClasses::Seen,
+            outputs: vec![OutputTerm {
+                weight: alpha,
+                images: Images::Current,
+                reference: Reference::PreviousNetwork,
+                divergence: Divergence::KullbackLeibler { temperature },
+                classes: ClassRange::Old,
+            }],
+            ..Self::fine_tune()
+        }
+    }
+
+    /// Classifier-projection regularisation: KL of the outputs to the uniform distribution.
+    pub fn cpr(alpha: f64) -> Self {
+        Self {
+            name: "cpr".into(),
+            outputs: vec![OutputTerm {
+                weight: alpha,
+                images: Images::Current,
+                reference: Reference::Uniform,
+                divergence: Divergence::ToUniform,
+                classes: ClassRange::All,
+            }],
+            ..Self::fine_tune()
+        }
+    }
+
+    /// Stay close to the weights of the previous task.
+    pub fn l2(beta: f64) -> Self {
+        Self::with_importance("l2", beta, Importance::Identity)
+    }
+
+    /// Elastic weight consolidation (Kirkpatrick et al. 2017), exact Fisher.
+    pub fn ewc(beta: f64, examples: usize) -> Self {
+        let importance = Importance::Fisher {
+            estimator: FisherEstimator::Exact,
+            examples,
+            decay: None,
+        };
+        Self::with_importance("ewc", beta, importance)
+    }
+
+    /// Online EWC (Schwarz et al. 2018), exact Fisher.
+    pub fn online_ewc(beta: f64, decay: f64, examples: usize) -> Self {
+        let importance = Importance::Fisher {
+            estimator: FisherEstimator::Exact,
+            examples,
+            decay: Some(decay),
+        };
+        Self::with_importance("online-ewc", beta, importance)
+    }
+
+    /// Synaptic intelligence (Zenke et al. 2017); gradients are not clipped.
+    pub fn si(beta: f64, damping: f64) -> Self {
+        Self::with_importance("si", beta, Importance::PathIntegral { damping })
+    }
+
+    /// Memory-aware synapses (Aljundi et al. 2018).
+    pub fn mas(beta: f64, examples: usize) -> Self {
+        Self::with_importance("mas", beta, Importance::OutputSensitivity { examples })
+    }
+
+    /// Averaged gradient episodic memory with a reservoir (A-GEM-R).
+    pub fn a_gem(replay: usize) -> Self {
+        Self {
+            name: "a-gem".into(),
+            projection: Some(replay),
+            memory: Some(MemoryPolicy::Reservoir),
+            ..Self::fine_tune()
+        }
+    }
+
+    /// GDumb (Prabhu et al. 2020): a greedy balanced memory; a fresh network learns it at
+    /// evaluation.
+    pub fn gdumb(epochs: usize) -> Self {
+        Self {
+            name: "gdumb".into(),
+            cross_entropy: 0.0,
+            classifier: Classifier::FreshFromMemory { epochs },
+            memory: Some(MemoryPolicy::GreedyBalanced),
+            ..Self::fine_tune()
+        }
+    }
+
+    /// The method called `name` with the weights of mammoth's small-data presets for a memory of
+    /// 200 (benchmark brief, section 6; where it has none, ours, not tuned).
+    ///
+    /// # Errors
+    /// If the method is not available.
+    pub fn preset(name: &str, classes: usize) -> Result<Self> {
+        let mammoth = Convention::Mammoth;
+        let squared = |alpha| mammoth.squared_distance(alpha, classes);
+        Ok(match name {
+            "fine-tune" | "joint" => Self::fine_tune(),
+            "er" => Self::er(1.0, 10),
+            "er-ace" => Self::er_ace(1.0, 10),
+            "er-nearest-mean" => Self {
+                name: "er-nearest-mean".into(),
+                classifier: Classifier::NearestMean,
+                ..Self::er(1.0, 10)
+            },
+            "der" => Self::der(squared(0.2), 10),
+            "der++" => Self::der_plus_plus(squared(0.2), 1.0, 128),
+            "lwf" => Self::lwf(1.0, 2.0),
+            "cpr" => Self::cpr(0.1),
+            "l2" => Self::l2(mammoth.penalty(0.01)),
+            "ewc" => Self::ewc(mammoth.penalty(90.0), 1000),
+            "online-ewc" => Self::online_ewc(mammoth.penalty(90.0), 1.0, 1000),
+            "si" => Self::si(mammoth.penalty(1.0), 0.9),
+            "mas" => Self::mas(0.1, 1000),
+            "a-gem" => Self::a_gem(128),
+            "gdumb" => Self::gdumb(30),
+            "icarl" | "scr" | "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm"
+            | "vcl" | "ncl" => {
+                return Err(ContinualError::NotAvailable {
+                    what: format!("method `{name}`"),
+                    reason: format!("it is not built yet; methods: {}", Self::NAMES.join(", ")),
+                });
+            }
+            _ => {
+                return Err(crate::error::setting(
+                    "the method",
+                    format!("`{name}`"),
+                    format!("one of {}", Self::NAMES.join(", ")),
+                ));
+            }
+        })
+    }
+
+    /// The names that [`Method::preset`] knows.
+    pub const NAMES: [&str; 16] = [
+        "fine-tune",
+        "joint",
+        "er",
+        "er-ace",
+        "er-nearest-mean",
+        "der",
+        "der++",
+        "lwf",
+        "cpr",
+        "l2",
+        "ewc",
+        "online-ewc",
+        "si",
+        "mas",
+        "a-gem",
+        "gdumb",
+    ];
+
+    /// Whether the memory must keep logits.
+    pub fn stores_logits(&self) -> bool {
+        self.outputs
+            .iter()
+            .any(|term| term.reference == Reference::StoredLogits && term.weight != 0.0)
+    }
+
+    /// Images of the largest draw from the memory.
+    pub fn largest_draw(&self) -> usize {
+        let counts = self.outputs.iter().map(|term| match term.images {
+            Images::Memory { count, .. } => count,
+            Images::Current => 0,
+        });
+        counts.chain(self.projection).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,539 @@
+//! Laws that every method must pass, with the embedded data.
+
+use oncefit_continual::{
+    BatchClasses, Classifier, ContinualError, Examples, Experiment, Images, Learner,
+    LearnerSettings, MemoryPolicy, Method, Stream, StreamSettings, mlp, resnet18, small_cnn,
+};
+use oncefit_data::{LoadedData, Normalisation};
+use oncefit_nn::Parameters;
+
+/// A fifth of the embedded images.
+fn data() -> LoadedData {
+    let data = oncefit_data::embedded().unwrap();
+    let some = |dataset: &oncefit_data::Dataset, count| {
+        oncefit_data::first_per_class(dataset, count).unwrap()
+    };
+    LoadedData::new(some(&data.train, 120), some(&data.test, 50)).unwrap()
+}
+
+fn stream() -> Stream {
+    Stream::new(&data(), StreamSettings::default()).unwrap()
+}
+
+fn settings() -> LearnerSettings {
+    LearnerSettings {
+        learning_rate: 0.05,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        memory: 200,
+        batch_size: 10,
+        seed: 1,
+        normalisation: Normalisation {
+            mean: vec![0.286],
+            std: vec![0.353],
+        },
+    }
+}
+
+fn learner(method: Method) -> Learner {
+    Learner::new(&mlp(784, 20, 10).unwrap(), method, settings()).unwrap()
+}
+
+fn with_few_examples(name: &str) -> Method {
+    let mut method = Method::preset(name, 10).unwrap();
+    for term in &mut method.weights {
+        // The presets' penalties are too stiff for this learning rate.
+        term.weight = if name == "mas" { 0.05 } else { 1.0 };
+        use oncefit_continual::Importance;
+        if let Importance::Fisher { examples, .. } | Importance::OutputSensitivity { examples } =
+            &mut term.importance
+        {
+            *examples = 20;
+        }
+    }
+    method
+}
+
+/// Trains `tasks` tasks of `batches` batches.
+fn train(learner: &mut Learner, tasks: usize, batches: usize) {
+    let stream = stream();
+    for task in 0..tasks {
+        for examples in stream.iterate(task, 0).take(batches) {
+            learner.step(&examples).unwrap();
+        }
+        let train = &stream.tasks()[task].train;
+        learner
+            .end_task(&stream.train_examples(task, train))
+            .unwrap();
+    }
+}
+
+fn bits(parameters: &Parameters) -> Vec<u32> {
+    parameters
+        .iter()
+        .flat_map(|tensor| tensor.data.iter().map(|value| value.to_bits()))
+        .collect()
+}
+
+#[test]
+fn weight_0_is_fine_tuning_bit_for_bit_and_a_weight_above_0_is_not() {
+    let mut plain = learner(Method::fine_tune());
+    train(&mut plain, 2, 8);
+    let terms = [
+        "er",
+        "der",
+        "der++",
+        "lwf",
+        "cpr",
+        "l2",
+        "ewc",
+        "online-ewc",
+        "si",
+        "mas",
+    ];
+    for name in terms {
+        let method = with_few_examples(name);
+        let mut off = method.clone();
+        off.batch_classes = BatchClasses::All;
+        off.outputs.iter_mut().for_each(|term| term.weight = 0.0);
+        off.weights.iter_mut().for_each(|term| term.weight = 0.0);
+        let mut without = learner(off);
+        train(&mut without, 2, 8);
+        assert!(
+            bits(without.parameters()) == bits(plain.parameters()),
+            "{name}, weight 0"
+        );
+        let mut on = method;
+        on.batch_classes = BatchClasses::All;
+        let mut with = learner(on);
+        train(&mut with, 2, 8);
+        assert!(
+            bits(with.parameters()) != bits(plain.parameters()),
+            "{name}, weight above 0"
+        );
+    }
+}
+
+/// The loss of a method written out by itself, for finite differences: new images, replayed images
+/// and the quadratic penalty as plain sums in f64.
+fn numeric_gradient(
+    parameters: &Parameters,
+    position: usize,
+    index: usize,
+    loss: &dyn Fn(&Parameters) -> f64,
+) -> f64 {
+    let step = 1e-4f32;
+    let at = |by: f32| {
+        let mut moved = parameters.clone();
+        moved.at_mut(position).data[index] += by;
+        loss(&moved)
+    };
+    (at(step) - at(-step)) / (2.0 * f64::from(step))
+}
+
+/// The network's logits in f64 by plain loops.
+fn logits(parameters: &Parameters, image: &[u8]) -> Vec<f64> {
+    let mut values: Vec<f64> = image
+        .iter()
+        .map(|byte| f64::from((f32::from(*byte) / 255.0 - 0.286) / 0.353))
+        .collect();
+    let layers = ["first", "second", "classifier"];
+    let tensors: Vec<_> = parameters.iter().collect();
+    for (layer, name) in layers.iter().enumerate() {
+        let (weight, bias) = (tensors[2 * layer], tensors[2 * layer + 1]);
+        assert!(
+            weight.name.starts_with(name) && bias.shape.len() == 1,
+            "{}",
+            weight.name
+        );
+        let rows = weight.data.chunks_exact(values.len()).zip(&bias.data);
+        values = rows
+            .map(|(row, bias)| {
+                let sum: f64 = row
+                    .iter()
+                    .zip(&values)
+                    .map(|(w, x)| f64::from(*w) * x)
+                    .sum();
+                let sum = sum + f64::from(*bias);
+                if layer < 2 { sum.max(0.0) } else { sum }
+            })
+            .collect();
+    }
+    values
+}
+
+fn log_softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|z| (z / temperature).exp()).sum();
+    logits.iter().map(|z| z / temperature - sum.ln()).collect()
+}
+
+fn cross_entropy(parameters: &Parameters, examples: &Examples, classes: &[u32]) -> f64 {
+    let rows = examples.images.chunks_exact(784).zip(&examples.labels);
+    let total: f64 = rows
+        .map(|(image, label)| {
+            let all = logits(parameters, image);
+            let kept: Vec<f64> = classes.iter().map(|&class| all[class as usize]).collect();
+            let place = classes.iter().position(|class| class == label).unwrap();
+            -log_softmax(&kept, 1.0)[place]
+        })
+        .sum();
+    total / examples.len() as f64
+}
+
+/// U1: the step that a learner takes is minus the learning rate times the gradient of the
+/// stand-alone method, here by finite differences of its loss in f64.
+fn check_step(method: Method, loss: &dyn Fn(&Learner, &Examples, &Parameters) -> f64) {
+    let name = method.name.clone();
+    let mut learner = learner(method);
+    train(&mut learner, 1, 12);
+    let examples = stream().iterate(1, 0).next().unwrap();
+    // One more step leaves the anchor, so that penalties have a gradient.
+    learner
+        .step(&stream().iterate(1, 1).next().unwrap())
+        .unwrap();
+    let before = learner.parameters().clone();
+    let mut after = learner_copy(&learner);
+    after.step(&examples).unwrap();
+    let at_start = |parameters: &Parameters| loss(&learner, &examples, parameters);
+    for position in 0..before.len() {
+        let length = before.at(position).data.len();
+        // The strongest gradients of the tensor, where relative errors mean something.
+        let found = |index: usize| {
+            f64::from(before.at(position).data[index] - after.parameters().at(position).data[index])
+                / f64::from(settings().learning_rate)
+        };
+        let mut order: Vec<usize> = (0..length).collect();
+        order.sort_by(|&a, &b| found(b).abs().total_cmp(&found(a).abs()));
+        for &index in order.iter().take(3) {
+            let wanted = numeric_gradient(&before, position, index, &at_start);
+            let error = (found(index) - wanted).abs();
+            assert!(
+                error <= 2e-3 * wanted.abs() + 1e-4,
+                "{name}: {} [{index}]: {} instead of {wanted}",
+                before.at(position).name,
+                found(index)
+            );
+        }
+    }
+}
+
+fn learner_copy(original: &Learner) -> Learner {
+    let mut copy = learner(original.method().clone());
+    copy.restore(&original.state().unwrap()).unwrap();
+    copy
+}
+
+const ALL: [u32; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+
+fn drawn(learner: &Learner, draw: u64, count: usize) -> (Examples, Vec<f32>) {
+    let memory = learner.memory().unwrap();
+    // Steps done so far: 12 of the first task and one of the second.
+    let places = memory.draw(count, 13, draw);
+    let logits = match learner.method().stores_logits() {
+        true => memory.stored_logits(&places),
+        false => Vec::new(),
+    };
+    (memory.examples(&places), logits)
+}
+
+fn squared(parameters: &Parameters, replay: &(Examples, Vec<f32>)) -> f64 {
+    let images = replay
+        .0
+        .images
+        .chunks_exact(784)
+        .zip(replay.1.chunks_exact(10));
+    let total: f64 = images
+        .map(|(image, stored)| {
+            let found = logits(parameters, image);
+            let parts = found.iter().zip(stored);
+            parts.map(|(h, z)| (h - f64::from(*z)).powi(2)).sum::<f64>()
+        })
+        .sum();
+    total / replay.0.len() as f64
+}
+
+#[test]
+fn replay_steps_are_the_gradients_of_the_methods_written_out() {
+    check_step(Method::fine_tune(), &|_, new, p| {
+        cross_entropy(p, new, &ALL)
+    });
+    check_step(Method::er(0.7, 10), &|learner, new, p| {
+        cross_entropy(p, new, &ALL) + 0.7 * cross_entropy(p, &drawn(learner, 0, 10).0, &ALL)
+    });
+    check_step(Method::er_ace(1.0, 10), &|learner, new, p| {
+        cross_entropy(p, new, &[2, 3]) + cross_entropy(p, &drawn(learner, 0, 10).0, &ALL)
+    });
+    check_step(Method::der(0.05, 10), &|learner, new, p| {
+        cross_entropy(p, new, &ALL) + 0.05 * squared(p, &drawn(learner, 0, 10))
+    });
+    check_step(Method::der_plus_plus(0.05, 0.5, 10), &|learner, new, p| {
+        let second = drawn(learner, 1, 10).0;
+        cross_entropy(p, new, &ALL)
+            + 0.05 * squared(p, &drawn(learner, 0, 10))
+            + 0.5 * cross_entropy(p, &second, &ALL)
+    });
+}
+
+#[test]
+fn output_terms_without_memory_are_the_methods_written_out() {
+    check_step(Method::cpr(0.3), &|_, new, p| {
+        let entropy = |image: &[u8]| -> f64 {
+            let log = log_softmax(&logits(p, image), 1.0);
+            -log.iter().map(|log| log.exp() * log).sum::<f64>()
+        };
+        let images = new.images.chunks_exact(784);
+        let mean = images.map(entropy).sum::<f64>() / new.len() as f64;
+        cross_entropy(p, new, &ALL) - 0.3 * mean
+    });
+    let method = Method::lwf(1.5, 2.0);
+    let mut teacher = learner(method.clone());
+    train(&mut teacher, 1, 12);
+    let teacher = teacher.parameters().clone();
+    check_step(method, &move |_, new, p| {
+        let old = |parameters: &Parameters, image: &[u8]| {
+            log_softmax(&logits(parameters, image)[..2], 2.0)
+        };
+        let distillation = |image: &[u8]| -> f64 {
+            let pairs = old(&teacher, image).into_iter().zip(old(p, image));
+            pairs.map(|(t, s)| -t.exp() * s).sum()
+        };
+        let images = new.images.chunks_exact(784);
+        let mean = images.map(distillation).sum::<f64>() / new.len() as f64;
+        cross_entropy(p, new, &[0, 1, 2, 3]) + 1.5 * mean
+    });
+}
+
+#[test]
+fn penalties_are_the_methods_written_out() {
+    for name in ["l2", "ewc", "online-ewc", "si", "mas"] {
+        let mut method = with_few_examples(name);
+        method.weights[0].weight = match name {
+            "l2" => 0.5,
+            "mas" => 0.05,
+            _ => 5.0,
+        };
+        let weight = method.weights[0].weight;
+        let mut anchored = learner(method.clone());
+        train(&mut anchored, 1, 12);
+        let state = anchored.state().unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&state).unwrap();
+        let set = |prefix: &str| -> Vec<f32> {
+            let names = anchored
+                .parameters()
+                .iter()
+                .map(|t| format!("{prefix}{}", t.name));
+            names
+                .flat_map(|name| {
+                    let data = tensors.tensor(&name).unwrap().data().to_vec();
+                    let words = data.as_chunks::<4>().0.to_vec();
+                    words.into_iter().map(f32::from_le_bytes)
+                })
+                .collect()
+        };
+        let (importance, anchor) = (set("importance/0/"), set("anchor/0/"));
+        assert!(importance.iter().any(|value| *value != 0.0), "{name}");
+        check_step(method, &move |_, new, p| {
+            let weights = p.iter().flat_map(|tensor| &tensor.data);
+            let parts = weights.zip(&anchor).zip(&importance);
+            let penalty: f64 = parts
+                .map(|((w, a), f)| f64::from(*f) * (f64::from(*w) - f64::from(*a)).powi(2))
+                .sum();
+            cross_entropy(p, new, &ALL) + weight * 0.5 * penalty
+        });
+    }
+}
+
+#[test]
+fn a_gem_does_not_climb_the_memory_loss() {
+    let mut a_gem = learner(Method::a_gem(64));
+    train(&mut a_gem, 1, 12);
+    let stream = stream();
+    let reports: Vec<_> = stream
+        .iterate(1, 0)
+        .map(|b| a_gem.step(&b).unwrap())
+        .collect();
+    assert!(reports.iter().any(|report| report.projected));
+    let mut plain = learner(Method::fine_tune());
+    train(&mut plain, 2, 24);
+    assert!(bits(plain.parameters()) != bits(a_gem.parameters()));
+}
+
+#[test]
+fn a_learner_restored_at_any_batch_goes_on_with_the_same_bits() {
+    let stream = stream();
+    let mut names: Vec<&str> = Method::NAMES.to_vec();
+    names.retain(|name| *name != "joint");
+    for name in names {
+        let method = with_few_examples(name);
+        let mut whole = learner(method.clone());
+        train(&mut whole, 2, 99);
+        let mut first = learner(method.clone());
+        train(&mut first, 1, 99);
+        for examples in stream.iterate(1, 0).take(7) {
+            first.step(&examples).unwrap();
+        }
+        let state = first.state().unwrap();
+        let mut second = learner(method);
+        second.restore(&state).unwrap();
+        assert_eq!(second.state().unwrap(), state, "{name}");
+        assert_eq!(second.position(), (1, 7));
+        for examples in stream.iterate(1, second.position().1) {
+            second.step(&examples).unwrap();
+        }
+        let train = &stream.tasks()[1].train;
+        second.end_task(&stream.train_examples(1, train)).unwrap();
+        assert!(second.state().unwrap() == whole.state().unwrap(), "{name}");
+        assert!(second.restore(&state[..state.len() / 2]).is_err());
+        assert!(
+            second.state().unwrap() == whole.state().unwrap(),
+            "{name}: unchanged"
+        );
+    }
+}
+
+#[test]
+fn evaluation_changes_nothing_and_task_incremental_is_not_below_class_incremental() {
+    for name in ["der++", "er-nearest-mean", "gdumb"] {
+        let mut learner = learner(with_few_examples(name));
+        train(&mut learner, 2, 99);
+        let before = learner.state().unwrap();
+        let accuracies = learner.evaluate(&stream()).unwrap();
+        assert!(before == learner.state().unwrap(), "{name}");
+        for accuracy in &accuracies[..2] {
+            assert!(accuracy.task_incremental >= accuracy.class_incremental);
+        }
+        assert!(
+            accuracies[0].task_incremental > 0.7,
+            "{name} {accuracies:?}"
+        );
+    }
+}
+
+#[test]
+fn replay_forgets_less_than_fine_tuning() {
+    let accuracy = |name: &str| {
+        let mut experiment = Experiment::new(stream(), learner(with_few_examples(name)));
+        experiment.run(&mut |_| true).unwrap();
+        let metrics = experiment.finished.class_incremental.metrics().unwrap();
+        metrics.final_average_accuracy
+    };
+    let (plain, replay) = (accuracy("fine-tune"), accuracy("der++"));
+    assert!(plain < 0.35 && replay > plain + 0.15, "{plain} {replay}");
+}
+
+#[test]
+fn herding_fills_the_memory_class_by_class() {
+    let method = Method {
+        memory: Some(MemoryPolicy::Herding),
+        classifier: Classifier::NearestMean,
+        ..Method::er(1.0, 10)
+    };
+    let mut learner = learner(method);
+    train(&mut learner, 3, 99);
+    assert_eq!(
+        learner.memory().unwrap().counts(),
+        [33, 33, 33, 33, 33, 33, 0, 0, 0, 0]
+    );
+}
+
+#[test]
+fn networks_with_and_without_batch_norm_run() {
+    let stream = stream();
+    let spaces = [
+        small_cnn(28, 1, 4, 10).unwrap(),
+        resnet18(28, 1, 4, 10).unwrap(),
+    ];
+    for space in spaces {
+        let mut learner =
+            Learner::new(&space, Method::preset("er", 10).unwrap(), settings()).unwrap();
+        for examples in stream.iterate(0, 0).take(4) {
+            learner.step(&examples).unwrap();
+        }
+        let before = learner.state().unwrap();
+        assert_eq!(learner.evaluate(&stream).unwrap().len(), 5);
+        assert!(before == learner.state().unwrap());
+    }
+    let space = resnet18(28, 1, 4, 10).unwrap();
+    let error = Learner::new(&space, Method::preset("ewc", 10).unwrap(), settings()).unwrap_err();
+    assert!(matches!(error, ContinualError::NotAvailable { .. }));
+}
+
+#[test]
+fn bad_input_is_said_and_loses_nothing() {
+    let mut learner = learner(Method::preset("der++", 10).unwrap());
+    train(&mut learner, 1, 5);
+    let before = learner.state().unwrap();
+    let image = vec![0; 784];
+    let unknown = Examples {
+        images: image.clone(),
+        labels: vec![10],
+    };
+    let message = learner.step(&unknown).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "the stream brings class 10, but the network has 10 outputs"
+    );
+    assert!(learner.step(&Examples::default()).is_err());
+    let short = Examples {
+        images: image[1..].to_vec(),
+        labels: vec![1],
+    };
+    assert!(learner.step(&short).is_err());
+    assert!(before == learner.state().unwrap());
+    let space = mlp(784, 20, 10).unwrap();
+    let small = LearnerSettings {
+        memory: 9,
+        ..settings()
+    };
+    let error = Learner::new(&space, Method::er(1.0, 10), small)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("capacity is 9; expected 10 or more"),
+        "{error}"
+    );
+    let not_finite = LearnerSettings {
+        normalisation: Normalisation {
+            mean: vec![f32::NAN],
+            std: vec![1.0],
+        },
+        ..settings()
+    };
+    assert!(Learner::new(&space, Method::fine_tune(), not_finite).is_err());
+    for name in ["icarl", "scr", "bic", "lucir"] {
+        assert!(
+            Method::preset(name, 10)
+                .unwrap_err()
+                .to_string()
+                .contains("not available")
+        );
+    }
+}
+
+#[test]
+fn divergence_is_said_and_loses_nothing() {
+    let wild = LearnerSettings {
+        learning_rate: 1e20,
+        ..settings()
+    };
+    let mut learner = Learner::new(&mlp(784, 20, 10).unwrap(), Method::fine_tune(), wild).unwrap();
+    for examples in stream().iterate(0, 0) {
+        let before = learner.state().unwrap();
+        if let Err(error) = learner.step(&examples) {
+            assert!(matches!(error, ContinualError::NotFinite { .. }), "{error}");
+            assert!(before == learner.state().unwrap());
+            return;
+        }
+    }
+    panic!("a learning rate of 1e20 diverges");
+}
+
+#[test]
+fn terms_of_one_draw_share_it() {
+    let method = Method::der_plus_plus(0.1, 0.5, 10);
+    let draws: Vec<Images> = method.outputs.iter().map(|term| term.images).collect();
+    assert_ne!(draws[0], draws[1]);
+    let mut learner = learner(method);
+    train(&mut learner, 1, 3);
+    assert_eq!(learner.images(), 10 + 2 * (10 + 20));
+}
