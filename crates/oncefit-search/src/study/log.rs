@@ -124,6 +124,17 @@ impl Log {
         Ok(events)
     }
 
+    /// The highest number of a worker in the log. Must be called with the lock held.
+    pub fn highest_worker(&mut self) -> Result<u64> {
+        let events = self.read()?;
+        (self.offset, self.lines) = (0, 0);
+        let workers = events.iter().map(|event| match event {
+            Event::Header(_) => 0,
+            Event::Asked { by, .. } | Event::Claimed { by, .. } | Event::Told { by, .. } => *by,
+        });
+        Ok(workers.max().unwrap_or(0))
+    }
+
     /// Appends events in one write. Must be called with the lock held and everything read.
     pub fn append(&mut self, events: &[Event]) -> Result<()> {
         let mut bytes = Vec::new();

@@ -93,7 +93,7 @@ impl Study {
         objectives: &[&str],
         constraints: &[&str],
     ) -> Result<Self> {
-        let log = Log::open(folder)?;
+        let mut log = Log::open(folder)?;
         log.lock()?;
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let searcher_settings = serde_json::from_str(&searcher.settings())
@@ -107,7 +107,7 @@ impl Study {
             constraints: names(constraints),
         };
         let mut study = Self {
-            worker: Worker::new(folder)?,
+            worker: Worker::new(folder, log.highest_worker()?)?,
             folder: folder.to_owned(),
             log,
             searcher,

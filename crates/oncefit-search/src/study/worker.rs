@@ -20,11 +20,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A new worker. Must be called with the log's lock held.
-    pub fn new(folder: &Path) -> Result<Self> {
+    /// A new worker, numbered above those of the log: a log that was copied without its workers
+    /// must not make this one the owner of their claims. Must be called with the log's lock held.
+    pub fn new(folder: &Path, highest_in_log: u64) -> Result<Self> {
         let folder = folder.join("workers");
         std::fs::create_dir_all(&folder).map_err(file_error("make", &folder))?;
-        let mut number = 1;
+        let mut number = highest_in_log + 1;
         loop {
             let path = lock_path(&folder, number);
             let mut options = OpenOptions::new();
