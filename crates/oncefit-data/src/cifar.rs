@@ -8,7 +8,8 @@ use crate::dataset::{Dataset, ImageShape};
 use crate::error::{DataError, Result};
 use crate::source::LoadedData;
 
-const SIDE: usize = 32;
+/// Rows and columns of every image.
+pub(crate) const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 
 /// Whether a folder or archive holds CIFAR in one of its forms.

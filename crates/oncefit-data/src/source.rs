@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Listing;
-use crate::cifar::{cifar, is_cifar};
+use crate::cifar::{SIDE as CIFAR_SIDE, cifar, is_cifar};
 use crate::dataset::Dataset;
 use crate::embedded::embedded;
 use crate::error::{DataError, Result};
@@ -149,11 +149,35 @@ impl DataSource {
             } => {
                 let listing = Listing::open(path)?;
                 match is_cifar(&listing) {
-                    true => cifar(path, &listing),
+                    true => {
+                        if image_size.is_some_and(|size| size != CIFAR_SIDE) {
+                            return Err(not_of_cifar(
+                                path,
+                                "image_size",
+                                "CIFAR's images have 32×32 pixels",
+                            ));
+                        }
+                        if test_fraction.is_some() {
+                            return Err(not_of_cifar(
+                                path,
+                                "test_fraction",
+                                "CIFAR has a test part",
+                            ));
+                        }
+                        cifar(path, &listing)
+                    }
                     false => image_folder(path, &listing, *image_size, *test_fraction),
                 }
             }
         }
+    }
+}
+
+/// The error of a setting that CIFAR's binary files leave no room for.
+fn not_of_cifar(path: &Path, setting: &str, why: &str) -> DataError {
+    DataError::Archive {
+        file: path.to_owned(),
+        reason: format!("{why}; leave `{setting}` out"),
     }
 }
 

@@ -20,6 +20,8 @@ pub enum AutoAugmentPolicy {
     Imagenet,
     /// Learnt on CIFAR-10 (table 7).
     Cifar10,
+    /// Learnt on SVHN (table 8).
+    Svhn,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +106,34 @@ const CIFAR10: [[Chance; 2]; 25] = [
     [(TranslateY, 7, 9), (AutoContrast, 9, 1)],
 ];
 
+const SVHN: [[Chance; 2]; 25] = [
+    [(ShearX, 9, 4), (Invert, 2, 3)],
+    [(ShearY, 9, 8), (Invert, 7, 5)],
+    [(Equalize, 6, 5), (Solarize, 6, 6)],
+    [(Invert, 9, 3), (Equalize, 6, 3)],
+    [(Equalize, 6, 1), (Rotate, 9, 3)],
+    [(ShearX, 9, 4), (AutoContrast, 8, 3)],
+    [(ShearY, 9, 8), (Invert, 4, 5)],
+    [(ShearY, 9, 5), (Solarize, 2, 6)],
+    [(Invert, 9, 6), (AutoContrast, 8, 1)],
+    [(Equalize, 6, 3), (Rotate, 9, 3)],
+    [(ShearX, 9, 4), (Solarize, 3, 3)],
+    [(ShearY, 8, 8), (Invert, 7, 4)],
+    [(Equalize, 9, 5), (TranslateY, 6, 6)],
+    [(Invert, 9, 4), (Equalize, 6, 7)],
+    [(Contrast, 3, 3), (Rotate, 8, 4)],
+    [(Invert, 8, 5), (TranslateY, 0, 2)],
+    [(ShearY, 7, 6), (Solarize, 4, 8)],
+    [(Invert, 6, 4), (Rotate, 8, 4)],
+    [(ShearY, 3, 7), (TranslateX, 9, 3)],
+    [(ShearX, 1, 6), (Invert, 6, 5)],
+    [(Solarize, 7, 2), (TranslateY, 6, 7)],
+    [(ShearY, 8, 4), (Invert, 8, 8)],
+    [(ShearX, 7, 9), (TranslateY, 8, 3)],
+    [(ShearY, 8, 5), (AutoContrast, 7, 3)],
+    [(ShearX, 7, 2), (Invert, 1, 5)],
+];
+
 const OUTSIDE: u8 = 128;
 
 impl AutoAugmentPolicy {
@@ -112,6 +142,7 @@ impl AutoAugmentPolicy {
         let policy = match self {
             Self::Imagenet => &IMAGENET,
             Self::Cifar10 => &CIFAR10,
+            Self::Svhn => &SVHN,
         };
         for (operation, tenths, magnitude) in policy[draws.below(policy.len())] {
             // Drawn in any case, so that the second does not depend on the first.
@@ -227,6 +258,38 @@ mod tests {
         assert!(
             (f64::from(inverted as u32) - expected).abs() < 60.0,
             "{inverted} {expected}"
+        );
+    }
+
+    #[test]
+    fn the_policy_of_svhn_is_done_as_often_as_it_says() {
+        let count = |wanted: Operation| {
+            let operations = SVHN.iter().flatten();
+            operations.filter(|(found, ..)| *found == wanted).count()
+        };
+        assert_eq!((count(Invert), count(ShearX), count(ShearY)), (12, 6, 8));
+        assert_eq!(
+            (count(Color), count(Posterize), count(Sharpness)),
+            (0, 0, 0)
+        );
+        // On so small an image equalising has no step and the weakest shear moves no pixel.
+        let keeps = |(operation, tenths, magnitude): Chance| match (operation, magnitude) {
+            (Equalize, _) | (ShearX, 2) => 1.0,
+            _ => 1.0 - f64::from(tenths) / 10.0,
+        };
+        let kept: f64 = SVHN.iter().map(|[a, b]| keeps(*a) * keeps(*b)).sum();
+        let expected = 4000.0 * (1.0 - kept / 25.0);
+        let mut changed = 0;
+        for index in 0..4000 {
+            let mut image = image();
+            AutoAugmentPolicy::Svhn.apply(&mut image, SHAPE, Draws::new(1, "test", 0, index));
+            changed += u32::from(image != self::image());
+        }
+        // Four standard deviations of so many images.
+        let bound = 4.0 * (4000.0 * (kept / 25.0) * (1.0 - kept / 25.0)).sqrt();
+        assert!(
+            (f64::from(changed) - expected).abs() < bound,
+            "{changed} {expected}"
         );
     }
 

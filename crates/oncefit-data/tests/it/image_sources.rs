@@ -294,6 +294,20 @@ fn cifar_binary_files_are_read() {
         assert_eq!(data.train.class_names()[9], "truck");
         assert_eq!(&data.train.image(2)[..6], [3, 6, 9, 3, 6, 9]);
     }
+    // Settings that its files leave no room for.
+    for (image_size, test_fraction, name) in [
+        (Some(64), None, "`image_size`"),
+        (None, Some(0.2), "`test_fraction`"),
+    ] {
+        let path = folder.path().join("cifar-10-batches-bin");
+        let source = DataSource::Images {
+            path,
+            image_size,
+            test_fraction,
+        };
+        let error = source.load().unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("leave"), "{error}");
+    }
     let batch = folder.path().join("cifar-10-batches-bin/data_batch_2.bin");
     fs::write(&batch, &cifar_batch(3)[..5000]).unwrap();
     let path = folder.path().join("cifar-10-batches-bin");
