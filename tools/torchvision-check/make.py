@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 FAMILIES = {
     "mobilenet-v2": torchvision.models.mobilenet_v2,
     "mobilenet-v3-large": torchvision.models.mobilenet_v3_large,
+    "mobilenet-v3-small": torchvision.models.mobilenet_v3_small,
     "resnet50": torchvision.models.resnet50,
 }
 

@@ -86,10 +86,20 @@ impl Calibration {
     }
 }
 
+/// What the variance of several batches is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Variances {
+    /// The average of the batches' biased variances, weighted by batch size (Once-for-All,
+    /// reference code `elastic_nn/utils.py`): too small where batches are.
+    #[default]
+    Averaged,
+    /// That of all images together: the average of the variances and the variance of the means.
+    Pooled,
+}
+
 impl Executor {
-    /// Takes the statistics of `batches` (training images at the network's resolution): the
-    /// average, weighted by batch size, of the batches' means and biased variances
-    /// (Once-for-All, reference code `elastic_nn/utils.py`). No gradient, no dropout.
+    /// Takes the statistics of `batches` (training images at the network's resolution), with
+    /// variances averaged as Once-for-All does. No gradient, no dropout.
     ///
     /// # Errors
     /// If a batch does not fit, or there is none.
@@ -98,6 +108,20 @@ impl Executor {
         plan: &Plan,
         parameters: &Parameters,
         batches: impl IntoIterator<Item = Images<'a>>,
+    ) -> Result<Calibration> {
+        self.calibrate_with(plan, parameters, batches, Variances::Averaged)
+    }
+
+    /// As [`Executor::calibrate`], with a choice of what the variance of several batches is.
+    ///
+    /// # Errors
+    /// As [`Executor::calibrate`].
+    pub fn calibrate_with<'a>(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        batches: impl IntoIterator<Item = Images<'a>>,
+        variances: Variances,
     ) -> Result<Calibration> {
         if plan.norms.is_empty() {
             return Ok(Calibration::None);
@@ -111,9 +135,17 @@ impl Executor {
         for batch in batches {
             let tape = self.forward(plan, parameters, batch, Mode::BatchStatistics)?;
             images += batch.count;
-            for ((means, variances), (mean, variance)) in sums.iter_mut().zip(tape.statistics()) {
+            for ((means, sum_of_variances), (mean, variance)) in
+                sums.iter_mut().zip(tape.statistics())
+            {
                 add_weighted(means, batch.count, mean);
-                add_weighted(variances, batch.count, variance);
+                add_weighted(sum_of_variances, batch.count, variance);
+                if variances == Variances::Pooled {
+                    let sums = sum_of_variances.iter_mut().zip(mean);
+                    sums.for_each(|(sum, mean)| {
+                        *sum += batch.count as f64 * f64::from(*mean) * f64::from(*mean);
+                    });
+                }
             }
             self.recycle(tape);
         }
@@ -122,22 +154,24 @@ impl Executor {
                 reason: "there are no calibration images".into(),
             });
         }
-        let average = |sums: Vec<f64>| {
-            sums.into_iter()
-                .map(|sum| (sum / images as f64) as f32)
-                .collect()
+        let average = |sums: Vec<f64>| -> Vec<f64> {
+            let averages = sums.into_iter().map(|sum| sum / images as f64);
+            averages.collect()
         };
-        let statistics = plan
-            .norms
-            .iter()
-            .zip(sums)
-            .map(|(norm, (means, variances))| {
-                let found = ChannelStatistics {
-                    mean: average(means),
-                    variance: average(variances),
-                };
-                (norm.path.clone(), found)
-            });
+        let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+        let statistics = plan.norms.iter().zip(sums).map(|(norm, (means, sums))| {
+            let mean = average(means);
+            let mut variance = average(sums);
+            if variances == Variances::Pooled {
+                let squares = variance.iter_mut().zip(&mean);
+                squares.for_each(|(square, mean)| *square = (*square - mean * mean).max(0.0));
+            }
+            let found = ChannelStatistics {
+                mean: narrow(mean),
+                variance: narrow(variance),
+            };
+            (norm.path.clone(), found)
+        });
         Ok(Calibration::BatchNorm {
             graph_id: plan.graph_id().to_owned(),
             images,

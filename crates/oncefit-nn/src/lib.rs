@@ -25,7 +25,7 @@ mod plan;
 mod sort;
 mod supernet;
 
-pub use calibration::{Calibration, ChannelStatistics};
+pub use calibration::{Calibration, ChannelStatistics, Variances};
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
 pub use import::{ImportSettings, Imported, import_weights};

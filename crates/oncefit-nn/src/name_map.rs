@@ -26,11 +26,15 @@ struct Rule {
 const NUMBER: &str = "{n}";
 
 /// The maps of families whose largest network is a network of torchvision.
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("mobilenet-v2", include_str!("names/mobilenet-v2.names")),
     (
         "mobilenet-v3-large",
         include_str!("names/mobilenet-v3-large.names"),
+    ),
+    (
+        "mobilenet-v3-small",
+        include_str!("names/mobilenet-v3-small.names"),
     ),
     ("resnet50", include_str!("names/resnet50.names")),
 ];

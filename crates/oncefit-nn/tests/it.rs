@@ -358,6 +358,21 @@ fn calibration_averages_batches() {
         let expected = (2.0 * one.variance[channel] + 4.0 * two.variance[channel]) / 6.0;
         assert!((both.variance[channel] - expected).abs() < 1e-6);
     }
+    // Pooled, the first batch-norm sees what it sees in one batch of all images.
+    let whole = [Images {
+        data: &data,
+        count: COUNT,
+    }];
+    let whole = of(&mut executor, &whole);
+    let pooled = executor
+        .calibrate_with(&plan, &supernet.parameters, batches, Variances::Pooled)
+        .unwrap();
+    let pooled = pooled.of("stem.batch_norm").unwrap();
+    for channel in 0..whole.mean.len() {
+        assert!((pooled.mean[channel] - whole.mean[channel]).abs() < 1e-5);
+        assert!((pooled.variance[channel] - whole.variance[channel]).abs() < 1e-5);
+    }
+    assert_ne!(pooled.variance, both.variance);
 }
 
 #[test]
@@ -415,6 +430,60 @@ fn sorting_channels_keeps_the_full_width_function_and_improves_order() {
     let once = supernet.parameters.clone();
     sort_channels(&mut supernet.parameters, &envelope, Tiers::Global);
     assert_eq!(supernet.parameters, once);
+}
+
+/// Sorting in the middle of a run, the optimiser's buffers with it, and then a step is a step and then
+/// sorting.
+#[test]
+fn a_step_after_sorting_is_the_step_sorted() {
+    let space = nano();
+    let subnet = space.largest().unwrap();
+    let data = images(&subnet, 8);
+    let envelope = space.envelope().unwrap();
+    for rule in [
+        UpdateRule::Sgd {
+            momentum: 0.9,
+            nesterov: true,
+        },
+        UpdateRule::RmsProp {
+            smoothing: 0.9,
+            epsilon: 1e-2,
+            momentum: 0.9,
+        },
+    ] {
+        let mut first = supernet(&space);
+        let mut optimiser = Optimiser::new(&first.parameters, rule, 1e-2, TransformDecay::Zero);
+        let step = |supernet: &mut Supernet, optimiser: &mut Optimiser| {
+            let (_, mut gradients) = pass(supernet, &subnet, &data);
+            let parameters = &mut supernet.parameters;
+            optimiser.step(Cpu::detect(), parameters, &mut gradients, 0.01);
+        };
+        step(&mut first, &mut optimiser);
+        let (mut second, mut sorted_optimiser) = (first.clone(), optimiser.clone());
+        // One steps and is sorted by the other's order; the other is sorted and steps.
+        step(&mut first, &mut optimiser);
+        let order = sort_channels(&mut second.parameters, &envelope, Tiers::Global);
+        for buffers in &mut sorted_optimiser.buffers {
+            order.apply(buffers);
+        }
+        step(&mut second, &mut sorted_optimiser);
+        order.apply(&mut first.parameters);
+        for (one, other) in first.parameters.iter().zip(second.parameters.iter()) {
+            for (left, right) in one.data.iter().zip(&other.data) {
+                assert!((left - right).abs() < 1e-4, "{rule:?} {}", one.name);
+            }
+        }
+        order.apply(&mut optimiser.buffers[0]);
+        let momentum = optimiser.buffers[0]
+            .iter()
+            .zip(sorted_optimiser.buffers[0].iter());
+        for (one, other) in momentum {
+            for (left, right) in one.data.iter().zip(&other.data) {
+                let scale = left.abs().max(1.0);
+                assert!((left - right).abs() < 1e-2 * scale, "{rule:?} {}", one.name);
+            }
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::error::{Result, SpaceError, suggestion};
 use crate::space::Space;
 use crate::value::Value;
 
-const FAMILIES: [(&str, &str); 9] = [
+const FAMILIES: [(&str, &str); 10] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
     ("cifar-nano", include_str!("../spaces/cifar-nano.space")),
     (
@@ -23,6 +23,10 @@ const FAMILIES: [(&str, &str); 9] = [
     (
         "mobilenet-v3-large",
         include_str!("../spaces/mobilenet-v3-large.space"),
+    ),
+    (
+        "mobilenet-v3-small",
+        include_str!("../spaces/mobilenet-v3-small.space"),
     ),
     ("resnet50", include_str!("../spaces/resnet50.space")),
     (

@@ -6,7 +6,7 @@ use oncefit_data::{
     Augmentation, Batch, Dataset, Normalisation, calibration_batches, evaluation_batches,
 };
 use oncefit_nn::{
-    Calibration, Executor, Images, Mode, Network, Parameters, Plan, Supernet, Target,
+    Calibration, Executor, Images, Mode, Network, Parameters, Plan, Supernet, Target, Variances,
     softmax_cross_entropy,
 };
 use oncefit_space::Subnet;
@@ -77,6 +77,7 @@ pub struct Evaluator {
     normalisation: Normalisation,
     calibration_images: usize,
     batch_size: usize,
+    variances: Variances,
     calibration: BTreeMap<usize, Vec<Batch>>,
     splits: BTreeMap<(Split, usize), Vec<Batch>>,
 }
@@ -100,6 +101,10 @@ impl Evaluator {
             normalisation: normalisation.clone(),
             calibration_images: recipe.evaluation.calibration_images,
             batch_size: recipe.evaluation.batch_size,
+            variances: match recipe.evaluation.pooled_variance {
+                true => Variances::Pooled,
+                false => Variances::Averaged,
+            },
             calibration: BTreeMap::new(),
             splits: BTreeMap::new(),
         }
@@ -157,7 +162,8 @@ impl Evaluator {
         parameters: &Parameters,
     ) -> Result<Calibration> {
         let batches = &self.calibration[&plan.input_shape().height];
-        Ok(executor.calibrate(plan, parameters, batches.iter().map(images))?)
+        let images = batches.iter().map(images);
+        Ok(executor.calibrate_with(plan, parameters, images, self.variances)?)
     }
 
     /// Calibrates and measures a subnet.

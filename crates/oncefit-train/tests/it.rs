@@ -256,6 +256,41 @@ fn one_network_is_trained_at_its_own_resolution() {
     assert_eq!(rows[0].train_macs, 3 * 1000 * macs);
 }
 
+/// Soft labels carry no gradient: what only the largest network has moves as if it were trained
+/// alone, whatever the smallest learns from it.
+#[test]
+fn soft_labels_carry_no_gradient() {
+    let folder = tempfile::tempdir().unwrap();
+    let one_step = |kind: &str| {
+        let recipe = recipe(&[
+            ("kind = \"deps\"\nepochs = 4\nnetworks = 3", kind),
+            ("batch_size = 100", "batch_size = 1000"),
+            (
+                "family = \"fm-nano\"",
+                "family = \"fm-nano\"\nfix = { resolution = [20] }",
+            ),
+        ]);
+        let name = kind.replace(['"', '\n', ' '], "");
+        let (bytes, _) = train(&folder.path().join(name), &recipe);
+        weights(&bytes, folder.path(), &recipe)
+    };
+    let alone = one_step("kind = \"plain\"\nepochs = 1");
+    for distance in ["cross-entropy", "alpha"] {
+        let kind =
+            format!("kind = \"sandwich\"\nepochs = 1\nnetworks = 2\ndistillation = \"{distance}\"");
+        let taught = one_step(&kind);
+        let mut shared_moved = false;
+        for ((name, alone), (_, taught)) in alone.iter().zip(&taught) {
+            if name.contains("[1]") || name.contains("[2]") {
+                assert!(alone == taught, "{distance}: {name}");
+            } else {
+                shared_moved |= alone != taught;
+            }
+        }
+        assert!(shared_moved);
+    }
+}
+
 /// One network holds all it trains, so dividing by its weight, 1, changes nothing.
 #[test]
 fn aggregation_of_one_network_is_its_gradient() {

@@ -9,6 +9,8 @@ use crate::chart::escape;
 
 const HEIGHT: f64 = 84.0;
 const GAP: f64 = 2.0;
+/// Width of a bar for the root of its channels.
+const WIDTH: f64 = 2.2;
 
 /// The SVG element.
 pub fn drawing(graph: &Graph, title: &str) -> String {
@@ -26,7 +28,7 @@ pub fn drawing(graph: &Graph, title: &str) -> String {
         // Sizes span powers of two; so do the bars.
         let size = (node.shape.height as f64 + 1.0).log2() / (tallest + 1.0).log2();
         let height = (HEIGHT * size).max(4.0);
-        let width = (node.shape.channels as f64).sqrt().max(3.0);
+        let width = (WIDTH * (node.shape.channels as f64).sqrt()).max(4.0);
         let kernel = match node.op {
             Op::Depthwise { kernel, .. } => kernel,
             _ => 0,

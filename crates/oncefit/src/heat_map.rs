@@ -21,11 +21,13 @@ pub struct HeatMap {
 
 const CELL: f64 = 34.0;
 const LABEL: f64 = 104.0;
+/// Room for the last column's name, which leans out.
+const MARGIN: f64 = 52.0;
 
 impl HeatMap {
     /// The SVG element; a cell shows its percentage.
     pub fn to_svg(&self) -> String {
-        let width = LABEL + CELL * self.columns.len() as f64 + 4.0;
+        let width = LABEL + CELL * self.columns.len() as f64 + MARGIN;
         let height = LABEL + CELL * self.rows.len() as f64 + 4.0;
         let mut svg = format!(
             "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\" class=\"chart heat\">",

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::format::{count, duration};
 
 /// A measured subnet, as it stands in `evaluations.jsonl`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -133,6 +134,22 @@ impl LoadedRun {
             known,
             run,
         })
+    }
+
+    /// What the weights are and what they cost, as a line.
+    ///
+    /// # Errors
+    /// If the run's log cannot be read.
+    pub fn origin(&self) -> Result<String> {
+        let rows = self.run.metrics()?;
+        let until = rows.iter().rfind(|row| row.step <= self.step);
+        Ok(format!(
+            "weights: {} after {} steps, {} train-MACs, {} of training",
+            self.run.folder().display(),
+            self.step,
+            count(self.train_macs),
+            duration(until.map_or(0.0, |row| row.seconds))
+        ))
     }
 
     /// Hash of the weights.

@@ -76,26 +76,7 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
     Ok(page.into_string())
 }
 
-fn latency_cells(one: &Fitted) -> Markup {
-    let latency = one
-        .expected
-        .as_ref()
-        .and_then(|expected| expected.latency.as_ref());
-    let milliseconds = |value: f64| format!("{value:.3} ms");
-    html! {
-        @if let Some(latency) = latency {
-            td { (milliseconds(latency.predicted_ms)) }
-            td { (latency.measured_ms.map_or("–".into(), milliseconds)) }
-            td { (latency.device) ", " (latency.engine) }
-        } @else { td { "–" } td { "–" } td { "–" } }
-    }
-}
-
 fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
-    let has_latency = fitted.iter().any(|one| {
-        let expected = one.expected.as_ref();
-        expected.is_some_and(|expected| expected.latency.is_some())
-    });
     html! {
         h2 { "Fitted networks" }
         div.wide {
@@ -103,7 +84,6 @@ fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
                 thead { tr {
                     th { "file" } th { "test" } th { "validation" } th { "MACs" } th { "parameters" }
                     th { "activations" } th { "file size" } th { "difference" }
-                    @if has_latency { th { "latency, predicted" } th { "measured" } th { "target" } }
                 } }
                 tbody {
                     @for one in fitted {
@@ -116,7 +96,6 @@ fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
                             td { (bytes(one.peak_activation_bytes)) }
                             td { (bytes(one.file_bytes)) }
                             td { (format!("{:.0e}", one.relative_difference)) }
-                            @if has_latency { (latency_cells(one)) }
                         }
                     }
                 }
@@ -236,9 +215,15 @@ fn latency_section(fitted: &[Fitted]) -> Markup {
         }
     }
     series.retain(|one| !one.points.is_empty());
-    if series.is_empty() {
+    let rows = fitted.iter().filter_map(|one| {
+        let latency = one.expected.as_ref()?.latency.as_ref()?;
+        Some((file_name(one), latency))
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
         return html! {};
     }
+    let milliseconds = |value: f64| format!("{value:.3} ms");
     let chart = Chart {
         title: "predicted against measured latency".into(),
         x_label: "measured, ms".into(),
@@ -247,7 +232,24 @@ fn latency_section(fitted: &[Fitted]) -> Markup {
     };
     html! {
         h2 { "Latency" }
-        (figure(chart, "Promising subnets, exported and timed in the target's engine on this machine."))
+        div.wide {
+            table {
+                thead { tr { th { "file" } th { "target" } th { "predicted" } th { "measured" } } }
+                tbody {
+                    @for (file, latency) in &rows {
+                        tr {
+                            td { (file) }
+                            td { (latency.device) " (" (latency.engine) ")" }
+                            td { @if latency.is_estimated { "≈ " } (milliseconds(latency.predicted_ms)) }
+                            td { (latency.measured_ms.map_or("not here".into(), milliseconds)) }
+                        }
+                    }
+                }
+            }
+        }
+        @if !chart.series.is_empty() {
+            (figure(chart, "Promising subnets, exported and timed in the target's engine on this machine."))
+        }
     }
 }
 

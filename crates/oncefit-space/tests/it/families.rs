@@ -220,6 +220,7 @@ fn torchvisions_networks_are_the_largest_of_their_families() {
     for (name, parameters, operations) in [
         ("mobilenet-v2", 3_504_872, "0.301"),
         ("mobilenet-v3-large", 5_483_032, "0.217"),
+        ("mobilenet-v3-small", 2_542_856, "0.057"),
         ("resnet50", 25_557_032, "4.089"),
     ] {
         let largest = family(name).largest().unwrap();

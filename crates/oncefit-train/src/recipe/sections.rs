@@ -388,6 +388,9 @@ pub struct EvaluationRecipe {
     pub calibration_images: usize,
     /// Images in an evaluation batch.
     pub batch_size: usize,
+    /// Whether the variance of the calibration images is that of all of them together, instead of
+    /// the average over batches as Once-for-All's authors take it.
+    pub pooled_variance: bool,
 }
 
 impl Default for EvaluationRecipe {
@@ -396,6 +399,7 @@ impl Default for EvaluationRecipe {
             every_epochs: 1,
             calibration_images: 500,
             batch_size: 250,
+            pooled_variance: false,
         }
     }
 }

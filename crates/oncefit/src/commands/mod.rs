@@ -1,22 +1,26 @@
 //! The commands: each says what it does, does it, and says what it did.
 
-mod compare;
 mod data;
+mod evaluate;
+mod fit;
 mod predict;
 mod profile;
 mod quickstart;
+mod report;
 mod runs;
 mod show;
 mod train;
 
 use std::io::{ErrorKind, Write};
 
-pub use compare::{RunSummary, runs_compare, runs_list};
 pub use data::data_show;
+pub use evaluate::evaluate;
+pub use fit::{export, fit};
 pub use predict::predict;
 pub use profile::profile;
 pub use quickstart::quickstart;
-pub use runs::{evaluate, export, fit, report};
+pub use report::report;
+pub use runs::{RunSummary, runs_compare, runs_list};
 pub use show::show;
 pub use train::train;
 

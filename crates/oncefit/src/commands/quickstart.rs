@@ -6,8 +6,9 @@ use oncefit_search::{Limit, Metric};
 use oncefit_target::{Engine, ProfileOptions};
 use oncefit_train::{Recipe, Run, write_atomically};
 
+use super::fit::learn;
 use super::profile::{measured, summary};
-use super::runs::{learn, write_report};
+use super::report::write_report;
 use super::train::train_run;
 use super::{command_line, fitted_table, print};
 use crate::cli::QuickstartArgs;

@@ -1,0 +1,252 @@
+//! `oncefit fit` and `export`: networks of a run as files.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use oncefit_search::{Count, Limit, Metric};
+use oncefit_space::Subnet;
+use oncefit_target::{Predictor, Target};
+use oncefit_train::{RowLog, Run};
+
+use super::profile::time_limit;
+use super::train::train_run;
+use super::{command_line, fitted_table, print, print_json};
+use crate::cli::{ExportArgs, FitArgs, LimitArgs};
+use crate::error::{Error, Result};
+use crate::fit::{self, FITS, FitSettings, Fitted, PredictedFit, SearcherKind};
+use crate::format::{duration, percent};
+use crate::loaded::{LoadedRun, WhichCheckpoint};
+use crate::predicted::{self, PredictorSettings};
+use crate::progress::{Progress, TrainingProgress};
+
+impl LimitArgs {
+    fn limits(&self) -> Vec<Limit> {
+        [
+            (Metric::Macs, self.max_macs),
+            (Metric::Parameters, self.max_parameters),
+            (Metric::PeakMemory, self.max_peak_memory),
+        ]
+        .into_iter()
+        .filter_map(|(metric, limit)| {
+            let Count(at_most) = limit?;
+            Some(Limit { metric, at_most })
+        })
+        .collect()
+    }
+}
+
+pub fn fit(args: &FitArgs) -> Result<()> {
+    let started = Instant::now();
+    let limits = args.limits.limits();
+    if limits.is_empty() && args.max_latency.is_none() {
+        return Err(Error::Request(
+            "a budget is needed: --max-macs 600k, --max-parameters, --max-peak-memory, or --target FILE --max-latency 2ms".into(),
+        ));
+    }
+    let targets = args
+        .target
+        .iter()
+        .map(|path| Ok(Target::load(path)?))
+        .collect::<Result<Vec<_>>>()?;
+    let outputs = outputs(args)?;
+    let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
+    let fitted = match args.searcher {
+        SearcherKind::Predictor => fit_predicted(args, &mut run, &targets, &outputs, &limits)?,
+        _ if !targets.is_empty() => {
+            return Err(Error::Request(
+                "--target needs `--searcher predictor`; the others measure accuracies only".into(),
+            ));
+        }
+        _ => vec![fit_measured(args, &mut run, limits)?],
+    };
+    if args.json {
+        record(&run, &fitted)?;
+        print_json(&fitted);
+        return Ok(());
+    }
+    tell(&run, &fitted)?;
+    let seconds = duration(started.elapsed().as_secs_f64());
+    print(&format!(
+        "found and checked in {seconds}; again: {}",
+        command_line()
+    ));
+    Ok(())
+}
+
+/// A file for each target, or one.
+fn outputs(args: &FitArgs) -> Result<Vec<PathBuf>> {
+    if args.target.len() < 2 {
+        check_folder(&args.out)?;
+        return Ok(vec![args.out.clone()]);
+    }
+    let folder = match args.out.extension() {
+        Some(_) => args.out.parent().unwrap_or(Path::new("")).to_owned(),
+        None => args.out.clone(),
+    };
+    if !folder.as_os_str().is_empty() {
+        std::fs::create_dir_all(&folder).map_err(|source| Error::File {
+            action: "create",
+            path: folder.clone(),
+            source,
+        })?;
+    }
+    let files: Vec<PathBuf> = args
+        .target
+        .iter()
+        .map(|target| {
+            folder.join(
+                target
+                    .with_extension("onnx")
+                    .file_name()
+                    .unwrap_or_default(),
+            )
+        })
+        .collect();
+    for (index, file) in files.iter().enumerate() {
+        if files[..index].contains(file) {
+            return Err(Error::Request(format!(
+                "two targets would be written to {}; give their files different names",
+                file.display()
+            )));
+        }
+    }
+    Ok(files)
+}
+
+/// Searches by prediction, once for each target.
+fn fit_predicted(
+    args: &FitArgs,
+    run: &mut LoadedRun,
+    targets: &[Target],
+    outputs: &[PathBuf],
+    limits: &[Limit],
+) -> Result<Vec<Fitted>> {
+    let settings = PredictorSettings {
+        samples: args.evaluations,
+        time_limit: time_limit(args.time_limit)?,
+        seed: args.seed,
+    };
+    let targets: Vec<Option<&Target>> = match targets.is_empty() {
+        true => vec![None],
+        false => targets.iter().map(Some).collect(),
+    };
+    let requests: Vec<PredictedFit> = targets
+        .iter()
+        .map(|target| PredictedFit {
+            limits: limits.to_vec(),
+            target: target.map(|target| (target, args.max_latency.map(|most| most.0))),
+            allow_estimates: args.allow_estimates,
+            verify: args.verify,
+            seed: args.seed,
+        })
+        .collect();
+    // What cannot be is said before anything is measured.
+    for request in &requests {
+        request.budget(&run.space)?.region(&run.space)?;
+    }
+    let predictor = learn(run, settings)?;
+    let mut fitted = Vec::new();
+    for ((target, request), output) in targets.iter().zip(&requests).zip(outputs) {
+        let promising = fit::find_predicted(run, &predictor, request)?;
+        let expected = fit::expected(run, &promising, *target)?;
+        let mut one = finish(args, run, &promising[0].subnet, output)?;
+        one.expected = Some(expected);
+        fitted.push(one);
+    }
+    Ok(fitted)
+}
+
+/// The run's predictor, with progress and what it is worth.
+pub(super) fn learn(run: &mut LoadedRun, settings: PredictorSettings) -> Result<Predictor> {
+    let mut progress = Progress::new("measuring", 0, settings.samples as u64);
+    let predictor = predicted::predictor(run, settings, &mut |done| {
+        progress.update(done as u64, || "subnets for the predictor".into());
+    })?;
+    progress.finish();
+    let quality = predictor.quality();
+    let verdict = match quality.beats_log_macs() {
+        true => "",
+        false => {
+            "; it does NOT beat the line: measure more subnets (--evaluations), or search by `--searcher evolution`"
+        }
+    };
+    eprintln!(
+        "predictor: error {:.2} points, Kendall tau {:.2} on {} subnets that it never saw (a line through log-MACs: {:.2} points, {:.2}){verdict}",
+        100.0 * quality.predictor.rmse,
+        quality.predictor.kendall,
+        quality.held_out,
+        100.0 * quality.log_macs.rmse,
+        quality.log_macs.kendall
+    );
+    Ok(predictor)
+}
+
+/// Searches by measuring.
+fn fit_measured(args: &FitArgs, run: &mut LoadedRun, limits: Vec<Limit>) -> Result<Fitted> {
+    let settings = FitSettings {
+        limits,
+        searcher: args.searcher,
+        evaluations: args.evaluations,
+        seed: args.seed,
+    };
+    let mut progress = Progress::new("searching", 0, args.evaluations as u64);
+    let (subnet, _) = fit::find(run, &settings, &mut |done, best| {
+        progress.update(done as u64, || format!("best {}", percent(best)));
+    })?;
+    progress.finish();
+    finish(args, run, &subnet, &args.out)
+}
+
+/// Trains a chosen network further, if asked to, and writes it.
+fn finish(args: &FitArgs, run: &mut LoadedRun, subnet: &Subnet, file: &Path) -> Result<Fitted> {
+    let Some(epochs) = args.finetune else {
+        return fit::export(run, subnet, file);
+    };
+    let folder = file.with_extension("finetune");
+    let recipe = fit::finetune_recipe(run, subnet, epochs, &folder)?;
+    Run::remove(&folder)?;
+    train_run(
+        &Run::create(&folder, &recipe)?,
+        &mut TrainingProgress::default(),
+    )?;
+    let mut tuned = LoadedRun::open(&folder, WhichCheckpoint::Newest)?;
+    fit::export(&mut tuned, subnet, file)
+}
+
+pub fn export(args: &ExportArgs) -> Result<()> {
+    let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
+    let subnet = run.space.parse_subnet(&args.subnet)?;
+    check_folder(&args.out)?;
+    let fitted = fit::export(&mut run, &subnet, &args.out)?;
+    tell(&run, &[fitted])
+}
+
+/// Notes networks in the run's log, from which its report is made.
+fn record(run: &LoadedRun, fitted: &[Fitted]) -> Result<()> {
+    let mut log = RowLog::append(&run.run.file(FITS))?;
+    for one in fitted {
+        log.push(one)?;
+    }
+    Ok(())
+}
+
+/// Records networks and prints what they are and what their weights cost.
+fn tell(run: &LoadedRun, fitted: &[Fitted]) -> Result<()> {
+    record(run, fitted)?;
+    print(&fitted_table(fitted));
+    for one in fitted {
+        print(&format!("{}: {}", one.file.display(), one.subnet));
+    }
+    print(&run.origin()?);
+    Ok(())
+}
+
+/// A folder that is missing is better known before a search than after it.
+fn check_folder(file: &Path) -> Result<()> {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Error::Request(
+            format!("{} is no folder to write to", folder.display()),
+        )),
+        _ => Ok(()),
+    }
+}
