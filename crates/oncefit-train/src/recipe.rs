@@ -5,6 +5,7 @@
 //! closest legal key.
 
 mod phases;
+mod schedule;
 mod sections;
 mod unknown_key;
 
@@ -18,7 +19,7 @@ use oncefit_nn::{
 use oncefit_space::{Space, Value};
 use serde::{Deserialize, Serialize};
 
-pub use self::phases::{
+pub use self::schedule::{
     DistillationKind, PhaseRecipe, SamplerKind, ScheduleKind, ScheduleRecipe, SortKind,
 };
 pub use self::sections::{
