@@ -154,11 +154,6 @@ impl<'r> Trainer<'r> {
         &self.supernet
     }
 
-    /// Takes the supernet and the prepared evaluation images out of a finished training.
-    pub fn into_parts(self) -> (Supernet, Evaluator) {
-        (self.supernet, self.evaluator)
-    }
-
     /// Trains to the end, or until `stop` is set; then saves.
     ///
     /// # Errors

@@ -21,6 +21,8 @@
 //! β(t) = ε(t) / η(t)                                      the weight of a small network's loss
 //! ```
 
+use std::sync::Arc;
+
 use oncefit_nn::AlphaDivergence;
 use oncefit_random::Draws;
 use oncefit_space::{Space, SpaceError, Subnet};
@@ -33,7 +35,7 @@ use crate::sampler::StepSpace;
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// At least one.
-    pub phases: Vec<Phase>,
+    pub phases: Vec<Arc<Phase>>,
     /// How the gradients of a step's networks become one.
     pub aggregation: Aggregation,
 }
@@ -191,7 +193,7 @@ impl Schedule {
 
     /// The first phase whose networks learn from a teacher: its weights are taken before it.
     pub fn teacher_phase(&self) -> Option<usize> {
-        let learns = |phase: &Phase| matches!(phase.lesson, Lesson::Teacher { .. });
+        let learns = |phase: &Arc<Phase>| matches!(phase.lesson, Lesson::Teacher { .. });
         self.phases.iter().position(learns)
     }
 }
@@ -273,7 +275,8 @@ impl Phase {
         }
     }
 
-    /// What a step costs for each image, in train-MACs.
+    /// What a step costs for each image, in train-MACs; of several candidates the first counts as
+    /// the one that is trained.
     ///
     /// # Errors
     /// If a subnet cannot be built.
@@ -414,8 +417,8 @@ mod tests {
         };
         let schedule = Schedule {
             phases: vec![
-                phase(Networks::Random(1), 2),
-                phase(Networks::Sandwich(sandwich), 4),
+                Arc::new(phase(Networks::Random(1), 2)),
+                Arc::new(phase(Networks::Sandwich(sandwich), 4)),
             ],
             aggregation: Aggregation::Sum,
         };

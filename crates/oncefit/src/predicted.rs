@@ -97,12 +97,22 @@ pub fn predictor(
         ..PredictorOptions::default()
     };
     let predictor = Predictor::train(&space, &samples, &options)?;
-    predictor.save(&path)?;
-    // What was stopped by the clock is learnt again by the next who has more time.
-    if samples.len() == settings.samples {
-        let text = serde_json::to_string_pretty(&wanted).expect("plain data");
-        run.run.write(ORIGIN, &text)?;
+    // Without its origin a predictor is not used again: so none is there while it is replaced.
+    if origin_path.exists() {
+        std::fs::remove_file(&origin_path).map_err(|source| Error::File {
+            action: "remove",
+            path: origin_path.clone(),
+            source,
+        })?;
     }
+    predictor.save(&path)?;
+    // One that the clock stopped early is learnt again by whoever asks for more samples.
+    let origin = Origin {
+        samples: samples.len(),
+        ..wanted
+    };
+    let text = serde_json::to_string_pretty(&origin).expect("plain data");
+    run.run.write(ORIGIN, &text)?;
     Ok(predictor)
 }
 

@@ -431,8 +431,9 @@ pub fn comparison(
         }
     }
     let chart = |name: &str| {
+        // Recipes may have one name; folders do not.
         let series = runs.iter().enumerate().map(|(index, run)| Series {
-            name: run.name.clone(),
+            name: run.folder.display().to_string(),
             mark: Mark::Line,
             colour: index % 5,
             points: run
@@ -443,7 +444,7 @@ pub fn comparison(
                     let macs = row.train_macs as f64 / 1e12;
                     let text = format!(
                         "{}: {} at epoch {:.0}",
-                        run.name,
+                        run.folder.display(),
                         percent(*accuracy),
                         row.epoch
                     );
@@ -462,7 +463,7 @@ pub fn comparison(
         html! {
             div.wide {
                 table {
-                    thead { tr { th {} @for run in runs { th { (run.name) } } } }
+                    thead { tr { th {} @for run in runs { th { (run.folder.display()) } } } }
                     tbody { @for row in rows { tr { @for cell in row { td { (cell) } } } } }
                 }
             }

@@ -3,6 +3,8 @@
 //! Its cost in train-MACs is counted as three times the MACs of a network for each image it is
 //! trained on, and once for a forward pass without gradient (a teacher's, a candidate's).
 
+use std::sync::Arc;
+
 use oncefit_data::Batch;
 use oncefit_nn::{DropoutDraws, Images, Mode, Target, softmax, softmax_cross_entropy};
 use oncefit_space::Subnet;
@@ -58,7 +60,7 @@ impl Trainer<'_> {
         if place.is_first {
             self.begin_phase(place.phase)?;
         }
-        let phase = self.schedule.phases[place.phase].clone();
+        let phase = Arc::clone(&self.schedule.phases[place.phase]);
         if phase.sorts_before(place, steps_per_epoch) {
             self.sort_channels(&phase)?;
         }

@@ -1,6 +1,7 @@
 //! From the keys of `[schedule]` to the phases of a training.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use oncefit_nn::AlphaDivergence;
 use oncefit_space::{Space, Value};
@@ -49,7 +50,7 @@ impl ScheduleRecipe {
             ScheduleKind::Compofa => self.build_phases(&self.compofa(space)?, optimiser, space)?,
         };
         Ok(Schedule {
-            phases,
+            phases: phases.into_iter().map(Arc::new).collect(),
             aggregation: self.aggregation,
         })
     }

@@ -275,16 +275,7 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
     let run = "runs/small";
     let said = succeed(
         path,
-        &[
-            "profile",
-            run,
-            "--networks",
-            "24",
-            "--time-limit",
-            "5",
-            "--out",
-            "here.toml",
-        ],
+        &words("profile runs/small --networks 24 --time-limit 5 --out here.toml"),
     );
     assert!(
         said.contains("median error") && said.contains("tract"),
@@ -307,17 +298,7 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
         fs::write(path.join("changed.csv"), csv).unwrap();
         oncefit(
             path,
-            &[
-                "profile",
-                "--import",
-                "changed.csv",
-                "--probes",
-                "probes",
-                "--device",
-                "phone",
-                "--out",
-                "phone.toml",
-            ],
+            &words("profile --import changed.csv --probes probes --device phone --out phone.toml"),
         )
     };
     assert!(import(&csv).status.success());
@@ -325,24 +306,9 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
     // One command, two devices: the phone's network has smaller kernels or fewer blocks.
     let said = succeed(
         path,
-        &[
-            "fit",
-            run,
-            "--target",
-            "here.toml",
-            "--target",
-            "phone.toml",
-            "--max-latency",
-            "1ms",
-            "--allow-estimates",
-            "--evaluations",
-            "24",
-            "--verify",
-            "4",
-            "--out",
-            "models",
-            "--json",
-        ],
+        &words(
+            "fit runs/small --target here.toml --target phone.toml --max-latency 1ms --allow-estimates --evaluations 24 --verify 4 --out models --json",
+        ),
     );
     let start = said.find('[').unwrap();
     let end = said.rfind(']').unwrap() + 1;
@@ -361,16 +327,7 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
     );
 
     // What was measured is not measured again; the answer is the same.
-    let again = [
-        "fit",
-        run,
-        "--max-macs",
-        "500k",
-        "--evaluations",
-        "24",
-        "--verify",
-        "4",
-    ];
+    let again = words("fit runs/small --max-macs 500k --evaluations 24 --verify 4");
     let first = succeed(path, &again);
     let second = succeed(path, &again);
     let subnet = |said: &str| {
@@ -401,20 +358,9 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
     // Further training of the one that was chosen.
     let said = succeed(
         path,
-        &[
-            "fit",
-            run,
-            "--max-macs",
-            "500k",
-            "--evaluations",
-            "24",
-            "--verify",
-            "2",
-            "--finetune",
-            "1",
-            "--out",
-            "tuned.onnx",
-        ],
+        &words(
+            "fit runs/small --max-macs 500k --evaluations 24 --verify 2 --finetune 1 --out tuned.onnx",
+        ),
     );
     assert!(
         path.join("tuned.finetune/recipe.toml").exists() && said.contains("tuned.onnx"),
@@ -426,32 +372,15 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
     assert!(said.contains("a budget is needed"), "{said}");
     let said = fail(
         path,
-        &[
-            "fit",
-            run,
-            "--target",
-            "here.toml",
-            "--max-latency",
-            "5",
-            "--evaluations",
-            "24",
-        ],
+        &words("fit runs/small --target here.toml --max-latency 5 --evaluations 24"),
         2,
     );
     assert!(said.contains("2ms"), "{said}");
     let said = fail(
         path,
-        &[
-            "fit",
-            run,
-            "--target",
-            "phone.toml",
-            "--max-latency",
-            "1us",
-            "--evaluations",
-            "24",
-            "--allow-estimates",
-        ],
+        &words(
+            "fit runs/small --target phone.toml --max-latency 1us --evaluations 24 --allow-estimates",
+        ),
         1,
     );
     assert!(
@@ -484,16 +413,7 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
     .unwrap();
     let said = fail(
         path,
-        &[
-            "fit",
-            run,
-            "--target",
-            "other.toml",
-            "--max-latency",
-            "1ms",
-            "--evaluations",
-            "24",
-        ],
+        &words("fit runs/small --target other.toml --max-latency 1ms --evaluations 24"),
         1,
     );
     assert!(

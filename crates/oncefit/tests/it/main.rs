@@ -42,6 +42,11 @@ fn oncefit(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// The words of a command line.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
 fn text(output: &Output) -> String {
     format!(
         "{}{}",
