@@ -14,4 +14,4 @@ mod write;
 pub use error::{ExportError, Result};
 pub use metadata::{Metadata, read_metadata};
 pub use runtime::{ENGINE, OnnxModel, TOLERANCE, Verification, verify};
-pub use write::{onnx_bytes, to_channels_first};
+pub use write::{file_bytes, onnx_bytes, piece_bytes, to_channels_first};

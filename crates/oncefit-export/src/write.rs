@@ -4,8 +4,8 @@
 //! image [batch, C, H, W] ──▶ nodes named after the graph's paths ──▶ logits [batch, classes]
 //! ```
 
-use oncefit_nn::Network;
-use oncefit_space::{Activation, GraphNode, Op};
+use oncefit_nn::{Calibration, ChannelStatistics, Network, Parameter, ParameterKind, Parameters};
+use oncefit_space::{Activation, Graph, GraphNode, Op};
 use prost::Message;
 
 use crate::error::{ExportError, Result};
@@ -24,18 +24,68 @@ const IR_VERSION: i64 = 9;
 /// # Errors
 /// If the network cannot be said in ONNX.
 pub fn onnx_bytes(network: &Network, metadata: &Metadata) -> Result<Vec<u8>> {
-    let mut writer = Writer {
-        network,
-        names: Vec::new(),
-        graph: GraphProto::default(),
-    };
-    for index in 0..network.graph.nodes.len() {
-        let name = writer.node(index)?;
-        writer.names.push(name);
+    Ok(model(network, metadata)?.encode_to_vec())
+}
+
+/// The size of the file of a network with this graph, whatever its weights. A batch-norm is counted
+/// as calibrated.
+///
+/// # Errors
+/// If the network cannot be said in ONNX.
+pub fn file_bytes(graph: &Graph, metadata: &Metadata) -> Result<u64> {
+    Ok(model(&blank(graph), metadata)?.encoded_len() as u64)
+}
+
+/// What a piece of a network adds to the size of its file. Pieces add up to [`file_bytes`] but for
+/// the metadata and a few bytes for each piece, whose input has another name in the whole network.
+///
+/// # Errors
+/// If the piece cannot be said in ONNX.
+pub fn piece_bytes(piece: &Graph) -> Result<u64> {
+    Ok(Writer::write(&blank(piece))?.graph.encoded_len() as u64)
+}
+
+/// A network with this graph whose weights are all 0.
+fn blank(graph: &Graph) -> Network {
+    let mut parameters = Parameters::default();
+    for spec in graph.parameter_specs() {
+        parameters.insert(Parameter {
+            data: vec![0.0; spec.shape.iter().product()],
+            name: spec.name,
+            // Sizes do not depend on it.
+            kind: ParameterKind::Bias,
+            shape: spec.shape,
+        });
     }
+    let norms = graph
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.op, Op::BatchNorm { .. }));
+    let statistics = norms.map(|node| {
+        let zeros = vec![0.0; node.shape.channels];
+        let found = ChannelStatistics {
+            mean: zeros.clone(),
+            variance: zeros,
+        };
+        (node.path.clone(), found)
+    });
+    Network {
+        calibration: Calibration::BatchNorm {
+            graph_id: String::new(),
+            images: 0,
+            statistics: statistics.collect(),
+        },
+        graph: graph.clone(),
+        parameters,
+    }
+}
+
+fn model(network: &Network, metadata: &Metadata) -> Result<ModelProto> {
+    let Writer {
+        names, mut graph, ..
+    } = Writer::write(network)?;
     let input = network.graph.input_shape();
     let output = network.graph.output_shape();
-    let mut graph = writer.graph;
     graph.name = Some(metadata.space.clone());
     graph.input = vec![value_info(
         INPUT,
@@ -51,7 +101,7 @@ pub fn onnx_bytes(network: &Network, metadata: &Metadata) -> Result<Vec<u8>> {
         network.graph.nodes.last().map(|node| node.op),
         Some(Op::Linear { .. })
     );
-    graph.output = vec![match writer.names.last() {
+    graph.output = vec![match names.last() {
         Some(name) if !is_flat => value_info(
             name,
             &[
@@ -63,7 +113,7 @@ pub fn onnx_bytes(network: &Network, metadata: &Metadata) -> Result<Vec<u8>> {
         ),
         _ => value_info(OUTPUT, &[None, Some(output.channels)]),
     }];
-    let model = ModelProto {
+    Ok(ModelProto {
         ir_version: Some(IR_VERSION),
         opset_import: vec![OperatorSetIdProto {
             domain: None,
@@ -74,8 +124,7 @@ pub fn onnx_bytes(network: &Network, metadata: &Metadata) -> Result<Vec<u8>> {
         graph: Some(graph),
         metadata_props: metadata.properties(),
         ..Default::default()
-    };
-    Ok(model.encode_to_vec())
+    })
 }
 
 /// Images `n × h × w × c` as the file reads them, `n × c × h × w`.
@@ -100,7 +149,20 @@ struct Writer<'n> {
     graph: GraphProto,
 }
 
-impl Writer<'_> {
+impl<'n> Writer<'n> {
+    fn write(network: &'n Network) -> Result<Self> {
+        let mut writer = Self {
+            network,
+            names: Vec::new(),
+            graph: GraphProto::default(),
+        };
+        for index in 0..network.graph.nodes.len() {
+            let name = writer.node(index)?;
+            writer.names.push(name);
+        }
+        Ok(writer)
+    }
+
     /// Writes a node; returns the name of its value.
     fn node(&mut self, index: usize) -> Result<String> {
         let network = self.network;
@@ -114,9 +176,9 @@ impl Writer<'_> {
         let path = &node.path;
         match node.op {
             Op::Input => Ok(INPUT.into()),
-            Op::Dropout { .. } if !is_last => Ok(inputs[0].clone()),
+            Op::Dropout { .. } => Ok(inputs[0].clone()),
             Op::BatchNorm { .. } => match network.graph.nodes[node.inputs[0]].op {
-                Op::Convolution { .. } | Op::Depthwise { .. } if !is_last => Ok(inputs[0].clone()),
+                Op::Convolution { .. } | Op::Depthwise { .. } => Ok(inputs[0].clone()),
                 _ => Err(fails(
                     node,
                     "a batch-norm can be folded only into the convolution before it",
@@ -221,7 +283,6 @@ impl Writer<'_> {
                 let attributes = window(kernel, stride, padding);
                 Ok(self.push(node, "MaxPool", inputs, attributes, path))
             }
-            Op::Dropout { .. } => Err(fails(node, "this operation has no exported form yet")),
         }
     }
 

@@ -69,7 +69,7 @@ pub struct AdditiveModel {
 }
 
 /// Errors of predicted latencies on networks that the fit never saw.
-#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Validation {
     /// How many networks.

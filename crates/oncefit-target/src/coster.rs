@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use oncefit_export::{Metadata, file_bytes, piece_bytes};
 use oncefit_space::{SegmentState, Segments, Space, Subnet};
 
 use crate::error::{Result, TargetError};
@@ -28,6 +29,8 @@ pub struct Cost {
     pub latency_ms: Option<f64>,
     /// Whether part of the latency is estimated ([`crate::Latency::is_estimated`]).
     pub is_estimated: bool,
+    /// Bytes of the exported file, where they are counted ([`Coster::count_file_bytes`]).
+    pub file_bytes: Option<u64>,
 }
 
 /// Computes costs of the members of a space, and remembers what it has worked out. Cloning one
@@ -52,6 +55,8 @@ pub struct Coster {
     prices: Vec<Option<Price>>,
     transitions: Vec<Transition>,
     table: Option<OperatorTable>,
+    /// What a file has besides its pieces, if sizes of files are counted.
+    file_overhead: Option<u64>,
 }
 
 /// What arrives at a segment.
@@ -86,6 +91,8 @@ struct Transition {
     parameters: u64,
     peak: u64,
     picoseconds: u64,
+    /// 0 where sizes of files are not counted.
+    file_bytes: u64,
     active: Box<[u32]>,
     operators: Box<[u32]>,
 }
@@ -168,7 +175,29 @@ impl Coster {
             prices: Vec::new(),
             transitions: Vec::new(),
             table: None,
+            file_overhead: None,
         }
+    }
+
+    /// Also counts the bytes of exported files: those of the nodes and weights, to within a few
+    /// bytes for each segment of the space, and what files with this metadata have besides. The
+    /// largest member's size is exact; a member with shorter metadata is a little smaller than
+    /// said. What is known of the space so far is forgotten.
+    ///
+    /// # Errors
+    /// If the largest member cannot be exported.
+    pub fn count_file_bytes(&mut self, metadata: &Metadata) -> Result<()> {
+        let table = self.table.take();
+        *self = Self::with_granularity(&self.space, self.granularity);
+        self.file_overhead = Some(0);
+        let largest = self.space.largest()?;
+        let pieces = self.cost(&self.indices(&largest)?)?;
+        let whole = file_bytes(largest.graph(), metadata)?;
+        self.file_overhead = Some(whole.saturating_sub(pieces.file_bytes.unwrap_or(0)));
+        if let Some(table) = table {
+            self.set_table(&table);
+        }
+        Ok(())
     }
 
     /// The space.
@@ -180,7 +209,9 @@ impl Coster {
     /// the table cuts networks otherwise.
     pub fn set_table(&mut self, table: &OperatorTable) {
         if table.granularity() != self.granularity {
+            let file_overhead = self.file_overhead;
             *self = Self::with_granularity(&self.space, table.granularity());
+            self.file_overhead = file_overhead;
         }
         let operators = self.operators.iter();
         self.prices = operators.map(|operator| table.price(operator)).collect();
@@ -243,7 +274,7 @@ impl Coster {
     fn walk(&mut self, indices: &[usize], mut code: Option<&mut Vec<u32>>) -> Result<Cost> {
         self.check(indices)?;
         let mut state = 0u32;
-        let (mut macs, mut parameters, mut peak) = (0u64, 0u64, 0u64);
+        let (mut macs, mut parameters, mut peak, mut file_bytes) = (0u64, 0u64, 0u64, 0u64);
         let (mut picoseconds, mut is_estimated, mut is_priced) = (0u64, false, true);
         for number in 0..self.parts.len() {
             let part = &self.parts[number];
@@ -266,6 +297,7 @@ impl Coster {
             parameters += transition.parameters;
             peak = peak.max(transition.peak);
             picoseconds += transition.picoseconds;
+            file_bytes += transition.file_bytes;
             is_estimated |= transition.is_estimated;
             is_priced &= transition.is_priced;
             if let Some(code) = code.as_deref_mut() {
@@ -300,6 +332,7 @@ impl Coster {
             peak_activation_bytes: peak,
             latency_ms,
             is_estimated,
+            file_bytes: self.file_overhead.map(|overhead| overhead + file_bytes),
         })
     }
 
@@ -354,6 +387,10 @@ impl Coster {
             parameters: graph.parameters(),
             peak: graph.peak_activation_bytes(),
             picoseconds: 0,
+            file_bytes: match self.file_overhead {
+                Some(_) => piece_bytes(graph)?,
+                None => 0,
+            },
             active: outcome.active.iter().map(|&slot| slot as u32).collect(),
             operators,
         };

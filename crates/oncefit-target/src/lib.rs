@@ -29,7 +29,7 @@ pub use error::{Result, TargetError};
 pub use fusion::{Granularity, operators};
 pub use mlp::Codes;
 pub use nnls::{LeastSquares, SparseLeastSquares};
-pub use ofa_table::{OfaEntry, load_ofa_table, parse_ofa_table};
+pub use ofa_table::{OfaEntry, parse_ofa_table};
 pub use operator::{Operator, OperatorKind};
 pub use predictor::{CurvePoint, FEWEST_SAMPLES, Predictor, PredictorOptions, Quality, Sample};
 pub use probe_files::{

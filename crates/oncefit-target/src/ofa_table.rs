@@ -17,7 +17,7 @@ use oncefit_space::{Activation, FeatureShape};
 
 use crate::error::{Result, TargetError};
 use crate::operator::{Operator, OperatorKind};
-use crate::table::{KeyStyle, OperatorTable, check_time};
+use crate::table::check_time;
 
 /// One entry of such a table.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -30,23 +30,20 @@ pub struct OfaEntry {
     pub std_ms: f64,
 }
 
-/// Reads a table from a file; the device is named by the file.
+/// The entries of a file.
 ///
 /// # Errors
 /// If the file cannot be read or is no such table.
-pub fn load_ofa_table(path: &Path) -> Result<OperatorTable> {
+pub(crate) fn load_ofa_entries(path: &Path) -> Result<BTreeMap<String, OfaEntry>> {
     let text = std::fs::read_to_string(path).map_err(|source| TargetError::File {
         action: "read",
         path: path.to_owned(),
         source,
     })?;
-    let entries = parse_ofa_table(&text).map_err(|reason| TargetError::Malformed {
+    parse_ofa_table(&text).map_err(|reason| TargetError::Malformed {
         path: path.to_owned(),
         reason,
-    })?;
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let times = entries.into_iter().map(|(key, entry)| (key, entry.mean_ms));
-    OperatorTable::new(&stem, KeyStyle::OnceForAll, 0.0, times)
+    })
 }
 
 /// The entries of a table's text.

@@ -1,12 +1,14 @@
 //! A target: a device with an engine, and what operators cost there. Its file is TOML.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use oncefit_space::Space;
 use serde::{Deserialize, Serialize};
 
 use crate::additive::{AdditiveModel, Measurements, Validation};
 use crate::error::{Result, TargetError};
+use crate::ofa_table::{OfaEntry, load_ofa_entries};
 use crate::operator::Operator;
 use crate::table::{Estimate, KeyStyle, OperatorTable, check_time};
 
@@ -138,6 +140,10 @@ pub struct Target {
     /// The operators, in the order of their keys.
     #[serde(rename = "operator")]
     pub operators: Vec<OperatorEntry>,
+    /// How the operators are named: as in its own files, unless it was read from a table of the
+    /// Once-for-All authors.
+    #[serde(skip)]
+    style: KeyStyle,
 }
 
 /// What a target is called and belongs to.
@@ -193,7 +199,63 @@ impl Target {
             validation,
             estimate: model.estimate,
             operators,
+            style: KeyStyle::default(),
         }
+    }
+
+    /// A table of the Once-for-All authors as a target, named after its file; or a folder of such
+    /// tables, one for each input size. An operator that stands in several of them costs their
+    /// mean. Which space the tables fit shows when operators are looked up.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is no such table, or a folder has none.
+    pub fn load_ofa_tables(path: &Path) -> Result<Self> {
+        let mut found: BTreeMap<String, Vec<OfaEntry>> = BTreeMap::new();
+        for file in ofa_files(path)? {
+            for (key, entry) in load_ofa_entries(&file)? {
+                found.entry(key).or_default().push(entry);
+            }
+        }
+        let operators = found.into_iter().map(|(key, entries)| {
+            let mean = |of: fn(&OfaEntry) -> f64| {
+                entries.iter().map(of).sum::<f64>() / entries.len() as f64
+            };
+            let mean_ms = mean(|entry| entry.mean_ms);
+            OperatorEntry {
+                key,
+                ms: mean_ms,
+                count: entries.iter().map(|entry| entry.count as usize).sum(),
+                mean_ms,
+                std_ms: mean(|entry| entry.std_ms),
+            }
+        });
+        Ok(Self {
+            format: FORMAT.into(),
+            device: path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into(),
+            engine: Engine::Imported,
+            engine_version: "unknown".into(),
+            threads: 1,
+            batch: 1,
+            space: String::new(),
+            space_hash: String::new(),
+            intercept_ms: 0.0,
+            machine: Machine::default(),
+            measured: Measured::default(),
+            validation: Validation::default(),
+            estimate: Estimate::default(),
+            operators: operators.collect(),
+            style: KeyStyle::OnceForAll,
+        })
+    }
+
+    /// Whether it was read from tables of the Once-for-All authors, which have one input size each:
+    /// networks of other sizes are not for this device.
+    pub fn is_of_ofa_tables(&self) -> bool {
+        self.style == KeyStyle::OnceForAll
     }
 
     /// Its text.
@@ -280,6 +342,9 @@ impl Target {
     /// # Errors
     /// If the file cannot be read or is no target.
     pub fn load(path: &Path) -> Result<Self> {
+        if path.is_dir() || is_yaml(path) {
+            return Self::load_ofa_tables(path);
+        }
         let text = std::fs::read_to_string(path).map_err(|source| TargetError::File {
             action: "read",
             path: path.to_owned(),
@@ -306,7 +371,7 @@ impl Target {
     /// # Errors
     /// If it was measured for another family.
     pub fn check_space(&self, space: &Space) -> Result<()> {
-        if self.space == space.name() {
+        if self.space == space.name() || self.style == KeyStyle::OnceForAll {
             return Ok(());
         }
         Err(TargetError::OtherSpace {
@@ -325,7 +390,7 @@ impl Target {
         let entries = self.operators.iter();
         OperatorTable::new(
             &self.device,
-            KeyStyle::Oncefit,
+            self.style,
             self.intercept_ms,
             entries.map(|entry| (entry.key.clone(), entry.ms)),
         )
@@ -339,6 +404,36 @@ impl Target {
     pub fn table_with_estimates(&self) -> Result<OperatorTable> {
         Ok(self.table()?.with_estimates(self.estimate.clone()))
     }
+}
+
+fn is_yaml(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+/// A file, or the tables of a folder in the order of their names.
+fn ofa_files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let fails = |source| TargetError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fails)? {
+        let file = entry.map_err(fails)?.path();
+        files.extend(is_yaml(&file).then_some(file));
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(TargetError::Malformed {
+            path: path.to_owned(),
+            reason: "a target is a .toml file of `oncefit profile`, or a .yaml table of the Once-for-All authors, or a folder of such tables; this folder has no .yaml files".into(),
+        });
+    }
+    Ok(files)
 }
 
 /// Writes a file next to its place and moves it there.

@@ -37,6 +37,8 @@ pub enum Command {
     Profile(ProfileArgs),
     /// Find the best subnet for a budget or device and write it as a checked ONNX file
     Fit(FitArgs),
+    /// Find the best subnets for all budgets at once: accuracy against a cost
+    Front(FrontArgs),
     /// Write one subnet of a run as a checked ONNX file
     Export(ExportArgs),
     /// Classify pictures with an exported file
@@ -165,7 +167,8 @@ pub struct FitArgs {
     pub run: RunArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Device to fit to, from `oncefit profile`; may be repeated: one network for each
+    /// Device to fit to, from `oncefit profile`, or a .yaml table of the Once-for-All authors (or a
+    /// folder of such tables); may be repeated: one network for each
     #[arg(long, value_name = "FILE")]
     pub target: Vec<PathBuf>,
     /// Most milliseconds for a batch on the target: 2ms, 350us
@@ -198,6 +201,59 @@ pub struct FitArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FrontArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The cost that accuracy is weighed against
+    #[arg(long, value_enum, default_value = "macs")]
+    pub over: CostKind,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Device whose latency counts, as for `oncefit fit`
+    #[arg(long, value_name = "FILE")]
+    pub target: Option<PathBuf>,
+    /// Most milliseconds for a batch on the target: 2ms, 350us
+    #[arg(long, value_name = "TIME", requires = "target")]
+    pub max_latency: Option<Milliseconds>,
+    /// Estimate operators that the target's table lacks from their work
+    #[arg(long, requires = "target")]
+    pub allow_estimates: bool,
+    /// Subnets of the predicted front to measure, evenly spread over it
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    pub points: usize,
+    /// Subnets that the predictor learns from
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub evaluations: usize,
+    /// Seconds after which no more subnets are measured for the predictor
+    #[arg(long, value_name = "SECONDS")]
+    pub time_limit: Option<f64>,
+    /// Seed of the search
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Also draw the front
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A cost that a front is drawn over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum CostKind {
+    /// Multiply-accumulates for one image
+    Macs,
+    /// Weights
+    Parameters,
+    /// Bytes of live activations
+    PeakMemory,
+    /// Latency on the target
+    Latency,
+    /// Bytes of the file
+    FileSize,
 }
 
 /// A time with its unit, in milliseconds.
@@ -292,6 +348,9 @@ pub struct LimitArgs {
     /// Most bytes of live activations, batch 1, f32: 64k
     #[arg(long, value_name = "COUNT")]
     pub max_peak_memory: Option<Count>,
+    /// Most bytes of the file: 200k
+    #[arg(long, value_name = "COUNT")]
+    pub max_file_size: Option<Count>,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oncefit_export::{Metadata, Verification, onnx_bytes, to_channels_first, verify};
 use oncefit_nn::Executor;
+use oncefit_random::Draws;
 use oncefit_search::{
     Evolution, EvolutionSettings, Limit, RandomSearch, Searcher, check_feasible, search,
 };
@@ -26,6 +27,8 @@ use crate::predicted::{self, Budget, Promising};
 pub enum SearcherKind {
     /// Once-for-All's evolution on predicted accuracies; the most promising are then measured.
     Predictor,
+    /// All subnets of a small space on predicted accuracies; the most promising are then measured.
+    Exhaustive,
     /// The same evolution on measured accuracies.
     Evolution,
     /// Independent random members: the control.
@@ -115,6 +118,10 @@ pub struct PredictedFit<'t> {
     pub target: Option<(&'t Target, Option<f64>)>,
     /// Whether operators that the target's table lacks may be estimated from their work.
     pub allow_estimates: bool,
+    /// What files say about themselves ([`file_metadata`]), where their sizes are limited.
+    pub metadata: Option<Metadata>,
+    /// Whether every subnet is predicted, instead of those that evolution comes by.
+    pub looks_at_all: bool,
     /// How many of the most promising subnets are measured.
     pub verify: usize,
     /// Seed of the search.
@@ -129,11 +136,13 @@ impl PredictedFit<'_> {
     pub fn budget(&self, space: &Space) -> Result<Budget> {
         let mut budget = Budget {
             limits: self.limits.clone(),
-            table: None,
+            metadata: self.metadata.clone(),
+            ..Budget::default()
         };
         if let Some((target, most)) = self.target {
             target.check_space(space)?;
             budget.limits.extend(most.map(Limit::latency_ms));
+            budget.leaves_out = target.is_of_ofa_tables();
             budget.table = Some(match self.allow_estimates {
                 true => target.table_with_estimates()?,
                 false => target.table()?,
@@ -157,7 +166,10 @@ pub fn find_predicted(
     let space = run.space.clone();
     let budget = settings.budget(&space)?;
     let verify = settings.verify.max(1);
-    let mut found = predicted::find(&space, predictor, &budget, verify, settings.seed)?;
+    let mut found = match settings.looks_at_all {
+        true => predicted::find_among_all(&space, predictor, &budget, verify)?,
+        false => predicted::find(&space, predictor, &budget, verify, settings.seed)?,
+    };
     let subnets: Vec<Subnet> = found.iter().map(|one| one.subnet.clone()).collect();
     let rows = run.evaluate(&subnets, Split::Validation)?;
     let best = (0..found.len()).min_by(|&left, &right| {
@@ -250,8 +262,8 @@ pub fn find(
         SearcherKind::Random => {
             Box::new(RandomSearch::new(&space, &settings.limits, settings.seed)?)
         }
-        // Both evolve; a predictor has its own way in.
-        SearcherKind::Evolution | SearcherKind::Predictor => {
+        // Predictors have their own ways in.
+        SearcherKind::Evolution | SearcherKind::Predictor | SearcherKind::Exhaustive => {
             let evolution = EvolutionSettings {
                 population,
                 ..Default::default()
@@ -332,6 +344,46 @@ pub fn finetune_recipe(
     Ok(recipe)
 }
 
+/// What the file of a subnet says about itself.
+fn metadata(run: &LoadedRun, subnet: &Subnet, validation: f64, test: f64) -> Metadata {
+    let normalisation = run.evaluator.normalisation().clone();
+    Metadata {
+        version: env!("CARGO_PKG_VERSION").into(),
+        class_names: run.data.train.class_names().to_vec(),
+        mean: normalisation.mean,
+        std: normalisation.std,
+        resolution: subnet.graph().input_shape().height,
+        space: run.space.name().into(),
+        space_hash: run.space.hash(),
+        subnet: subnet.text(),
+        weights_hash: run.weights_hash().into(),
+        macs: subnet.graph().macs(),
+        parameters: subnet.graph().parameters(),
+        accuracies: BTreeMap::from([("validation".into(), validation), ("test".into(), test)]),
+    }
+}
+
+/// What the files of a run's subnets say about themselves, as long as it gets: by this their sizes
+/// are counted before they exist.
+///
+/// # Errors
+/// If the space has no largest member.
+pub fn file_metadata(run: &LoadedRun) -> Result<Metadata> {
+    const SAMPLED: u64 = 64;
+    /// As many digits as an accuracy can have.
+    const ACCURACY: f64 = 0.123_456_789_012_345_68;
+    let largest = run.space.largest()?;
+    let mut metadata = metadata(run, &largest, ACCURACY, ACCURACY);
+    for index in 0..SAMPLED {
+        let mut draws = Draws::new(0, "texts of subnets", index, 0);
+        let text = run.space.sample(&mut draws)?.text();
+        if text.len() > metadata.subnet.len() {
+            metadata.subnet = text;
+        }
+    }
+    Ok(metadata)
+}
+
 /// Calibrates, extracts and writes a subnet, runs the file, and measures it on the test images.
 ///
 /// # Errors
@@ -347,21 +399,7 @@ pub fn export(run: &mut LoadedRun, subnet: &Subnet, path: &Path) -> Result<Fitte
         .calibrate(&mut executor, &run.supernet, subnet)?;
     let network = run.supernet.extract(subnet, &calibration)?;
     let shape = subnet.graph().input_shape();
-    let normalisation = run.evaluator.normalisation().clone();
-    let metadata = Metadata {
-        version: env!("CARGO_PKG_VERSION").into(),
-        class_names: run.data.train.class_names().to_vec(),
-        mean: normalisation.mean,
-        std: normalisation.std,
-        resolution: shape.height,
-        space: run.space.name().into(),
-        space_hash: run.space.hash(),
-        subnet: subnet.text(),
-        weights_hash: run.weights_hash().into(),
-        macs: subnet.graph().macs(),
-        parameters: subnet.graph().parameters(),
-        accuracies: BTreeMap::from([("validation".into(), validation), ("test".into(), test)]),
-    };
+    let metadata = metadata(run, subnet, validation, test);
     write_atomically(path, &onnx_bytes(&network, &metadata)?)?;
     let batch = &run.evaluator.batches(Split::Test, shape.height)?[0];
     let count = batch.images_count.min(COMPARED);

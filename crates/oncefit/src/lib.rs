@@ -45,6 +45,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => commands::train(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Fit(args) => commands::fit(&args),
+        Command::Front(args) => commands::front(&args),
         Command::Export(args) => commands::export(&args),
         Command::Report(args) => commands::report(&args),
         Command::Show(args) => commands::show(&args),

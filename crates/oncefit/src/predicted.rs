@@ -4,12 +4,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use oncefit_export::Metadata;
 use oncefit_random::{Draws, fnv1a64};
 use oncefit_search::{
-    Assessment, CompactObjective, Coster, EvolutionSettings, Limit, Metric, Region, evolve,
+    Assessment, CompactObjective, Coster, EvolutionSettings, Limit, Metric, Nsga2, Nsga2Settings,
+    Outcome, Region, Searcher, evolve, pareto_front,
 };
 use oncefit_space::{Candidate, Space, Subnet};
-use oncefit_target::{Codes, Cost, OperatorTable, Predictor, PredictorOptions, Sample};
+use oncefit_target::{
+    Codes, Cost, OperatorTable, Predictor, PredictorOptions, Sample, TargetError,
+};
 use oncefit_train::Split;
 use serde::{Deserialize, Serialize};
 
@@ -142,10 +146,14 @@ fn spread(space: &Space, seed: u64, index: u64) -> Result<Subnet> {
 /// What a network may cost.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
-    /// Limits, also on the latency where there is a table.
+    /// Limits, also on the latency where there is a table and on the file where `metadata` is given.
     pub limits: Vec<Limit>,
     /// Times of operators.
     pub table: Option<OperatorTable>,
+    /// Whether networks with operators that the table lacks are left out, instead of an error.
+    pub leaves_out: bool,
+    /// What files say about themselves, where their sizes count.
+    pub metadata: Option<Metadata>,
 }
 
 /// A subnet that was found, with what is expected of it.
@@ -166,13 +174,14 @@ struct RememberedCosts {
 }
 
 impl RememberedCosts {
-    fn new(space: &Space, table: Option<&OperatorTable>) -> Self {
+    fn new(space: &Space, budget: &Budget) -> Result<Self> {
         let mut metrics = vec![Metric::Macs, Metric::Parameters, Metric::PeakMemory];
-        metrics.extend(table.map(|_| Metric::Latency));
-        Self {
-            coster: Mutex::new(coster(space, table)),
+        metrics.extend(budget.table.as_ref().map(|_| Metric::Latency));
+        metrics.extend(budget.metadata.as_ref().map(|_| Metric::FileSize));
+        Ok(Self {
+            coster: Mutex::new(budget.coster(space)?),
             metrics,
-        }
+        })
     }
 
     fn cost(&self, candidate: &Candidate) -> Result<Cost> {
@@ -205,8 +214,37 @@ impl Coster for RememberedCosts {
 struct Predictions<'p> {
     coster: oncefit_target::Coster,
     predictor: &'p Predictor,
-    limits: &'p [Limit],
+    budget: &'p Budget,
     codes: Codes,
+}
+
+impl<'p> Predictions<'p> {
+    fn new(space: &Space, predictor: &'p Predictor, budget: &'p Budget) -> Result<Self> {
+        Ok(Self {
+            coster: budget.coster(space)?,
+            predictor,
+            budget,
+            codes: Codes::default(),
+        })
+    }
+
+    /// The costs, if the network is one for this target; `code` receives its encoding.
+    fn cost(&mut self, indices: &[usize], code: &mut Vec<u32>) -> Result<Option<Cost>> {
+        match self.coster.cost_and_code(indices, code) {
+            Ok(cost) => Ok(Some(cost)),
+            Err(TargetError::MissingOperators { .. }) if self.budget.leaves_out => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn promising(&mut self, space: &Space, indices: &[usize], accuracy: f64) -> Result<Promising> {
+        let candidate = space.candidate(|slot, _| indices[slot])?;
+        Ok(Promising {
+            subnet: space.subnet_of(&candidate)?,
+            accuracy,
+            cost: self.coster.cost(indices)?,
+        })
+    }
 }
 
 impl CompactObjective for Predictions<'_> {
@@ -217,17 +255,13 @@ impl CompactObjective for Predictions<'_> {
         let (mut assessments, mut code) = (Vec::with_capacity(candidates.len()), Vec::new());
         let mut bytes = Vec::new();
         for indices in candidates {
-            let cost = self.coster.cost_and_code(indices, &mut code)?;
+            let cost = self.cost(indices, &mut code)?;
             self.codes.push(&code);
             bytes.clear();
             bytes.extend(code.iter().flat_map(|position| position.to_le_bytes()));
-            let above = self.limits.iter().map(|limit| {
-                let value = value_of(&cost, limit.metric).unwrap_or(u64::MAX);
-                value.saturating_sub(limit.at_most) as f64 / limit.at_most.max(1) as f64
-            });
             assessments.push(Assessment {
                 key: fnv1a64(&bytes),
-                excess: above.fold(0.0, f64::max),
+                excess: cost.map_or(f64::INFINITY, |cost| self.budget.excess(&cost)),
                 score: 0.0,
             });
         }
@@ -248,11 +282,45 @@ impl Budget {
     /// # Errors
     /// At once, with the closest value, if there is none; or if the table lacks operators.
     pub fn region(&self, space: &Space) -> Result<Region> {
-        let costs = RememberedCosts::new(space, self.table.as_ref());
+        let costs = RememberedCosts::new(space, self)?;
         // What is wrong with a table is better said by itself than as a member without costs.
         let smallest = space.candidate_of(space.smallest()?.trace())?;
-        costs.cost(&smallest)?;
-        Ok(Region::new(space, &self.limits, Arc::new(costs))?)
+        let known = costs.cost(&smallest);
+        if !self.leaves_out {
+            known?;
+            return Ok(Region::new(space, &self.limits, Arc::new(costs))?);
+        }
+        // Any latency will do, but there must be one.
+        let any = Limit {
+            metric: Metric::Latency,
+            at_most: u64::MAX,
+        };
+        let costs = Arc::new(costs);
+        if let (Err(_), Err(missing)) = (Region::new(space, &[any], costs.clone()), known) {
+            return Err(missing);
+        }
+        let limits = [&self.limits[..], &[any]].concat();
+        Ok(Region::new(space, &limits, costs)?)
+    }
+
+    fn coster(&self, space: &Space) -> Result<oncefit_target::Coster> {
+        let mut coster = oncefit_target::Coster::new(space);
+        if let Some(metadata) = &self.metadata {
+            coster.count_file_bytes(metadata)?;
+        }
+        if let Some(table) = &self.table {
+            coster.set_table(table);
+        }
+        Ok(coster)
+    }
+
+    /// How far costs are above the limits at most, as a share; 0 within them.
+    fn excess(&self, cost: &Cost) -> f64 {
+        let above = self.limits.iter().map(|limit| {
+            let value = value_of(cost, limit.metric).unwrap_or(u64::MAX);
+            value.saturating_sub(limit.at_most) as f64 / limit.at_most.max(1) as f64
+        });
+        above.fold(0.0, f64::max)
     }
 }
 
@@ -273,12 +341,7 @@ pub fn find(
     let start = indices_of(region.anchor());
     let slots = space.decisions().iter();
     let sizes: Vec<usize> = slots.map(|slot| slot.domain.values.len()).collect();
-    let mut objective = Predictions {
-        coster: coster(space, budget.table.as_ref()),
-        predictor,
-        limits: &budget.limits,
-        codes: Codes::default(),
-    };
+    let mut objective = Predictions::new(space, predictor, budget)?;
     let settings = EvolutionSettings::default();
     let found = evolve(
         &sizes,
@@ -292,22 +355,145 @@ pub fn find(
     found
         .into_iter()
         .filter(|one| one.assessment.excess == 0.0)
-        .map(|one| {
-            let candidate = space.candidate(|slot, _| one.indices[slot])?;
-            Ok(Promising {
-                subnet: space.subnet_of(&candidate)?,
-                accuracy: one.assessment.score,
-                cost: objective.coster.cost(&one.indices)?,
-            })
-        })
+        .map(|one| objective.promising(space, &one.indices, one.assessment.score))
         .collect()
 }
 
-fn coster(space: &Space, table: Option<&OperatorTable>) -> oncefit_target::Coster {
-    match table {
-        Some(table) => oncefit_target::Coster::with_table(space, table),
-        None => oncefit_target::Coster::new(space),
+/// More members than these are not all predicted.
+const MOST_PREDICTED: u64 = 2_000_000;
+
+/// Checks that a space is small enough for [`find_among_all`].
+///
+/// # Errors
+/// If it is not.
+pub fn check_small(space: &Space) -> Result<()> {
+    let count = space.count()?;
+    if count <= MOST_PREDICTED.into() {
+        return Ok(());
     }
+    Err(Error::Request(format!(
+        "space `{}` has {count} subnets, too many to predict all (at most {MOST_PREDICTED}); use --searcher predictor",
+        space.name()
+    )))
+}
+
+/// As [`find`], by predicting every member of a space that has at most two million.
+///
+/// # Errors
+/// As [`find`], or if the space has more members.
+pub fn find_among_all(
+    space: &Space,
+    predictor: &Predictor,
+    budget: &Budget,
+    keep: usize,
+) -> Result<Vec<Promising>> {
+    const PART: usize = 1000;
+    predictor.check_space(space)?;
+    check_small(space)?;
+    budget.region(space)?;
+    let mut objective = Predictions::new(space, predictor, budget)?;
+    let mut best: Vec<(Vec<usize>, Assessment)> = Vec::new();
+    let mut next = Some(space.candidate(|_, _| 0)?);
+    while next.is_some() {
+        let mut part = Vec::with_capacity(PART);
+        while let (Some(candidate), true) = (&next, part.len() < PART) {
+            part.push(indices_of(candidate));
+            next = space.next_candidate(candidate)?;
+        }
+        let assessments = objective.assess(&part)?;
+        let within = part.into_iter().zip(assessments);
+        best.extend(within.filter(|(_, found)| found.excess == 0.0));
+        // Members that are the same network have the same score and key.
+        best.sort_by(|(_, one), (_, other)| {
+            other
+                .score
+                .total_cmp(&one.score)
+                .then(one.key.cmp(&other.key))
+        });
+        best.dedup_by_key(|(_, found)| found.key);
+        best.truncate(keep);
+    }
+    let found = best.into_iter();
+    found
+        .map(|(indices, assessment)| objective.promising(space, &indices, assessment.score))
+        .collect()
+}
+
+/// The subnets within a budget that no other is predicted to beat both in accuracy and in a cost,
+/// by rising cost.
+///
+/// # Errors
+/// As [`find`], or if that cost is not known here.
+pub fn front(
+    space: &Space,
+    predictor: &Predictor,
+    budget: &Budget,
+    metric: Metric,
+    seed: u64,
+) -> Result<Vec<Promising>> {
+    const GENERATIONS: usize = 200;
+    predictor.check_space(space)?;
+    let anchor = budget.region(space)?.anchor().clone();
+    let mut objective = Predictions::new(space, predictor, budget)?;
+    let settings = Nsga2Settings::default();
+    // Limits are constraints of the outcome rather than of the region: a generation is assessed at
+    // once, and what is above a limit still says where to go.
+    let mut searcher = Nsga2::within(Region::whole(space)?, settings, seed);
+    let costed = |objective: &mut Predictions, candidates: &[Candidate]| {
+        let (mut code, mut costs) = (Vec::new(), Vec::new());
+        objective.codes.clear();
+        for candidate in candidates {
+            costs.push(objective.cost(&indices_of(candidate), &mut code)?);
+            objective.codes.push(&code);
+        }
+        let scores = objective.predictor.predict_codes(&objective.codes);
+        Ok::<_, Error>(scores.into_iter().zip(costs).collect::<Vec<_>>())
+    };
+    let mut met: Vec<(Candidate, f64, u64)> = Vec::new();
+    let mut keep = |candidate: &Candidate, accuracy: f64, cost: &Cost| {
+        let value = value_of(cost, metric).ok_or_else(|| {
+            Error::Request(format!("{metric} are not known here; a target is needed"))
+        })?;
+        if budget.excess(cost) == 0.0 {
+            met.push((candidate.clone(), accuracy, value));
+        }
+        Ok::<_, Error>(value)
+    };
+    for (accuracy, cost) in costed(&mut objective, std::slice::from_ref(&anchor))? {
+        cost.map(|cost| keep(&anchor, accuracy, &cost))
+            .transpose()?;
+    }
+    for _ in 0..GENERATIONS {
+        let trials = searcher.ask(settings.population)?;
+        if trials.is_empty() {
+            break;
+        }
+        let candidates: Vec<Candidate> =
+            trials.iter().map(|trial| trial.candidate.clone()).collect();
+        let costs = costed(&mut objective, &candidates)?;
+        for (trial, (accuracy, cost)) in trials.iter().zip(costs) {
+            let outcome = match cost {
+                None => Outcome::Failed("the target lacks its operators".into()),
+                Some(cost) => {
+                    let value = keep(&trial.candidate, accuracy, &cost)?;
+                    let scores = vec![accuracy, -(value as f64)];
+                    Outcome::with_constraints(scores, vec![budget.excess(&cost)])
+                }
+            };
+            searcher.tell(trial, &outcome);
+        }
+    }
+    let points: Vec<(f64, f64)> = met
+        .iter()
+        .map(|(_, accuracy, cost)| (*cost as f64, *accuracy))
+        .collect();
+    pareto_front(&points)
+        .into_iter()
+        .map(|index| {
+            let (candidate, accuracy, _) = &met[index];
+            objective.promising(space, &indices_of(candidate), *accuracy)
+        })
+        .collect()
 }
 
 /// An index for each decision; those that the candidate does not have do not matter.
@@ -322,12 +508,12 @@ fn indices_of(candidate: &Candidate) -> Vec<usize> {
 }
 
 /// A cost as searches count it, where it is known.
-fn value_of(cost: &Cost, metric: Metric) -> Option<u64> {
+pub fn value_of(cost: &Cost, metric: Metric) -> Option<u64> {
     match metric {
         Metric::Macs => Some(cost.macs),
         Metric::Parameters => Some(cost.parameters),
         Metric::PeakMemory => Some(cost.peak_activation_bytes),
         Metric::Latency => cost.latency_ms.map(|ms| (ms * 1e6).round() as u64),
-        Metric::FileSize => None,
+        Metric::FileSize => cost.file_bytes,
     }
 }

@@ -1,13 +1,14 @@
 //! `report.html`: a run on one self-contained page.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use oncefit_search::pareto_front;
+use oncefit_search::{Metric, pareto_front};
 use oncefit_target::{Predictor, Quality};
 use oncefit_train::{MetricsRow, Split};
+use serde::Serialize;
 
 use crate::blocks::drawing;
 use crate::chart::{Chart, Mark, Series};
-use crate::commands::RunSummary;
+use crate::commands::{RunSummary, metric_name, shown};
 use crate::error::Result;
 use crate::fit::Fitted;
 use crate::format::{bytes, count, duration, percent};
@@ -37,43 +38,34 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
             Ok(drawing(subnet.graph(), &file_name(one)))
         })
         .collect::<Result<Vec<_>>>()?;
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (recipe.name) " · Oncefit" }
-                style { (PreEscaped(include_str!("report.css"))) }
+    Ok(page(
+        &recipe.name,
+        html! {
+            h1 { (recipe.name) }
+            p {
+                "Space " code { (run.space.name()) } " with " (subnets) " subnets, trained once: "
+                (run.step) " steps, " (count(run.train_macs)) " train-MACs, " (duration(seconds)) "."
             }
-            body {
-                h1 { (recipe.name) }
-                p {
-                    "Space " code { (run.space.name()) } " with " (subnets) " subnets, trained once: "
-                    (run.step) " steps, " (count(run.train_macs)) " train-MACs, " (duration(seconds)) "."
-                }
-                @if !fitted.is_empty() {
-                    (choices(fitted, &drawings))
-                    (classes(fitted, run.data.train.class_names()))
-                }
-                h2 { "Accuracy against cost" }
-                (figure(front_chart(&evaluations, fitted), "Each dot is a subnet, calibrated and measured on the validation images; none was trained on its own."))
-                @if let Some(quality) = &quality { (predictor_section(quality)) }
-                (latency_section(fitted))
-                h2 { "Learning curves" }
-                div.charts {
-                    (figure(accuracy_chart(&metrics), "Validation accuracy, each network calibrated."))
-                    (figure(loss_chart(&metrics), "Training loss of the largest network, mean over an epoch."))
-                }
-                h2 { "Provenance" }
-                p { "Made by " code { (command) } ". Every number comes from " code { "metrics.jsonl" } " and " code { "evaluations.jsonl" } " beside this page." }
-                pre { (provenance) }
-                h2 { "Recipe" }
-                pre { (recipe.to_toml()) }
+            @if !fitted.is_empty() {
+                (choices(fitted, &drawings))
+                (classes(fitted, run.data.train.class_names()))
             }
-        }
-    };
-    Ok(page.into_string())
+            h2 { "Accuracy against cost" }
+            (figure(front_chart(&evaluations, fitted), "Each dot is a subnet, calibrated and measured on the validation images; none was trained on its own."))
+            @if let Some(quality) = &quality { (predictor_section(quality)) }
+            (latency_section(fitted))
+            h2 { "Learning curves" }
+            div.charts {
+                (figure(accuracy_chart(&metrics), "Validation accuracy, each network calibrated."))
+                (figure(loss_chart(&metrics), "Training loss of the largest network, mean over an epoch."))
+            }
+            h2 { "Provenance" }
+            p { "Made by " code { (command) } ". Every number comes from " code { "metrics.jsonl" } " and " code { "evaluations.jsonl" } " beside this page." }
+            pre { (provenance) }
+            h2 { "Recipe" }
+            pre { (recipe.to_toml()) }
+        },
+    ))
 }
 
 fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
@@ -105,13 +97,7 @@ fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
             p { (file_name(one)) ": " code { (one.subnet) } }
             figure.wide { (PreEscaped(drawing)) }
         }
-        @if !fitted.is_empty() {
-            p {
-                "Bars: 3×3 and larger convolutions (blue), 1×1 convolutions (grey), depthwise "
-                "convolutions with their kernel (orange), linear layers (green); as high as the feature "
-                "map, as wide as its channels."
-            }
-        }
+        @if !fitted.is_empty() { (BLOCKS_EXPLAINED) }
         p {
             "Accuracy on the test and the validation images; multiply-accumulates for one image; peak "
             "memory of live activations (batch 1, f32); largest difference between the file's logits in "
@@ -120,6 +106,13 @@ fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
         p { "Chosen by validation accuracy; the test images were not looked at before. Each file was run in an engine and gave the network's logits." }
     }
 }
+
+/// What the drawings of networks mean.
+const BLOCKS_EXPLAINED: PreEscaped<&str> = PreEscaped(
+    "<p>Bars: 3×3 and larger convolutions (blue), 1×1 convolutions (grey), depthwise convolutions \
+     with their kernel (orange), linear layers (green); as high as the feature map, as wide as its \
+     channels.</p>",
+);
 
 /// What the predictor is worth.
 fn predictor_section(quality: &Quality) -> Markup {
@@ -417,6 +410,126 @@ fn loss_chart(metrics: &[MetricsRow]) -> Chart {
     }
 }
 
+/// A point of a front, predicted and measured.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct FrontPoint {
+    /// The subnet's text.
+    pub subnet: String,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// Weights.
+    pub parameters: u64,
+    /// Peak activation memory.
+    pub peak_activation_bytes: u64,
+    /// Size of its file, where it counts.
+    pub file_bytes: Option<u64>,
+    /// Latency by the target's table, where there is one.
+    pub latency_ms: Option<f64>,
+    /// The cost that the front is over, as searches count it (latency in nanoseconds).
+    pub cost: u64,
+    /// Predicted accuracy on the validation images.
+    pub predicted_accuracy: f64,
+    /// Accuracy on the validation images, calibrated.
+    pub validation_accuracy: f64,
+}
+
+/// A page with a front and the architectures on it.
+///
+/// # Errors
+/// If a subnet's text is none.
+pub fn front_page(
+    run: &LoadedRun,
+    points: &[FrontPoint],
+    metric: Metric,
+    command: &str,
+) -> Result<String> {
+    let name = metric_name(metric);
+    let scale = match metric {
+        Metric::Macs | Metric::Parameters | Metric::Latency => 1e-6,
+        Metric::PeakMemory | Metric::FileSize => 1.0 / 1024.0,
+    };
+    let series = |name: &str, mark, colour, accuracy: fn(&FrontPoint) -> f64| Series {
+        name: name.into(),
+        mark,
+        colour,
+        points: points
+            .iter()
+            .map(|point| {
+                let text = format!(
+                    "{} · {} · {}",
+                    percent(accuracy(point)),
+                    shown(metric, point.cost),
+                    point.subnet
+                );
+                (point.cost as f64 * scale, 100.0 * accuracy(point), text)
+            })
+            .collect(),
+    };
+    let chart = Chart {
+        title: format!("validation accuracy against {name}"),
+        x_label: match metric {
+            Metric::Macs => "million MACs for one image".into(),
+            Metric::Parameters => "million parameters".into(),
+            Metric::Latency => "latency by the target's table, ms".into(),
+            Metric::PeakMemory | Metric::FileSize => format!("{name}, KiB"),
+        },
+        y_label: "validation accuracy, %".into(),
+        series: vec![
+            series("predicted", Mark::Line, 3, |point| point.predicted_accuracy),
+            series("measured", Mark::Discs, 1, |point| {
+                point.validation_accuracy
+            }),
+        ],
+    };
+    let drawings = points
+        .iter()
+        .map(|point| {
+            let subnet = run.space.parse_subnet(&point.subnet)?;
+            Ok(drawing(subnet.graph(), &point.subnet))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let title = format!("{}: accuracy against {name}", run.run.recipe().name);
+    Ok(page(
+        &title,
+        html! {
+            h1 { (title) }
+            p {
+                "Subnets that no other is predicted to beat both in accuracy and in " (name)
+                "; each was then calibrated and measured on the validation images."
+            }
+            (figure(chart, "Line: as predicted. Discs: measured."))
+            h2 { "The networks" }
+            @for (point, drawing) in points.iter().zip(&drawings) {
+                p {
+                    (shown(metric, point.cost)) ": " (percent(point.validation_accuracy)) " (predicted "
+                    (percent(point.predicted_accuracy)) "), " (count(point.macs)) " MACs, "
+                    (count(point.parameters)) " parameters: " code { (point.subnet) }
+                }
+                figure.wide { (PreEscaped(drawing)) }
+            }
+            (BLOCKS_EXPLAINED)
+            p { "Made by " code { (command) } "." }
+        },
+    ))
+}
+
+/// A whole page.
+fn page(title: &str, body: Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) " · Oncefit" }
+                style { (PreEscaped(include_str!("report.css"))) }
+            }
+            body { (body) }
+        }
+    };
+    page.into_string()
+}
+
 /// A page with the learning curves of several runs over their cost.
 pub fn comparison(
     runs: &[RunSummary],
@@ -469,23 +582,14 @@ pub fn comparison(
             }
         }
     };
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Runs compared · Oncefit" }
-                style { (PreEscaped(include_str!("report.css"))) }
-            }
-            body {
-                h1 { "Runs compared" }
-                (rows(results))
-                div.charts { @for name in &names { (figure(chart(name), "Over the training's cost, which does not depend on the machine.")) } }
-                @if !differences.is_empty() { h2 { "Where the recipes differ" } (rows(differences)) }
-                p { "Made by " code { (command) } "." }
-            }
-        }
-    };
-    page.into_string()
+    page(
+        "Runs compared",
+        html! {
+            h1 { "Runs compared" }
+            (rows(results))
+            div.charts { @for name in &names { (figure(chart(name), "Over the training's cost, which does not depend on the machine.")) } }
+            @if !differences.is_empty() { h2 { "Where the recipes differ" } (rows(differences)) }
+            p { "Made by " code { (command) } "." }
+        },
+    )
 }

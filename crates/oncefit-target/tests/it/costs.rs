@@ -1,5 +1,6 @@
 //! Costs by segments are those of the whole graph.
 
+use oncefit_export::{Metadata, file_bytes};
 use oncefit_random::{Draws, fnv1a64};
 use oncefit_space::{Space, Subnet};
 use oncefit_target::*;
@@ -35,6 +36,7 @@ fn check(space: &Space, table: &OperatorTable, coster: &mut Coster, subnet: &Sub
         peak_activation_bytes: graph.peak_activation_bytes(),
         latency_ms: Some(latency.milliseconds),
         is_estimated: false,
+        file_bytes: None,
     };
     assert_eq!(cost, expected, "{}", subnet.text());
     let dense = space.encode(subnet);
@@ -58,6 +60,34 @@ fn costs_by_segments_equal_those_of_the_graph_in_every_family() {
             }
             check(&space, &table, &mut coster, &space.smallest().unwrap());
             check(&space, &table, &mut coster, &space.largest().unwrap());
+        }
+    }
+}
+
+#[test]
+fn sizes_of_files_by_segments_are_those_of_the_files_in_every_family() {
+    let metadata = Metadata::default();
+    for name in Space::builtin_names() {
+        let space = Space::builtin(name).unwrap();
+        let mut coster = Coster::new(&space);
+        coster.count_file_bytes(&metadata).unwrap();
+        let mut check = |subnet: &Subnet| {
+            let indices = coster.indices(subnet).unwrap();
+            let counted = coster.cost(&indices).unwrap().file_bytes.unwrap();
+            (counted, file_bytes(subnet.graph(), &metadata).unwrap())
+        };
+        let (counted, size) = check(&space.largest().unwrap());
+        assert_eq!(counted, size, "{name}");
+        let mut draws = Draws::new(5, "sizes", 0, 0);
+        for _ in 0..10 {
+            let subnet = space.sample(&mut draws).unwrap();
+            let (counted, size) = check(&subnet);
+            let above = counted.saturating_sub(size);
+            assert!(
+                counted >= size && above < 4096,
+                "{name}: {counted} for a file of {size}: {}",
+                subnet.text()
+            );
         }
     }
 }

@@ -87,7 +87,9 @@ fn a_table_in_yaml_prices_networks() {
             std_ms: 0.5
         }
     );
-    let table = load_ofa_table(&path).unwrap();
+    let target = Target::load(&path).unwrap();
+    target.check_space(&space).unwrap();
+    let table = target.table().unwrap();
     assert_eq!((table.device(), table.len()), ("note10_160", 96));
     let mut coster = Coster::with_table(&space, &table);
     for subnet in [space.smallest().unwrap(), space.largest().unwrap()] {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use oncefit_export::Metadata;
 use oncefit_search::{Count, Limit, Metric};
 use oncefit_space::Subnet;
 use oncefit_target::{Predictor, Target};
@@ -20,11 +21,12 @@ use crate::predicted::{self, PredictorSettings};
 use crate::progress::{Progress, TrainingProgress};
 
 impl LimitArgs {
-    fn limits(&self) -> Vec<Limit> {
+    pub(super) fn limits(&self) -> Vec<Limit> {
         [
             (Metric::Macs, self.max_macs),
             (Metric::Parameters, self.max_parameters),
             (Metric::PeakMemory, self.max_peak_memory),
+            (Metric::FileSize, self.max_file_size),
         ]
         .into_iter()
         .filter_map(|(metric, limit)| {
@@ -40,7 +42,7 @@ pub fn fit(args: &FitArgs) -> Result<()> {
     let limits = args.limits.limits();
     if limits.is_empty() && args.max_latency.is_none() {
         return Err(Error::Request(
-            "a budget is needed: --max-macs 600k, --max-parameters, --max-peak-memory, or --target FILE --max-latency 2ms".into(),
+            "a budget is needed: --max-macs 600k, --max-parameters, --max-peak-memory, --max-file-size, or --target FILE --max-latency 2ms".into(),
         ));
     }
     let targets = args
@@ -51,10 +53,12 @@ pub fn fit(args: &FitArgs) -> Result<()> {
     let outputs = outputs(args)?;
     let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
     let fitted = match args.searcher {
-        SearcherKind::Predictor => fit_predicted(args, &mut run, &targets, &outputs, &limits)?,
+        SearcherKind::Predictor | SearcherKind::Exhaustive => {
+            fit_predicted(args, &mut run, &targets, &outputs, &limits)?
+        }
         _ if !targets.is_empty() => {
             return Err(Error::Request(
-                "--target needs `--searcher predictor`; the others measure accuracies only".into(),
+                "--target needs `--searcher predictor` or `exhaustive`; the others measure accuracies only".into(),
             ));
         }
         _ => vec![fit_measured(args, &mut run, limits)?],
@@ -130,17 +134,23 @@ fn fit_predicted(
         true => vec![None],
         false => targets.iter().map(Some).collect(),
     };
+    let metadata = metadata_for(run, limits)?;
     let requests: Vec<PredictedFit> = targets
         .iter()
         .map(|target| PredictedFit {
             limits: limits.to_vec(),
             target: target.map(|target| (target, args.max_latency.map(|most| most.0))),
             allow_estimates: args.allow_estimates,
+            metadata: metadata.clone(),
+            looks_at_all: args.searcher == SearcherKind::Exhaustive,
             verify: args.verify,
             seed: args.seed,
         })
         .collect();
     // What cannot be is said before anything is measured.
+    if args.searcher == SearcherKind::Exhaustive {
+        predicted::check_small(&run.space)?;
+    }
     for request in &requests {
         request.budget(&run.space)?.region(&run.space)?;
     }
@@ -150,10 +160,34 @@ fn fit_predicted(
         let promising = fit::find_predicted(run, &predictor, request)?;
         let expected = fit::expected(run, &promising, *target)?;
         let mut one = finish(args, run, &promising[0].subnet, output)?;
+        check_file_size(&one, limits)?;
         one.expected = Some(expected);
         fitted.push(one);
     }
     Ok(fitted)
+}
+
+/// What files say about themselves, if their sizes are limited.
+pub(super) fn metadata_for(run: &LoadedRun, limits: &[Limit]) -> Result<Option<Metadata>> {
+    let is_limited = limits.iter().any(|limit| limit.metric == Metric::FileSize);
+    is_limited.then(|| fit::file_metadata(run)).transpose()
+}
+
+/// Sizes are counted before a file exists, with as long a description as any; should one be longer
+/// still, that is said.
+fn check_file_size(fitted: &Fitted, limits: &[Limit]) -> Result<()> {
+    let mut sizes = limits
+        .iter()
+        .filter(|limit| limit.metric == Metric::FileSize);
+    match sizes.find(|limit| fitted.file_bytes > limit.at_most) {
+        None => Ok(()),
+        Some(limit) => Err(Error::Request(format!(
+            "{} has {} bytes, of at most {}; ask for a little less",
+            fitted.file.display(),
+            fitted.file_bytes,
+            limit.at_most
+        ))),
+    }
 }
 
 /// The run's predictor, with progress and what it is worth.

@@ -3,6 +3,7 @@
 mod data;
 mod evaluate;
 mod fit;
+mod front;
 mod predict;
 mod profile;
 mod quickstart;
@@ -16,6 +17,8 @@ use std::io::{ErrorKind, Write};
 pub use data::data_show;
 pub use evaluate::evaluate;
 pub use fit::{export, fit};
+pub use front::front;
+pub(crate) use front::{metric_name, shown};
 pub use predict::predict;
 pub use profile::profile;
 pub use quickstart::quickstart;

@@ -89,6 +89,8 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
             }],
             target: Some((&target, None)),
             allow_estimates: false,
+            metadata: None,
+            looks_at_all: false,
             verify: VERIFIED,
             seed: args.seed,
         };

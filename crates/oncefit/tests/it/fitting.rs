@@ -1,5 +1,8 @@
 //! From a trained run to files: own families, devices, budgets, pictures.
 
+use oncefit_space::Space;
+use oncefit_target::{Coster, KeyStyle, OperatorTable};
+
 use super::*;
 
 /// A family that nobody but its user knows: two stages, elastic width of the stem, no kernels.
@@ -47,6 +50,44 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
     assert!(said.contains("width=") && said.contains("ratio="), "{said}");
     let said = succeed(path, &["show", "model.onnx"]);
     assert!(said.contains("own ("), "{said}");
+    // All of its subnets can be predicted; a file that must be small is.
+    succeed(
+        path,
+        &words(
+            "fit runs/small --max-file-size 22k --searcher exhaustive --evaluations 12 --verify 2 --out tiny.onnx",
+        ),
+    );
+    assert!(fs::metadata(path.join("tiny.onnx")).unwrap().len() <= 22_000);
+    let said = fail(
+        path,
+        &words("fit runs/small --max-file-size 2k --evaluations 12"),
+        1,
+    );
+    assert!(said.contains("bytes of file; ask for"), "{said}");
+    let said = succeed(
+        path,
+        &words(
+            "front runs/small --over file-size --points 4 --evaluations 12 --html front.html --json",
+        ),
+    );
+    let points: serde_json::Value =
+        serde_json::from_str(&said[said.find('[').unwrap()..=said.rfind(']').unwrap()]).unwrap();
+    let points = points.as_array().unwrap();
+    assert!((1..=4).contains(&points.len()), "{said}");
+    for pair in points.windows(2) {
+        let of = |name: &str| {
+            pair.iter()
+                .map(|one| one[name].as_f64().unwrap())
+                .collect::<Vec<_>>()
+        };
+        let (costs, accuracies) = (of("cost"), of("predicted_accuracy"));
+        assert!(
+            costs[0] < costs[1] && accuracies[0] < accuracies[1],
+            "{said}"
+        );
+    }
+    let page = fs::read_to_string(path.join("front.html")).unwrap();
+    assert!(page.contains("file size, KiB") && page.contains("</html>"));
     let said = succeed(path, &["evaluate", "runs/small", "--classes"]);
     assert!(
         said.contains("Ankle boot") && said.contains("accuracy"),
@@ -267,6 +308,17 @@ fn times_of_another_device(probes: &Path) -> String {
     csv
 }
 
+/// The keys of all operators of the family in the form of the Once-for-All authors' tables.
+fn table_of_the_authors() -> std::collections::BTreeSet<String> {
+    let space = Space::builtin("fm-nano").unwrap();
+    let empty = OperatorTable::new("d", KeyStyle::OnceForAll, 0.0, []).unwrap();
+    let operators = Coster::with_table(&space, &empty).explore(100_000).unwrap();
+    operators
+        .iter()
+        .map(|operator| empty.key(operator))
+        .collect()
+}
+
 #[test]
 fn networks_are_fitted_to_devices_here_and_elsewhere() {
     let folder = folder_with_recipe(&[("epochs = 6\nnetworks", "epochs = 2\nnetworks")]);
@@ -325,6 +377,51 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
         report.contains("phone") && report.contains("Predictor"),
         "{said}"
     );
+
+    // Tables of the Once-for-All authors have one input size each: others are left out.
+    fs::create_dir(path.join("tables")).unwrap();
+    let all = table_of_the_authors();
+    let of_28 =
+        |key: &String| key.contains("28x28") || !key.contains("24x24") && !key.contains("20x20");
+    let lines = all.iter().filter(|key| of_28(key));
+    let yaml: String = lines
+        .map(|key| format!("{key}:\n  count: 5\n  mean: 0.1\n  std: 0.01\n"))
+        .collect();
+    fs::write(path.join("tables/28.yaml"), yaml).unwrap();
+    let fit = words("fit runs/small --max-latency 4ms --evaluations 24 --verify 2 --target");
+    let said = succeed(path, &[&fit[..], &["tables/28.yaml"]].concat());
+    assert!(
+        said.contains("resolution=28") && said.contains("on 28 (imported)"),
+        "{said}"
+    );
+    let said = fail(
+        path,
+        &words("fit runs/small --max-latency 1us --evaluations 24 --target tables/28.yaml"),
+        1,
+    );
+    assert!(said.contains("ask for"), "{said}");
+    let from_folder = succeed(path, &[&fit[..], &["tables"]].concat());
+    assert!(from_folder.contains("resolution=28"), "{from_folder}");
+    let said = succeed(
+        path,
+        &words("front runs/small --over latency --target tables --evaluations 24 --points 3"),
+    );
+    assert!(
+        said.contains("resolution=28") && !said.contains("resolution=20"),
+        "{said}"
+    );
+    fs::write(
+        path.join("tables/28.yaml"),
+        "Conv-input:9x9x9-output:1x1x1:\n  mean: 0.1\n",
+    )
+    .unwrap();
+    let said = fail(path, &[&fit[..], &["tables/28.yaml"]].concat(), 1);
+    assert!(said.contains("take the table of this width"), "{said}");
+    fs::remove_file(path.join("tables/28.yaml")).unwrap();
+    let said = fail(path, &[&fit[..], &["tables"]].concat(), 1);
+    assert!(said.contains("this folder has no .yaml files"), "{said}");
+    let said = fail(path, &words("front runs/small --over latency"), 2);
+    assert!(said.contains("--target FILE"), "{said}");
 
     // What was measured is not measured again; the answer is the same.
     let again = words("fit runs/small --max-macs 500k --evaluations 24 --verify 4");
