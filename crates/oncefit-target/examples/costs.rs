@@ -54,7 +54,7 @@ fn measure(family: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     });
     let table = OperatorTable::new("device", KeyStyle::Oncefit, 0.1, entries)?;
     let start = Instant::now();
-    coster.set_table(&table);
+    coster.set_table(Some(&table));
     println!(
         "  another table: {:.1} ms",
         start.elapsed().as_secs_f64() * 1e3

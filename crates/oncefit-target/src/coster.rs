@@ -111,7 +111,7 @@ impl Coster {
     /// A coster with the latencies of a table.
     pub fn with_table(space: &Space, table: &OperatorTable) -> Self {
         let mut coster = Self::with_granularity(space, table.granularity());
-        coster.set_table(table);
+        coster.set_table(Some(table));
         coster
     }
 
@@ -194,9 +194,7 @@ impl Coster {
         let pieces = self.cost(&self.indices(&largest)?)?;
         let whole = file_bytes(largest.graph(), metadata)?;
         self.file_overhead = Some(whole.saturating_sub(pieces.file_bytes.unwrap_or(0)));
-        if let Some(table) = table {
-            self.set_table(&table);
-        }
+        self.set_table(table.as_ref());
         Ok(())
     }
 
@@ -205,20 +203,26 @@ impl Coster {
         &self.space
     }
 
-    /// Prices operators by another table from now on; what is known of the space is kept, unless
-    /// the table cuts networks otherwise.
-    pub fn set_table(&mut self, table: &OperatorTable) {
-        if table.granularity() != self.granularity {
+    /// Prices operators by another table from now on, or by none; what is known of the space is
+    /// kept, unless the table cuts networks otherwise.
+    pub fn set_table(&mut self, table: Option<&OperatorTable>) {
+        let granularity = table.map_or(self.granularity, OperatorTable::granularity);
+        if granularity != self.granularity {
             let file_overhead = self.file_overhead;
-            *self = Self::with_granularity(&self.space, table.granularity());
+            *self = Self::with_granularity(&self.space, granularity);
             self.file_overhead = file_overhead;
         }
-        let operators = self.operators.iter();
-        self.prices = operators.map(|operator| table.price(operator)).collect();
+        let price = |operator| table.and_then(|table| table.price(operator));
+        self.prices = self.operators.iter().map(price).collect();
         for transition in &mut self.transitions {
             reprice(transition, &self.prices);
         }
-        self.table = Some(table.clone());
+        self.table = table.cloned();
+    }
+
+    /// Whether it counts bytes of files.
+    pub fn counts_file_bytes(&self) -> bool {
+        self.file_overhead.is_some()
     }
 
     /// The index of the value of each decision of the space; 0 for decisions that `subnet` does

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Instant;
 
-use oncefit::predicted::{Budget, find};
+use oncefit::finder::{Budget, Finder, Scope};
 use oncefit_random::{Draws, fnv1a64};
 use oncefit_search::Limit;
 use oncefit_space::Space;
@@ -51,11 +51,12 @@ fn measure(family: &str) -> Result<(), Box<dyn Error>> {
         })
     };
     let budgets = (0..TARGETS).map(budget).collect::<Result<Vec<_>, _>>()?;
+    let mut finder = Finder::new(&space, &predictor)?;
     let mut times = Vec::new();
     let whole = Instant::now();
     for budget in &budgets {
         let start = Instant::now();
-        find(&space, &predictor, budget, 16, 0)?;
+        finder.find(budget, Scope::Evolution { seed: 0 }, 16)?;
         times.push(start.elapsed().as_secs_f64());
     }
     println!(

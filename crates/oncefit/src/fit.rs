@@ -10,7 +10,7 @@ use oncefit_search::{
     Evolution, EvolutionSettings, Limit, RandomSearch, Searcher, check_feasible, search,
 };
 use oncefit_space::{Space, Subnet};
-use oncefit_target::{Engine, Machine, Predictor, Target, time_network};
+use oncefit_target::{Engine, Machine, Target, time_network};
 use oncefit_train::{
     Checkpoint, Confusion, InitRecipe, Recipe, ScheduleKind, ScheduleRecipe, Split,
     write_atomically,
@@ -18,8 +18,8 @@ use oncefit_train::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::finder::{Budget, Finder, Promising, Scope};
 use crate::loaded::LoadedRun;
-use crate::predicted::{self, Budget, Promising};
 
 /// The searchers that `fit` offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
@@ -120,12 +120,10 @@ pub struct PredictedFit<'t> {
     pub allow_estimates: bool,
     /// What files say about themselves ([`file_metadata`]), where their sizes are limited.
     pub metadata: Option<Metadata>,
-    /// Whether every subnet is predicted, instead of those that evolution comes by.
-    pub looks_at_all: bool,
+    /// Which subnets are predicted.
+    pub scope: Scope,
     /// How many of the most promising subnets are measured.
     pub verify: usize,
-    /// Seed of the search.
-    pub seed: u64,
 }
 
 impl PredictedFit<'_> {
@@ -160,16 +158,11 @@ impl PredictedFit<'_> {
 /// If no subnet is within the budget, the target is of another family, or its table lacks operators.
 pub fn find_predicted(
     run: &mut LoadedRun,
-    predictor: &Predictor,
+    finder: &mut Finder,
     settings: &PredictedFit,
 ) -> Result<Vec<Promising>> {
-    let space = run.space.clone();
-    let budget = settings.budget(&space)?;
-    let verify = settings.verify.max(1);
-    let mut found = match settings.looks_at_all {
-        true => predicted::find_among_all(&space, predictor, &budget, verify)?,
-        false => predicted::find(&space, predictor, &budget, verify, settings.seed)?,
-    };
+    let budget = settings.budget(&run.space)?;
+    let mut found = finder.find(&budget, settings.scope, settings.verify.max(1))?;
     let subnets: Vec<Subnet> = found.iter().map(|one| one.subnet.clone()).collect();
     let rows = run.evaluate(&subnets, Split::Validation)?;
     let best = (0..found.len()).min_by(|&left, &right| {

@@ -9,6 +9,7 @@ mod chart;
 mod cli;
 mod commands;
 mod error;
+pub mod finder;
 pub mod fit;
 mod format;
 mod heat_map;

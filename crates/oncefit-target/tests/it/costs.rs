@@ -180,7 +180,7 @@ fn missing_operators_are_named_and_may_be_estimated() {
         kinds: [("conv".to_owned(), cost)].into(),
     };
     let table = table.with_estimates(estimate);
-    coster.set_table(&table);
+    coster.set_table(Some(&table));
     let cost = coster.cost(&indices).unwrap();
     let latency = table.latency(subnet.graph()).unwrap();
     assert!(cost.is_estimated && latency.is_estimated);

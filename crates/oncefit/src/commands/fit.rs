@@ -14,6 +14,7 @@ use super::train::train_run;
 use super::{command_line, fitted_table, print, print_json};
 use crate::cli::{ExportArgs, FitArgs, LimitArgs};
 use crate::error::{Error, Result};
+use crate::finder::{Finder, Scope};
 use crate::fit::{self, FITS, FitSettings, Fitted, PredictedFit, SearcherKind};
 use crate::format::{duration, percent};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
@@ -135,6 +136,10 @@ fn fit_predicted(
         false => targets.iter().map(Some).collect(),
     };
     let metadata = metadata_for(run, limits)?;
+    let scope = match args.searcher {
+        SearcherKind::Exhaustive => Scope::All,
+        _ => Scope::Evolution { seed: args.seed },
+    };
     let requests: Vec<PredictedFit> = targets
         .iter()
         .map(|target| PredictedFit {
@@ -142,22 +147,20 @@ fn fit_predicted(
             target: target.map(|target| (target, args.max_latency.map(|most| most.0))),
             allow_estimates: args.allow_estimates,
             metadata: metadata.clone(),
-            looks_at_all: args.searcher == SearcherKind::Exhaustive,
+            scope,
             verify: args.verify,
-            seed: args.seed,
         })
         .collect();
     // What cannot be is said before anything is measured.
-    if args.searcher == SearcherKind::Exhaustive {
-        predicted::check_small(&run.space)?;
-    }
+    scope.check(&run.space)?;
     for request in &requests {
         request.budget(&run.space)?.region(&run.space)?;
     }
     let predictor = learn(run, settings)?;
+    let mut finder = Finder::new(&run.space, &predictor)?;
     let mut fitted = Vec::new();
     for ((target, request), output) in targets.iter().zip(&requests).zip(outputs) {
-        let promising = fit::find_predicted(run, &predictor, request)?;
+        let promising = fit::find_predicted(run, &mut finder, request)?;
         let expected = fit::expected(run, &promising, *target)?;
         let mut one = finish(args, run, &promising[0].subnet, output)?;
         check_file_size(&one, limits)?;

@@ -9,10 +9,11 @@ use super::profile::time_limit;
 use super::{command_line, print, print_json};
 use crate::cli::{CostKind, FrontArgs};
 use crate::error::{Error, Result};
+use crate::finder::{Finder, Promising, Scope, value_of};
 use crate::fit::{PredictedFit, file_metadata};
 use crate::format::{bytes, count, percent, table};
 use crate::loaded::LoadedRun;
-use crate::predicted::{self, PredictorSettings, Promising};
+use crate::predicted::PredictorSettings;
 use crate::report::{FrontPoint, front_page};
 
 pub fn front(args: &FrontArgs) -> Result<()> {
@@ -30,9 +31,8 @@ pub fn front(args: &FrontArgs) -> Result<()> {
             .as_ref()
             .map(|target| (target, args.max_latency.map(|most| most.0))),
         allow_estimates: args.allow_estimates,
-        looks_at_all: false,
+        scope: Scope::Evolution { seed: args.seed },
         verify: args.points,
-        seed: args.seed,
     };
     if metric == Metric::FileSize && request.metadata.is_none() {
         request.metadata = Some(file_metadata(&run)?);
@@ -47,7 +47,7 @@ pub fn front(args: &FrontArgs) -> Result<()> {
         seed: args.seed,
     };
     let predictor = learn(&mut run, settings)?;
-    let found = predicted::front(&space, &predictor, &budget, metric, args.seed)?;
+    let found = Finder::new(&space, &predictor)?.front(&budget, metric, args.seed)?;
     let predicted_points = found.len();
     let chosen = spread_out(found, args.points);
     let subnets: Vec<_> = chosen.iter().map(|one| one.subnet.clone()).collect();
@@ -62,7 +62,7 @@ pub fn front(args: &FrontArgs) -> Result<()> {
             peak_activation_bytes: one.cost.peak_activation_bytes,
             file_bytes: one.cost.file_bytes,
             latency_ms: one.cost.latency_ms,
-            cost: predicted::value_of(&one.cost, metric).unwrap_or(0),
+            cost: value_of(&one.cost, metric).unwrap_or(0),
             predicted_accuracy: one.accuracy,
             validation_accuracy: row.accuracy,
         })

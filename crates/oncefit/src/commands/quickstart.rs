@@ -13,6 +13,7 @@ use super::train::train_run;
 use super::{command_line, fitted_table, print};
 use crate::cli::QuickstartArgs;
 use crate::error::{Error, Result};
+use crate::finder::{Finder, Scope};
 use crate::fit::{self, Fitted, PredictedFit};
 use crate::format::{count, duration, percent};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
@@ -80,6 +81,7 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
     eprintln!(
         "4. find the best subnet for three budgets, write it as an ONNX file, run the file, and compare"
     );
+    let mut finder = Finder::new(&run.space, &predictor)?;
     let mut fitted: Vec<Fitted> = Vec::new();
     for (name, budget) in BUDGETS {
         let request = PredictedFit {
@@ -90,11 +92,10 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
             target: Some((&target, None)),
             allow_estimates: false,
             metadata: None,
-            looks_at_all: false,
+            scope: Scope::Evolution { seed: args.seed },
             verify: VERIFIED,
-            seed: args.seed,
         };
-        let promising = fit::find_predicted(&mut run, &predictor, &request)?;
+        let promising = fit::find_predicted(&mut run, &mut finder, &request)?;
         let expected = fit::expected(&mut run, &promising, Some(&target))?;
         let file = args.out.join(format!("{name}.onnx"));
         let mut one = fit::export(&mut run, &promising[0].subnet, &file)?;
