@@ -14,23 +14,23 @@ use std::ops::Range;
 use crate::cpu::{Cpu, InstructionSet};
 use crate::gemm::{pack, packed_len};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
-use crate::scratch::Scratch;
+use crate::scratch::{Panels, Scratch};
 use crate::tiles::{BackwardRows, ForwardRows};
 use crate::types::{ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window};
 
 /// `output = convolution(value(source), weight) + bias`; `sums` receive Σy and Σy² per channel.
 #[allow(clippy::too_many_arguments, reason = "the operands of one formula")]
-pub fn convolution_forward(
+pub fn convolution_forward<'a>(
     cpu: Cpu,
     source: Source,
     window: Window,
-    weight: ConvWeight,
+    weight: impl Into<ForwardWeight<'a>>,
     out_channels: usize,
     bias: Option<&[f32]>,
     output: &mut [f32],
     sums: Option<&mut ChannelSums>,
 ) {
-    let geometry = Geometry::new(cpu, source, window, weight, out_channels);
+    let geometry = Geometry::new(cpu, source, window, out_channels);
     assert_eq!(
         output.len(),
         geometry.output.len(),
@@ -40,7 +40,40 @@ pub fn convolution_forward(
         bias.is_none_or(|bias| bias.len() == out_channels),
         "convolution_forward: bias"
     );
-    let packed = geometry.pack_forward(weight);
+    let scratch;
+    let packed: &[f32] = match weight.into() {
+        ForwardWeight::Stored(weight) => {
+            geometry.check_weight(weight.data.len(), weight.out_stride, weight.in_stride);
+            let mut panels = Scratch::take(packed_len(geometry.k, geometry.n, geometry.lanes));
+            let channels = geometry.source.shape.channels;
+            pack_forward(
+                weight,
+                geometry.taps(),
+                channels,
+                geometry.n,
+                geometry.lanes,
+                &mut panels,
+            );
+            scratch = panels;
+            &scratch
+        }
+        ForwardWeight::Packed(weight) => {
+            let found = (
+                weight.taps,
+                weight.in_channels,
+                weight.out_channels,
+                weight.lanes,
+            );
+            let needed = (
+                geometry.taps(),
+                geometry.source.shape.channels,
+                geometry.n,
+                geometry.lanes,
+            );
+            assert_eq!(found, needed, "convolution_forward: packed weight");
+            &weight.panels
+        }
+    };
     let chunks = geometry.forward_chunks();
     let mut partial = vec![
         0.0f64;
@@ -63,7 +96,7 @@ pub fn convolution_forward(
         };
         cpu.run(ForwardRows {
             geometry: &geometry,
-            packed: &packed,
+            packed,
             bias,
             rows,
             output,
@@ -93,7 +126,8 @@ pub fn convolution_backward(
     weight_gradient: Option<(&mut [f32], usize, usize)>,
     bias_gradient: Option<&mut [f32]>,
 ) {
-    let geometry = Geometry::new(cpu, source, window, weight, out_channels);
+    let geometry = Geometry::new(cpu, source, window, out_channels);
+    geometry.check_weight(weight.data.len(), weight.out_stride, weight.in_stride);
     check_output_gradient(&gradient, geometry.output);
     let packed = match input {
         InputGradient::Skip => Scratch::take(0),
@@ -214,6 +248,92 @@ impl InputGradient<'_> {
     }
 }
 
+/// A weight as [`convolution_forward`] reads it.
+#[derive(Clone, Copy, Debug)]
+pub enum ForwardWeight<'a> {
+    /// As it is stored; it is rearranged at each call, which pays for many rows.
+    Stored(ConvWeight<'a>),
+    /// Rearranged beforehand.
+    Packed(&'a PackedWeight),
+}
+
+impl<'a> From<ConvWeight<'a>> for ForwardWeight<'a> {
+    fn from(weight: ConvWeight<'a>) -> Self {
+        Self::Stored(weight)
+    }
+}
+
+impl<'a> From<&'a PackedWeight> for ForwardWeight<'a> {
+    fn from(weight: &'a PackedWeight) -> Self {
+        Self::Packed(weight)
+    }
+}
+
+/// A weight that is read many times without being changed, in the order in which
+/// [`convolution_forward`] reads it on one instruction set.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PackedWeight {
+    taps: usize,
+    in_channels: usize,
+    out_channels: usize,
+    lanes: usize,
+    panels: Panels,
+}
+
+impl PackedWeight {
+    /// Rearranges a weight of `kernel × kernel` taps for `cpu`.
+    ///
+    /// # Panics
+    /// If the weight is too short for its sizes.
+    pub fn new(
+        cpu: Cpu,
+        weight: ConvWeight,
+        kernel: usize,
+        in_channels: usize,
+        out_channels: usize,
+    ) -> Self {
+        let (taps, lanes) = (kernel * kernel, lanes(cpu));
+        let mut panels = Panels::zeros(packed_len(taps * in_channels, out_channels, lanes));
+        pack_forward(weight, taps, in_channels, out_channels, lanes, &mut panels);
+        Self {
+            taps,
+            in_channels,
+            out_channels,
+            lanes,
+            panels,
+        }
+    }
+}
+
+/// Packs a weight for the product of rows of `taps × channels` values with `n` outputs.
+fn pack_forward(
+    weight: ConvWeight,
+    taps: usize,
+    channels: usize,
+    n: usize,
+    lanes: usize,
+    packed: &mut [f32],
+) {
+    let k = taps * channels;
+    if weight.in_stride == channels {
+        pack(weight.data, (k, 1), (n, weight.out_stride), lanes, packed);
+    } else {
+        let mut compact = Scratch::take(n * k);
+        copy_slice(weight, taps, channels, &mut compact);
+        pack(&compact, (k, 1), (n, k), lanes, packed);
+    }
+}
+
+/// The slice of a weight with elastic input channels, `[out][tap][in]` without gaps.
+fn copy_slice(weight: ConvWeight, taps: usize, channels: usize, compact: &mut [f32]) {
+    for (row, values) in compact.chunks_exact_mut(taps * channels).enumerate() {
+        for (tap, values) in values.chunks_exact_mut(channels).enumerate() {
+            let from = row * weight.out_stride + tap * weight.in_stride;
+            values.copy_from_slice(&weight.data[from..from + channels]);
+        }
+    }
+}
+
 pub(crate) fn lanes(cpu: Cpu) -> usize {
     if cpu.instruction_set() == InstructionSet::Avx512 {
         16
@@ -238,7 +358,7 @@ pub(crate) struct Geometry<'a> {
 }
 
 impl<'a> Geometry<'a> {
-    fn new(cpu: Cpu, source: Source<'a>, window: Window, weight: ConvWeight, n: usize) -> Self {
+    fn new(cpu: Cpu, source: Source<'a>, window: Window, n: usize) -> Self {
         source.check();
         assert!(
             window.kernel % 2 == 1 && window.stride > 0,
@@ -250,7 +370,7 @@ impl<'a> Geometry<'a> {
         );
         let k = window.kernel * window.kernel * source.shape.channels;
         let lanes = lanes(cpu);
-        let geometry = Self {
+        Self {
             source,
             window,
             output: window.output_shape(source.shape, n),
@@ -263,9 +383,7 @@ impl<'a> Geometry<'a> {
                 },
             is_transposed: n.div_ceil(lanes) * k < k.div_ceil(lanes) * n,
             lanes,
-        };
-        geometry.check_weight(weight.data.len(), weight.out_stride, weight.in_stride);
-        geometry
+        }
     }
 
     fn taps(&self) -> usize {
@@ -333,26 +451,6 @@ impl<'a> Geometry<'a> {
         rows.start / unit * inputs..rows.end / unit * inputs
     }
 
-    fn pack_forward(&self, weight: ConvWeight) -> Scratch {
-        let lanes = self.lanes;
-        let mut packed = Scratch::take(packed_len(self.k, self.n, lanes));
-        let channels = self.source.shape.channels;
-        if weight.in_stride == channels {
-            pack(
-                weight.data,
-                (self.k, 1),
-                (self.n, weight.out_stride),
-                lanes,
-                &mut packed,
-            );
-        } else {
-            let mut compact = Scratch::take(self.n * self.k);
-            self.compact(weight, &mut compact);
-            pack(&compact, (self.k, 1), (self.n, self.k), lanes, &mut packed);
-        }
-        packed
-    }
-
     fn pack_backward(&self, weight: ConvWeight) -> Scratch {
         let lanes = self.lanes;
         let mut packed = Scratch::take(packed_len(self.n, self.k, lanes));
@@ -367,21 +465,10 @@ impl<'a> Geometry<'a> {
             );
         } else {
             let mut compact = Scratch::take(self.n * self.k);
-            self.compact(weight, &mut compact);
+            copy_slice(weight, self.taps(), channels, &mut compact);
             pack(&compact, (self.n, self.k), (self.k, 1), lanes, &mut packed);
         }
         packed
-    }
-
-    /// The slice of a weight with elastic input channels, `[out][tap][in]` without gaps.
-    fn compact(&self, weight: ConvWeight, compact: &mut [f32]) {
-        let channels = self.source.shape.channels;
-        for (row, values) in compact.chunks_exact_mut(self.k).enumerate() {
-            for (tap, values) in values.chunks_exact_mut(channels).enumerate() {
-                let from = row * weight.out_stride + tap * weight.in_stride;
-                values.copy_from_slice(&weight.data[from..from + channels]);
-            }
-        }
     }
 
     /// Adds the weight gradients of all chunks, in their order.

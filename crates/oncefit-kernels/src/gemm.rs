@@ -21,14 +21,44 @@ pub(crate) fn pack(
     {
         let first = panel * lanes;
         let columns = lanes.min(n - first);
-        for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
-            let base = row * k_stride + first * n_stride;
-            for (lane, value) in values.iter_mut().enumerate() {
-                *value = if lane < columns {
-                    from[base + lane * n_stride]
-                } else {
-                    0.0
-                };
+        if columns < lanes {
+            packed.fill(0.0);
+        }
+        let from = &from[first * n_stride..];
+        if n_stride == 1 {
+            for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
+                values[..columns].copy_from_slice(&from[row * k_stride..][..columns]);
+            }
+        } else if k_stride == 1 {
+            transpose(from, n_stride, columns, k, lanes, packed);
+        } else {
+            for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
+                for (lane, value) in values[..columns].iter_mut().enumerate() {
+                    *value = from[row * k_stride + lane * n_stride];
+                }
+            }
+        }
+    }
+}
+
+/// Column `lane` of `to` (row distance `lanes`) is row `lane` of `from` (row distance `stride`).
+/// Goes through the rows in short pieces, so that what is written stays in cache.
+fn transpose(
+    from: &[f32],
+    stride: usize,
+    rows: usize,
+    length: usize,
+    lanes: usize,
+    to: &mut [f32],
+) {
+    const PIECE: usize = 16;
+    for start in (0..length).step_by(PIECE) {
+        let piece = PIECE.min(length - start);
+        let to = &mut to[start * lanes..(start + piece) * lanes];
+        for row in 0..rows {
+            let from = &from[row * stride + start..][..piece];
+            for (values, value) in to.chunks_exact_mut(lanes).zip(from) {
+                values[row] = *value;
             }
         }
     }

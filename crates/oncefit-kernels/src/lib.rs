@@ -36,7 +36,7 @@ mod window_pooling;
 pub use batch_norm::{
     BatchNormBackward, batch_norm_affine, batch_norm_backward, batch_norm_statistics,
 };
-pub use convolution::{convolution_backward, convolution_forward};
+pub use convolution::{ForwardWeight, PackedWeight, convolution_backward, convolution_forward};
 pub use cpu::{Cpu, InstructionSet};
 pub use depthwise::{depthwise_backward, depthwise_forward};
 pub use elementwise::{

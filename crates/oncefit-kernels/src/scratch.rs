@@ -11,10 +11,54 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer of f32, aligned to 64 bytes, that goes back to its thread when dropped.
-pub(crate) struct Scratch {
+/// Values of f32, aligned to 64 bytes.
+#[derive(Clone)]
+pub(crate) struct Panels {
     lines: Vec<Line>,
     length: usize,
+}
+
+impl Panels {
+    pub fn zeros(length: usize) -> Self {
+        Self {
+            lines: vec![Line([0.0; 16]); length.div_ceil(16)],
+            length,
+        }
+    }
+}
+
+impl PartialEq for Panels {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl std::fmt::Debug for Panels {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(formatter, "Panels({})", self.length)
+    }
+}
+
+impl Deref for Panels {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the lines are at least `length` initialised values of f32.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
+    }
+}
+
+impl DerefMut for Panels {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let pointer = self.lines.as_mut_ptr().cast();
+        // SAFETY: the lines are at least `length` initialised values of f32, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(pointer, self.length) }
+    }
+}
+
+/// A buffer of f32, aligned to 64 bytes, that goes back to its thread when dropped.
+pub(crate) struct Scratch {
+    panels: Panels,
 }
 
 impl Scratch {
@@ -22,7 +66,9 @@ impl Scratch {
     pub fn take(length: usize) -> Self {
         let mut lines = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
         lines.resize(length.div_ceil(16).max(lines.len()), Line([0.0; 16]));
-        Self { lines, length }
+        Self {
+            panels: Panels { lines, length },
+        }
     }
 
     /// A buffer of `length` zeros.
@@ -35,7 +81,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
+        let lines = std::mem::take(&mut self.panels.lines);
         // A thread that is going away has no list to return to.
         let _ = FREE.try_with(|free| free.borrow_mut().push(lines));
     }
@@ -45,15 +91,12 @@ impl Deref for Scratch {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: the lines are at least `length` initialised values of f32.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
+        &self.panels
     }
 }
 
 impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
-        let pointer = self.lines.as_mut_ptr().cast();
-        // SAFETY: the lines are at least `length` initialised values of f32, borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(pointer, self.length) }
+        &mut self.panels
     }
 }

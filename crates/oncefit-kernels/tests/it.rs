@@ -317,6 +317,11 @@ proptest! {
             convolution_forward(cpu, source, window, slice, out, bias, &mut whole, None);
             prop_assert_eq!(&output, &whole, "a slice and its compact copy");
 
+            let packed = PackedWeight::new(cpu, weight, window.kernel, shape.channels, out);
+            whole.fill(0.0);
+            convolution_forward(cpu, source, window, &packed, out, bias, &mut whole, None);
+            prop_assert_eq!(&output, &whole, "a weight that was packed before");
+
             let mut weight_gradient = vec![0.5; data.len()];
             let mut bias_gradient = vec![0.25; out];
             let mut d_value = vec![0.0; shape.len()];

@@ -8,8 +8,8 @@
 //! `oncefit-kernels`; the same bits for any number of threads.
 
 use oncefit_kernels::{
-    Activation, ChannelSums, ConvWeight, Cpu, InputGradient, OutputGradient, Shape, Source, Window,
-    convolution_backward, convolution_forward,
+    Activation, ChannelSums, ConvWeight, Cpu, InputGradient, OutputGradient, PackedWeight, Shape,
+    Source, Window, convolution_backward, convolution_forward,
 };
 use oncefit_random::Draws;
 
@@ -132,10 +132,21 @@ impl Mlp {
         layers
     }
 
-    /// The outputs of codes `range`, and every layer's values before the activation.
+    /// The weights of the layers after the first, packed for `cpu`.
+    pub fn pack(&self, cpu: Cpu) -> Vec<PackedWeight> {
+        let layers = self.layers().into_iter().skip(1);
+        let pack = |layer: Layer| {
+            let weight = layer.weight(&self.weights);
+            PackedWeight::new(cpu, weight, POINT.kernel, layer.inputs, layer.outputs)
+        };
+        layers.map(pack).collect()
+    }
+
+    /// The outputs of codes `order`, and every layer's values before the activation.
     fn forward(
         &self,
         cpu: Cpu,
+        packed: &[PackedWeight],
         codes: &Codes,
         order: &[usize],
         kept: &mut Vec<Vec<f32>>,
@@ -159,7 +170,7 @@ impl Mlp {
                     cpu,
                     read(before, rows, layer.inputs),
                     POINT,
-                    layer.weight(&self.weights),
+                    &packed[number - 1],
                     layer.outputs,
                     Some(bias),
                     current,
@@ -176,13 +187,13 @@ impl Mlp {
             .collect()
     }
 
-    /// The outputs of all codes.
-    pub fn predict(&self, cpu: Cpu, codes: &Codes) -> Vec<f32> {
+    /// The outputs of all codes; `packed` is from [`Mlp::pack`].
+    pub fn predict(&self, cpu: Cpu, packed: &[PackedWeight], codes: &Codes) -> Vec<f32> {
         let mut outputs = Vec::with_capacity(codes.len());
         let mut kept = Vec::new();
         let order: Vec<usize> = (0..codes.len()).collect();
         for tile in order.chunks(TILE) {
-            outputs.extend(self.forward(cpu, codes, tile, &mut kept));
+            outputs.extend(self.forward(cpu, packed, codes, tile, &mut kept));
         }
         outputs
     }
@@ -198,7 +209,7 @@ impl Mlp {
     ) -> f64 {
         let rows = order.len();
         let mut kept = Vec::new();
-        let outputs = self.forward(cpu, codes, order, &mut kept);
+        let outputs = self.forward(cpu, &self.pack(cpu), codes, order, &mut kept);
         let layers = self.layers();
         let last = self.last_width();
         let start = self.weights.len() - last;
@@ -424,7 +435,11 @@ mod tests {
             .weights
             .iter_mut()
             .for_each(|weight| *weight += 0.1 * draws.normal() as f32);
-        for (index, output) in network.predict(Cpu::detect(), &codes).iter().enumerate() {
+        for (index, output) in network
+            .predict(Cpu::detect(), &network.pack(Cpu::detect()), &codes)
+            .iter()
+            .enumerate()
+        {
             let expected = plain(&network, codes.get(index));
             assert!(
                 (f64::from(*output) - expected).abs() < 1e-5,

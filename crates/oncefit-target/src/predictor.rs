@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use oncefit_kernels::Cpu;
+use oncefit_kernels::{Cpu, PackedWeight};
 use oncefit_random::Draws;
 use oncefit_space::{Space, Subnet};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -126,6 +126,8 @@ pub struct Predictor {
     mean: f64,
     deviation: f64,
     network: Mlp,
+    /// The network's weights as they are multiplied with.
+    packed: Vec<PackedWeight>,
     quality: Quality,
 }
 
@@ -238,6 +240,7 @@ impl Predictor {
             space_hash: space.hash(),
             mean,
             deviation,
+            packed: network.pack(Cpu::detect()),
             network,
             quality: Quality {
                 held_out: 0,
@@ -298,7 +301,7 @@ impl Predictor {
             "a code of another space"
         );
         self.network
-            .predict(Cpu::detect(), codes)
+            .predict(Cpu::detect(), &self.packed, codes)
             .into_iter()
             .map(|output| self.mean + self.deviation * f64::from(output))
             .collect()
@@ -401,6 +404,7 @@ impl Predictor {
             space_hash: header.space_hash,
             mean: header.mean,
             deviation: header.deviation,
+            packed: network.pack(Cpu::detect()),
             network,
             quality: header.quality,
         })

@@ -51,7 +51,7 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
                 (classes(fitted, run.data.train.class_names()))
             }
             h2 { "Accuracy against cost" }
-            (figure(front_chart(&evaluations, fitted), "Each dot is a subnet, calibrated and measured on the validation images; none was trained on its own."))
+            (figure(front_chart(&evaluations, fitted), &front_caption(&evaluations)))
             @if let Some(quality) = &quality { (predictor_section(quality)) }
             (latency_section(fitted))
             h2 { "Learning curves" }
@@ -310,6 +310,23 @@ fn file_name(one: &Fitted) -> String {
 
 fn figure(chart: Chart, caption: &str) -> Markup {
     html! { figure { (PreEscaped(chart.to_svg())) figcaption { (caption) } } }
+}
+
+/// What the dots are and how far they can be trusted.
+fn front_caption(evaluations: &[&EvaluationRow]) -> String {
+    let what = "Each dot is a subnet, calibrated and measured on the validation images; none was trained on its own.";
+    let (Some(images), Some(best)) = (
+        evaluations.iter().map(|row| row.images).min(),
+        evaluations.iter().map(|row| row.accuracy).reduce(f64::max),
+    ) else {
+        return what.into();
+    };
+    // Normal approximation of the binomial, 95 %.
+    let margin = 1.96 * (best * (1.0 - best) / images.max(1) as f64).sqrt();
+    format!(
+        "{what} {images} images tell an accuracy to within {:.1} points (95 %): a dot above a fitted network is not a better one for that.",
+        100.0 * margin
+    )
 }
 
 fn front_chart(evaluations: &[&EvaluationRow], fitted: &[Fitted]) -> Chart {
