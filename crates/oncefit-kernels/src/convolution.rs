@@ -85,7 +85,7 @@ pub fn convolution_forward<'a>(
     ];
     let (outputs, partials) = (Parts::new(output), Parts::new(&mut partial));
     for_each_chunk(chunks, geometry.operations(), |chunk| {
-        let rows = geometry.chunk_rows(chunks, chunk);
+        let rows = geometry.forward_rows(chunks, chunk);
         let wanted = if sums.is_some() { 2 * out_channels } else { 0 };
         // SAFETY: chunks are disjoint ranges of rows and of partial sums.
         let (output, sums) = unsafe {
@@ -247,6 +247,12 @@ impl InputGradient<'_> {
         }
     }
 }
+
+/// Of fewer images than this each is cut into pieces in the forward pass, although every piece loads
+/// a padded image of its own.
+const FEW_IMAGES: usize = 4;
+/// Output pixels of such a piece at least.
+const PIECE_ROWS: usize = 48;
 
 /// A weight as [`convolution_forward`] reads it.
 #[derive(Clone, Copy, Debug)]
@@ -413,6 +419,10 @@ impl<'a> Geometry<'a> {
     fn forward_chunks(&self) -> usize {
         match self.is_pointwise {
             true => self.output.rows().div_ceil(self.tile_rows()).min(32),
+            false if self.output.images < FEW_IMAGES => {
+                let most = (self.output.rows() / PIECE_ROWS).max(1);
+                (2 * FEW_IMAGES).min(most)
+            }
             false => self.output.images.min(32),
         }
     }
@@ -423,6 +433,14 @@ impl<'a> Geometry<'a> {
         match self.is_pointwise {
             true => self.output.rows().div_ceil(self.tile_rows()).min(most),
             false => self.output.images.min(most),
+        }
+    }
+
+    /// Output rows of a chunk of the forward pass.
+    fn forward_rows(&self, chunks: usize, chunk: usize) -> Range<usize> {
+        match !self.is_pointwise && self.output.images < FEW_IMAGES {
+            true => chunk_range(self.output.rows(), chunks, chunk),
+            false => self.chunk_rows(chunks, chunk),
         }
     }
 

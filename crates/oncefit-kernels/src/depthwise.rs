@@ -34,23 +34,25 @@ pub fn depthwise_forward(
         "depthwise_forward: output"
     );
     let channels = source.shape.channels;
-    let chunks = geometry.chunks();
+    let bands = geometry.bands();
+    let chunks = (source.shape.images * bands).min(MOST_CHUNKS);
     let mut partial = vec![0.0f64; chunks * 2 * channels];
     let (outputs, partials) = (Parts::new(output), Parts::new(&mut partial));
-    let image = geometry.output.height * geometry.output.width * channels;
+    let row = geometry.output.width * channels;
     for_each_chunk(chunks, geometry.operations(), |chunk| {
-        let images = chunk_range(source.shape.images, chunks, chunk);
-        // SAFETY: chunks are disjoint ranges of images and of partial sums.
+        let bands = chunk_range(source.shape.images * bands, chunks, chunk);
+        let rows = geometry.band_start(bands.start)..geometry.band_start(bands.end);
+        // SAFETY: chunks are disjoint ranges of rows and of partial sums.
         let (output, sums) = unsafe {
             (
-                outputs.part(images.start * image..images.end * image),
+                outputs.part(rows.start * row..rows.end * row),
                 partials.part(chunk * 2 * channels..(chunk + 1) * 2 * channels),
             )
         };
         cpu.run(Forward {
             geometry: &geometry,
             weight,
-            images,
+            bands,
             output,
             sums,
         });
@@ -138,6 +140,13 @@ pub fn depthwise_backward(
     }
 }
 
+/// Chunks of a pass at most.
+const MOST_CHUNKS: usize = 16;
+/// Fewer images than this are cut into bands of rows.
+const FEW_IMAGES: usize = 4;
+/// Rows of a band at least.
+const BAND_ROWS: usize = 4;
+
 /// Outputs of a row that are computed together.
 const BLOCK: usize = 8;
 
@@ -171,8 +180,25 @@ impl<'a> Geometry<'a> {
         2 * self.output.len() * self.window.kernel * self.window.kernel
     }
 
+    /// Chunks of the backward pass: whole images.
     fn chunks(&self) -> usize {
-        self.source.shape.images.min(16)
+        self.source.shape.images.min(MOST_CHUNKS)
+    }
+
+    /// Bands of output rows that an image is cut into in the forward pass.
+    fn bands(&self) -> usize {
+        let images = self.source.shape.images;
+        if images >= FEW_IMAGES {
+            return 1;
+        }
+        let most = (self.output.height / BAND_ROWS).max(1);
+        (2 * FEW_IMAGES / images).min(most)
+    }
+
+    /// The first output row of a band, counted through all images.
+    fn band_start(&self, band: usize) -> usize {
+        let (bands, height) = (self.bands(), self.output.height);
+        band / bands * height + chunk_range(height, bands, band % bands).start
     }
 
     /// Height and width of the padded input.
@@ -190,20 +216,22 @@ impl<'a> Geometry<'a> {
     }
 }
 
-/// Copies one vector of channels of an image into the middle of a zeroed padded plane, through
-/// `value(pixel index)`.
+/// Copies one vector of channels of an image into the middle of a padded plane with zeros around
+/// it, through `value(pixel index)`; only some rows of the padded plane.
 #[inline(always)]
 fn fill_plane<S: Simd>(
     simd: S,
     plane: &mut [f32],
     (height, width): (usize, usize),
     margin: usize,
+    rows: Range<usize>,
     pixels: &impl Pixels<S>,
 ) {
     let row_length = width + 2 * margin;
+    assert!(rows.end <= height + 2 * margin);
     assert!(plane.len() >= (height + 2 * margin) * row_length * S::LANES);
     let to = plane.as_mut_ptr();
-    for y in 0..height + 2 * margin {
+    for y in rows {
         let row = y * row_length;
         let is_inside = y >= margin && y < height + margin;
         // SAFETY: the positions lie in the plane, as checked.
@@ -389,7 +417,8 @@ fn load_taps<S: Simd>(
 struct Forward<'a> {
     geometry: &'a Geometry<'a>,
     weight: &'a [f32],
-    images: Range<usize>,
+    /// Bands of rows, counted through all images.
+    bands: Range<usize>,
     output: &'a mut [f32],
     sums: &'a mut [f64],
 }
@@ -400,17 +429,17 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         match self.geometry.window.kernel {
-            1 => self.images::<S, 1>(simd),
-            3 => self.images::<S, 3>(simd),
-            5 => self.images::<S, 5>(simd),
-            _ => self.images::<S, 7>(simd),
+            1 => self.all_bands::<S, 1>(simd),
+            3 => self.all_bands::<S, 3>(simd),
+            5 => self.all_bands::<S, 5>(simd),
+            _ => self.all_bands::<S, 7>(simd),
         }
     }
 }
 
 impl Forward<'_> {
     #[inline(always)]
-    fn images<S: Simd, const K: usize>(&mut self, simd: S) {
+    fn all_bands<S: Simd, const K: usize>(&mut self, simd: S) {
         let Geometry {
             source,
             window,
@@ -421,23 +450,39 @@ impl Forward<'_> {
         let slack = BLOCK * window.stride + K;
         let mut plane = Scratch::take((padded_height * padded_width + slack) * S::LANES);
         let size = (source.shape.height, source.shape.width);
-        let image_len = output.height * output.width * channels;
-        for (index, image) in self.images.clone().enumerate() {
-            let out = &mut self.output[index * image_len..(index + 1) * image_len];
+        let start = self.geometry.band_start(self.bands.start);
+        for band in self.bands.clone() {
+            let image = band / self.geometry.bands();
+            let (from, end) = (
+                self.geometry.band_start(band),
+                self.geometry.band_start(band + 1),
+            );
+            let row = output.width * channels;
+            let out = &mut self.output[(from - start) * row..(end - start) * row];
+            // Rows of the output within the image, and of the padded source that they read.
+            let (top, bottom) = (from - image * output.height, end - image * output.height);
+            let reads = top * window.stride..(bottom - 1) * window.stride + K;
             let mut first = 0;
             while first < channels {
                 let count = S::LANES.min(channels - first);
                 let value = SourcePixels::new(simd, source, image, first, count);
-                fill_plane(simd, &mut plane, size, window.padding(), &value);
+                fill_plane(
+                    simd,
+                    &mut plane,
+                    size,
+                    window.padding(),
+                    reads.clone(),
+                    &value,
+                );
                 let mut taps = [simd.zero(); 49];
                 load_taps(simd, self.weight, channels, first, count, &mut taps);
                 let (mut sum, mut square) = (simd.zero(), simd.zero());
-                for y in 0..output.height {
+                for y in top..bottom {
                     let mut x = 0;
                     while x < output.width {
                         let from =
                             (y * window.stride * padded_width + x * window.stride) * S::LANES;
-                        let to = (y * output.width + x) * channels + first;
+                        let to = ((y - top) * output.width + x) * channels + first;
                         let block = Block {
                             row: padded_width * S::LANES,
                             step: window.stride * S::LANES,
@@ -554,13 +599,21 @@ impl Backward<'_> {
                 let count = S::LANES.min(channels - first);
                 let value = SourcePixels::new(simd, source, image, first, count);
                 let size = (source.shape.height, source.shape.width);
-                fill_plane(simd, &mut values, size, window.padding(), &value);
+                fill_plane(
+                    simd,
+                    &mut values,
+                    size,
+                    window.padding(),
+                    0..padded_height,
+                    &value,
+                );
                 let dy = GradientPixels::new(simd, &self.gradient, *output, image, first, count);
                 fill_plane(
                     simd,
                     &mut gradients,
                     (output.height, output.width),
                     margin,
+                    0..output.height + 2 * margin,
                     &dy,
                 );
                 let view = GradientPlane {

@@ -46,6 +46,7 @@ pub use elementwise::{
 pub use kernel_transform::{crop_center, kernel_transform_backward, kernel_transform_forward};
 pub use loss::{AlphaDivergence, Target, softmax, softmax_cross_entropy};
 pub use optimiser::{AdamStep, RmsPropStep, SgdStep, adam_step, rms_prop_step, sgd_step};
+pub use parallel::{in_pool, on_one_thread};
 pub use pooling::{
     gate_gradient, gated_backward_in_place, global_average_pool, global_average_pool_backward,
 };

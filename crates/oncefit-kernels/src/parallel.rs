@@ -11,10 +11,35 @@ const SERIAL_OPERATIONS: usize = 200_000;
 
 /// Runs `work` for each chunk, on all threads if there is enough of it (`operations` in all).
 pub(crate) fn for_each_chunk(chunks: usize, operations: usize, work: impl Fn(usize) + Sync) {
-    if chunks <= 1 || operations < SERIAL_OPERATIONS {
+    if chunks <= 1 || operations < SERIAL_OPERATIONS || ALONE.get() {
         (0..chunks).for_each(work);
     } else {
         (0..chunks).into_par_iter().for_each(&work);
+    }
+}
+
+thread_local! {
+    static ALONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `work` with kernels that keep to this thread: for callers that have work for all threads.
+pub fn on_one_thread<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(true));
+    work()
+}
+
+/// Runs `work` on a thread of the pool. A kernel that is called from outside waits, asleep, until a
+/// thread of the pool has woken up; a sequence of kernels should pay for that once.
+pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    match rayon::current_thread_index() {
+        Some(_) => work(),
+        None => rayon::scope(|_| work()),
     }
 }
 

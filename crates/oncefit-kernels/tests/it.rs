@@ -79,7 +79,7 @@ impl Stored {
 
 fn stored(max_side: usize, max_channels: usize) -> impl Strategy<Value = Stored> {
     (
-        1..4usize,
+        1..6usize,
         1..=max_side,
         1..=max_side,
         1..=max_channels,

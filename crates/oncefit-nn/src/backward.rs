@@ -8,6 +8,7 @@
 use oncefit_kernels as kernels;
 use oncefit_kernels::{BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient};
 
+use crate::buffers::Buffer;
 use crate::error::{NnError, Result};
 use crate::execute::{Executor, Tape, apply_dropout};
 use crate::parameters::{Gradients, Parameters};
@@ -16,7 +17,7 @@ use crate::plan::{Plan, PoolKind, Step, TensorInfo, View};
 /// The gradient of one stored tensor while it is being made.
 #[derive(Default)]
 struct TensorGradient {
-    buffer: Option<Vec<f32>>,
+    buffer: Option<Buffer>,
     /// Σdz and Σdz·y; there once the buffer holds `dz`.
     sums: Option<ChannelSums>,
     is_converted: bool,
@@ -70,9 +71,11 @@ impl Executor {
             gradients,
         };
         pass.grads[plan.output].buffer = Some(seed);
-        for index in (0..plan.steps.len()).rev() {
-            pass.step(index);
-        }
+        oncefit_kernels::in_pool(|| {
+            for index in (0..plan.steps.len()).rev() {
+                pass.step(index);
+            }
+        });
         let Pass { tape, grads, .. } = pass;
         for grad in grads {
             if let Some(buffer) = grad.buffer {
@@ -96,7 +99,7 @@ struct Pass<'a, 't> {
 /// Where a consumer puts the gradient of what it read: a buffer taken from the tensor's state.
 struct Sink {
     view: View,
-    buffer: Vec<f32>,
+    buffer: Buffer,
     kind: SinkKind,
     sums: ChannelSums,
 }
@@ -347,7 +350,7 @@ impl Pass<'_, '_> {
 
     /// The gradient buffer of a stored tensor as its producer needs it: `dz`, with batch-norm's
     /// coefficients, whose own gradients are added here.
-    fn output_gradient(&mut self, tensor: usize) -> Option<(Vec<f32>, NormCoefficients)> {
+    fn output_gradient(&mut self, tensor: usize) -> Option<(Buffer, NormCoefficients)> {
         let view = self.plan.tensors[tensor].view;
         let state = std::mem::take(&mut self.grads[tensor]);
         let mut buffer = state.buffer?;
@@ -404,7 +407,7 @@ impl Pass<'_, '_> {
         let info = &self.plan.tensors[view.tensor];
         let channels = info.shape.channels;
         let (buffer, kind) = if view.tensor == 0 {
-            (Vec::new(), SinkKind::Skip)
+            (Buffer::default(), SinkKind::Skip)
         } else if let Some(buffer) = self.grads[view.tensor].buffer.take() {
             (buffer, SinkKind::Accumulate)
         } else {
@@ -513,7 +516,7 @@ impl Pass<'_, '_> {
         };
     }
 
-    fn release(&mut self, tensor: usize, gradient: Vec<f32>) {
+    fn release(&mut self, tensor: usize, gradient: Buffer) {
         self.executor.pool.give(gradient);
         // A gate's value is read again when the pool of the map it gates is reached.
         if self

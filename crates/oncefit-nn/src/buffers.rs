@@ -1,33 +1,53 @@
 //! Reused memory, so that a steady state allocates nothing large.
 
+use std::ops::{Deref, DerefMut};
+
+/// Values in memory that is lent; there may be more memory than values, and what it holds at first is
+/// not specified.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Buffer {
+    memory: Vec<f32>,
+    length: usize,
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[..self.length]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[..self.length]
+    }
+}
+
 /// A pool of float buffers, taken best fit first.
 #[derive(Default, Debug)]
 pub(crate) struct BufferPool {
-    /// Sorted by capacity.
+    /// Sorted by size.
     free: Vec<Vec<f32>>,
 }
 
 impl BufferPool {
     /// A buffer of `length` values; what they are is not specified.
-    pub fn take(&mut self, length: usize) -> Vec<f32> {
-        let at = self
-            .free
-            .partition_point(|buffer| buffer.capacity() < length);
-        let mut buffer = if at < self.free.len() {
+    pub fn take(&mut self, length: usize) -> Buffer {
+        let at = self.free.partition_point(|memory| memory.len() < length);
+        let memory = if at < self.free.len() {
             self.free.remove(at)
         } else {
-            Vec::with_capacity(length)
+            vec![0.0; length]
         };
-        buffer.resize(length, 0.0);
-        buffer
+        Buffer { memory, length }
     }
 
     /// Takes a buffer back.
-    pub fn give(&mut self, buffer: Vec<f32>) {
-        let at = self
-            .free
-            .partition_point(|other| other.capacity() < buffer.capacity());
-        self.free.insert(at, buffer);
+    pub fn give(&mut self, buffer: Buffer) {
+        let length = buffer.memory.len();
+        let at = self.free.partition_point(|other| other.len() < length);
+        self.free.insert(at, buffer.memory);
     }
 }
 

@@ -1,14 +1,15 @@
 //! The forward direction: running a plan on a batch.
 
 use oncefit_kernels as kernels;
-use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, Shape, Source};
+use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source};
 use oncefit_random::Draws;
 
-use crate::buffers::BufferPool;
+use crate::buffers::{Buffer, BufferPool};
 use crate::calibration::Calibration;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
-use crate::plan::{KernelLink, Plan, PoolKind, Step, View};
+use crate::plan::{KernelLink, NormInfo, Plan, PoolKind, Step, View};
+use crate::session::Prepared;
 
 /// Images of a batch: `count × height × width × channels`, channels-last, normalised.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,24 @@ pub(crate) struct AppliedNorm {
     pub shift: Vec<f32>,
 }
 
+impl AppliedNorm {
+    pub fn new(parameters: &Parameters, info: &NormInfo, mean: &[f32], variance: &[f32]) -> Self {
+        let (scale, shift) = kernels::batch_norm_affine(
+            mean,
+            variance,
+            &parameters.at(info.scale).data[..info.channels],
+            &parameters.at(info.shift).data[..info.channels],
+            info.epsilon,
+        );
+        Self {
+            mean: mean.to_vec(),
+            variance: variance.to_vec(),
+            scale,
+            shift,
+        }
+    }
+}
+
 /// Runs plans; owns the memory that passes reuse.
 #[derive(Debug)]
 pub struct Executor {
@@ -70,10 +89,10 @@ impl Default for Executor {
 #[derive(Debug)]
 pub struct Tape<'a> {
     pub(crate) images: Images<'a>,
-    pub(crate) tensors: Vec<Option<Vec<f32>>>,
+    pub(crate) tensors: Vec<Option<Buffer>>,
     pub(crate) norms: Vec<AppliedNorm>,
     /// Baked depthwise kernels, by step: one for each link of the chain, the last is used.
-    pub(crate) kernels: Vec<Vec<Vec<f32>>>,
+    pub(crate) kernels: Vec<Vec<Buffer>>,
     /// Which pixel won each window of a max-pool, by step.
     pub(crate) winners: Vec<Vec<u32>>,
     pub(crate) dropout: Option<DropoutDraws>,
@@ -135,44 +154,70 @@ impl Executor {
                 ),
             });
         }
-        let mut tape = Tape {
-            images,
-            tensors: vec![None; plan.tensors.len()],
-            norms: vec![AppliedNorm::default(); plan.norms.len()],
-            kernels: vec![Vec::new(); plan.steps.len()],
-            winners: vec![Vec::new(); plan.steps.len()],
-            dropout: None,
-            is_training: matches!(mode, Mode::Train { .. }),
-            output: plan.output,
-        };
+        let mut tape = Tape::new(plan, images);
         match mode {
             Mode::Evaluate(calibration) => {
                 for (norm, info) in tape.norms.iter_mut().zip(&plan.norms) {
                     let (mean, variance) = calibration.statistics(plan, info)?;
-                    norm.mean.extend_from_slice(mean);
-                    norm.variance.extend_from_slice(variance);
-                }
-                for index in 0..plan.norms.len() {
-                    tape.apply_norm(plan, parameters, index);
+                    *norm = AppliedNorm::new(parameters, info, mean, variance);
                 }
             }
-            Mode::Train { dropout } => tape.dropout = dropout,
+            Mode::Train { dropout } => {
+                tape.dropout = dropout;
+                tape.is_training = true;
+            }
             Mode::BatchStatistics => {}
         }
         let takes_statistics = !matches!(mode, Mode::Evaluate(_));
+        kernels::in_pool(|| self.run_all(plan, parameters, &mut tape, takes_statistics, None));
+        Ok(tape)
+    }
+
+    /// Runs a plan whose weights are prepared on images that fit it.
+    pub(crate) fn run_prepared<'a>(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        images: Images<'a>,
+        norms: &[AppliedNorm],
+        prepared: &[Prepared],
+    ) -> Tape<'a> {
+        let mut tape = Tape::new(plan, images);
+        tape.norms = norms.to_vec();
+        self.run_all(plan, parameters, &mut tape, false, Some(prepared));
+        tape
+    }
+
+    fn run_all(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        tape: &mut Tape,
+        takes_statistics: bool,
+        prepared: Option<&[Prepared]>,
+    ) {
         for (index, step) in plan.steps.iter().enumerate() {
-            self.run(plan, parameters, &mut tape, index, step, takes_statistics);
-            if !tape.is_training {
-                for (tensor, info) in plan.tensors.iter().enumerate() {
-                    if info.last_use == index
-                        && let Some(buffer) = tape.tensors[tensor].take()
-                    {
-                        self.pool.give(buffer);
-                    }
+            let prepared = prepared.map_or(&Prepared::Nothing, |all| &all[index]);
+            self.run(
+                plan,
+                parameters,
+                tape,
+                index,
+                step,
+                takes_statistics,
+                prepared,
+            );
+            if tape.is_training {
+                continue;
+            }
+            for (tensor, info) in plan.tensors.iter().enumerate() {
+                if info.last_use == index
+                    && let Some(buffer) = tape.tensors[tensor].take()
+                {
+                    self.pool.give(buffer);
                 }
             }
         }
-        Ok(tape)
     }
 
     /// Takes the memory of a tape back; a tape that is dropped instead costs an allocation later.
@@ -187,6 +232,7 @@ impl Executor {
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the parts of one step")]
     fn run(
         &mut self,
         plan: &Plan,
@@ -195,6 +241,7 @@ impl Executor {
         index: usize,
         step: &Step,
         takes_statistics: bool,
+        prepared: &Prepared,
     ) {
         let count = tape.images.count;
         let mut new_tensor = |tensor: usize| {
@@ -215,17 +262,27 @@ impl Executor {
                 let mut output = new_tensor(*out);
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
+                let (weight, bias) = match prepared {
+                    Prepared::Convolution { weight, bias } => {
+                        (ForwardWeight::Packed(weight), bias.as_deref())
+                    }
+                    _ => {
+                        let weight = ConvWeight {
+                            data: &parameters.at(*weight).data,
+                            out_stride: *out_stride,
+                            in_stride: *in_stride,
+                        };
+                        let bias = bias.map(|bias| &parameters.at(bias).data[..channels]);
+                        (ForwardWeight::Stored(weight), bias)
+                    }
+                };
                 kernels::convolution_forward(
                     self.cpu,
                     tape.source(plan, *source),
                     *window,
-                    ConvWeight {
-                        data: &parameters.at(*weight).data,
-                        out_stride: *out_stride,
-                        in_stride: *in_stride,
-                    },
+                    weight,
                     channels,
-                    bias.map(|bias| &parameters.at(bias).data[..channels]),
+                    bias,
                     &mut output,
                     sums.as_mut(),
                 );
@@ -242,24 +299,29 @@ impl Executor {
                 out,
             } => {
                 let channels = plan.tensors[*out].shape.channels;
-                tape.kernels[index] = bake_kernel(
-                    self.cpu,
-                    &mut self.pool,
-                    parameters,
-                    *weight,
-                    *stored_kernel,
-                    *stored_channels,
-                    links,
-                    channels,
-                );
+                if !matches!(prepared, Prepared::Depthwise(_)) {
+                    tape.kernels[index] = bake_kernel(
+                        self.cpu,
+                        &mut self.pool,
+                        parameters,
+                        *weight,
+                        *stored_kernel,
+                        *stored_channels,
+                        links,
+                        channels,
+                    );
+                }
                 let shape = plan.tensors[*out].shape;
                 let mut output = self
                     .pool
                     .take(count * shape.height * shape.width * shape.channels);
                 let mut sums = norm_sums(plan, *out, takes_statistics);
-                let kernel = tape.kernels[index]
-                    .last()
-                    .expect("baking makes at least one kernel");
+                let kernel: &[f32] = match prepared {
+                    Prepared::Depthwise(kernel) => kernel,
+                    _ => tape.kernels[index]
+                        .last()
+                        .expect("baking makes at least one kernel"),
+                };
                 kernels::depthwise_forward(
                     self.cpu,
                     tape.source(plan, *source),
@@ -320,7 +382,20 @@ impl Executor {
     }
 }
 
-impl Tape<'_> {
+impl<'a> Tape<'a> {
+    fn new(plan: &Plan, images: Images<'a>) -> Self {
+        Self {
+            images,
+            tensors: vec![None; plan.tensors.len()],
+            norms: vec![AppliedNorm::default(); plan.norms.len()],
+            kernels: vec![Vec::new(); plan.steps.len()],
+            winners: vec![Vec::new(); plan.steps.len()],
+            dropout: None,
+            is_training: false,
+            output: plan.output,
+        }
+    }
+
     /// The stored tensor of `view` with all that its reader applies.
     pub(crate) fn source<'s>(&'s self, plan: &Plan, view: View) -> Source<'s> {
         let shape = plan.tensors[view.tensor].shape;
@@ -365,23 +440,8 @@ impl Tape<'_> {
         let shape = plan.tensors[tensor].shape;
         let count = self.images.count * shape.height * shape.width;
         let (mean, variance) = kernels::batch_norm_statistics(&sums, count);
-        self.norms[norm].mean = mean;
-        self.norms[norm].variance = variance;
-        self.apply_norm(plan, parameters, norm);
-    }
-
-    fn apply_norm(&mut self, plan: &Plan, parameters: &Parameters, index: usize) {
-        let info = &plan.norms[index];
-        let norm = &mut self.norms[index];
-        let (scale, shift) = kernels::batch_norm_affine(
-            &norm.mean,
-            &norm.variance,
-            &parameters.at(info.scale).data[..info.channels],
-            &parameters.at(info.shift).data[..info.channels],
-            info.epsilon,
-        );
-        norm.scale = scale;
-        norm.shift = shift;
+        let info = &plan.norms[norm];
+        self.norms[norm] = AppliedNorm::new(parameters, info, &mean, &variance);
     }
 }
 
@@ -401,7 +461,7 @@ pub(crate) fn bake_kernel(
     stored_channels: usize,
     links: &[KernelLink],
     channels: usize,
-) -> Vec<Vec<f32>> {
+) -> Vec<Buffer> {
     let stored = &parameters.at(weight).data;
     let mut kernel = pool.take(stored_kernel * stored_kernel * channels);
     for (tap, taps) in kernel.chunks_exact_mut(channels).enumerate() {

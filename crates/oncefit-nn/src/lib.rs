@@ -22,6 +22,7 @@ mod name_map;
 mod optimiser;
 mod parameters;
 mod plan;
+mod session;
 mod sort;
 mod supernet;
 
@@ -36,5 +37,6 @@ pub use oncefit_kernels::{
 pub use optimiser::{Optimiser, TransformDecay, UpdateRule};
 pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};
 pub use plan::Plan;
+pub use session::Session;
 pub use sort::{ChannelOrder, Tiers, sort_channels};
 pub use supernet::{Network, Supernet};

@@ -181,6 +181,33 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Reads tensors without some batch-norms: those that were folded into the weights before them.
+    pub(crate) fn forget_norms(&mut self, folded: &[usize]) {
+        let forget = |view: &mut View| {
+            if view.norm.is_some_and(|norm| folded.contains(&norm)) {
+                view.norm = None;
+            }
+        };
+        self.tensors
+            .iter_mut()
+            .for_each(|info| forget(&mut info.view));
+        for step in &mut self.steps {
+            match step {
+                Step::Convolution { source, .. }
+                | Step::Depthwise { source, .. }
+                | Step::GlobalAveragePool { source, .. }
+                | Step::Pool { source, .. }
+                | Step::Activate { source, .. }
+                | Step::Dropout { source, .. } => forget(source),
+                Step::Add { left, right, .. } => {
+                    forget(left);
+                    forget(right);
+                }
+                Step::Gate { feature, .. } => forget(feature),
+            }
+        }
+    }
+
     /// Shape of one input image.
     pub fn input_shape(&self) -> FeatureShape {
         self.tensors[0].shape

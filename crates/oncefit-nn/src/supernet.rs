@@ -106,7 +106,8 @@ impl Supernet {
                     links,
                     channels,
                 );
-                baked.insert(*weight, kernels.into_iter().next_back().unwrap_or_default());
+                let last = kernels.last().map(|kernel| kernel.to_vec());
+                baked.insert(*weight, last.unwrap_or_default());
             }
         }
         let mut parameters = Parameters::default();

@@ -1,5 +1,6 @@
 //! Subnets of a supernet: gradients, extraction, calibration, channel sorting, determinism.
 
+use oncefit_kernels::Cpu;
 use oncefit_nn::*;
 use oncefit_random::Draws;
 use oncefit_space::{Space, Subnet};
@@ -267,7 +268,48 @@ fn check_extracted_networks_give_the_same_bits(space: &Space) {
             .unwrap();
         assert!(sliced.output().iter().any(|logit| *logit != 0.0));
         assert_eq!(sliced.output(), extracted.output(), "{}", subnet.text());
+        check_session(&network, batch, extracted.output());
     }
+}
+
+/// A prepared network gives the logits that it gives unprepared, and each image those that it has
+/// alone, bit for bit.
+fn check_session(network: &Network, batch: Images, expected: &[f32]) {
+    let largest = expected
+        .iter()
+        .fold(0.0f32, |most, logit| most.max(logit.abs()));
+    for cpu in Cpu::available() {
+        let session = Session::on(cpu, network).unwrap();
+        let together = session.run(batch).unwrap();
+        for (logit, expected) in together.iter().zip(expected) {
+            assert!(
+                (logit - expected).abs() < 1e-4 * largest,
+                "{logit} {expected}"
+            );
+        }
+        let image = batch.data.len() / batch.count;
+        let alone: Vec<f32> = batch
+            .data
+            .chunks(image)
+            .flat_map(|data| session.run(Images { data, count: 1 }).unwrap())
+            .collect();
+        assert_eq!(together, alone);
+        let error = session.run(Images {
+            data: &batch.data[1..],
+            count: batch.count,
+        });
+        assert!(error.unwrap_err().to_string().contains("image batch"));
+    }
+    let uncalibrated = Network {
+        calibration: Calibration::None,
+        ..network.clone()
+    };
+    assert!(
+        Session::new(&uncalibrated)
+            .unwrap_err()
+            .to_string()
+            .contains("not calibrated")
+    );
 }
 
 #[test]

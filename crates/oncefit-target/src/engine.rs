@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use oncefit_export::{ENGINE, Metadata, OnnxModel, onnx_bytes, to_channels_first};
-use oncefit_nn::{Executor, Images, Mode, Network, Plan};
+use oncefit_nn::{Images, Network};
 use oncefit_random::Draws;
 
 use crate::error::{Result, TargetError};
@@ -70,11 +70,9 @@ impl Bench {
         let images = random_images(self.batch * shape.len());
         if self.engine == Engine::Oncefit {
             return Ok(Session::Kernels {
-                plan: Box::new(network.plan()?),
-                network: Box::new(network.clone()),
+                session: Box::new(oncefit_nn::Session::new(network)?),
                 images,
                 count: self.batch,
-                executor: Box::default(),
                 pool: self.pool.clone(),
             });
         }
@@ -142,11 +140,9 @@ pub(crate) enum Session {
         images: Vec<f32>,
     },
     Kernels {
-        plan: Box<Plan>,
-        network: Box<Network>,
+        session: Box<oncefit_nn::Session>,
         images: Vec<f32>,
         count: usize,
-        executor: Box<Executor>,
         pool: Arc<rayon::ThreadPool>,
     },
     #[cfg(feature = "onnxruntime")]
@@ -163,11 +159,9 @@ impl Session {
                 Ok(since(start))
             }
             Self::Kernels {
-                plan,
-                network,
+                session,
                 images,
                 count,
-                executor,
                 pool,
             } => {
                 let images = Images {
@@ -177,10 +171,7 @@ impl Session {
                 // Entering the pool is not the engine's time.
                 pool.install(|| {
                     let start = Instant::now();
-                    let mode = Mode::Evaluate(&network.calibration);
-                    let tape = executor.forward(plan, &network.parameters, images, mode)?;
-                    std::hint::black_box(tape.output());
-                    executor.recycle(tape);
+                    std::hint::black_box(session.run(images)?);
                     Ok(since(start))
                 })
             }
