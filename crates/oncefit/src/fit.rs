@@ -7,7 +7,7 @@ use oncefit_export::{Metadata, Verification, onnx_bytes, to_channels_first, veri
 use oncefit_nn::Executor;
 use oncefit_random::Draws;
 use oncefit_search::{
-    Evolution, EvolutionSettings, Limit, RandomSearch, Searcher, check_feasible, search,
+    Evolution, EvolutionSettings, Limit, RandomKind, RandomSearch, Searcher, search,
 };
 use oncefit_space::{Space, Subnet};
 use oncefit_target::{Engine, Machine, Target, time_network};
@@ -40,6 +40,8 @@ pub enum SearcherKind {
 pub struct FitSettings {
     /// What the network may cost.
     pub limits: Vec<Limit>,
+    /// What files say about themselves ([`file_metadata`]), where their sizes are limited.
+    pub metadata: Option<Metadata>,
     /// Which algorithm.
     pub searcher: SearcherKind,
     /// How many subnets are measured.
@@ -248,25 +250,26 @@ pub fn find(
             "at least one subnet must be measured".into(),
         ));
     }
-    let space = run.space.clone();
-    check_feasible(&space, &settings.limits)?;
+    let budget = Budget {
+        limits: settings.limits.clone(),
+        metadata: settings.metadata.clone(),
+        ..Budget::default()
+    };
+    let region = budget.region(&run.space)?;
     let population = (settings.evaluations / 4).clamp(4, 100);
     let mut searcher: Box<dyn Searcher> = match settings.searcher {
-        SearcherKind::Random => {
-            Box::new(RandomSearch::new(&space, &settings.limits, settings.seed)?)
-        }
+        SearcherKind::Random => Box::new(RandomSearch::within(
+            region,
+            RandomKind::Paths,
+            settings.seed,
+        )),
         // Predictors have their own ways in.
         SearcherKind::Evolution | SearcherKind::Predictor | SearcherKind::Exhaustive => {
             let evolution = EvolutionSettings {
                 population,
                 ..Default::default()
             };
-            Box::new(Evolution::new(
-                &space,
-                &settings.limits,
-                evolution,
-                settings.seed,
-            )?)
+            Box::new(Evolution::within(region, evolution, settings.seed))
         }
     };
     // Subnets of a batch are measured in parallel; the batch's size must not depend on the

@@ -221,7 +221,8 @@ pub(super) fn learn(run: &mut LoadedRun, settings: PredictorSettings) -> Result<
 /// Searches by measuring.
 fn fit_measured(args: &FitArgs, run: &mut LoadedRun, limits: Vec<Limit>) -> Result<Fitted> {
     let settings = FitSettings {
-        limits,
+        metadata: metadata_for(run, &limits)?,
+        limits: limits.clone(),
         searcher: args.searcher,
         evaluations: args.evaluations,
         seed: args.seed,
@@ -231,7 +232,9 @@ fn fit_measured(args: &FitArgs, run: &mut LoadedRun, limits: Vec<Limit>) -> Resu
         progress.update(done as u64, || format!("best {}", percent(best)));
     })?;
     progress.finish();
-    finish(args, run, &subnet, &args.out)
+    let fitted = finish(args, run, &subnet, &args.out)?;
+    check_file_size(&fitted, &limits)?;
+    Ok(fitted)
 }
 
 /// Trains a chosen network further, if asked to, and writes it.

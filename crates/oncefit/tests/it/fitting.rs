@@ -58,6 +58,13 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
         ),
     );
     assert!(fs::metadata(path.join("tiny.onnx")).unwrap().len() <= 22_000);
+    succeed(
+        path,
+        &words(
+            "fit runs/small --max-file-size 22k --searcher random --evaluations 4 --out random.onnx",
+        ),
+    );
+    assert!(fs::metadata(path.join("random.onnx")).unwrap().len() <= 22_000);
     let said = fail(
         path,
         &words("fit runs/small --max-file-size 2k --evaluations 12"),
