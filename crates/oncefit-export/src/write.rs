@@ -177,13 +177,8 @@ impl<'n> Writer<'n> {
         match node.op {
             Op::Input => Ok(INPUT.into()),
             Op::Dropout { .. } => Ok(inputs[0].clone()),
-            Op::BatchNorm { .. } => match network.graph.nodes[node.inputs[0]].op {
-                Op::Convolution { .. } | Op::Depthwise { .. } => Ok(inputs[0].clone()),
-                _ => Err(fails(
-                    node,
-                    "a batch-norm can be folded only into the convolution before it",
-                )),
-            },
+            Op::BatchNorm { .. } if self.is_folded(node) => Ok(inputs[0].clone()),
+            Op::BatchNorm { epsilon } => self.batch_norm(node, inputs, epsilon),
             Op::Convolution {
                 out_channels,
                 kernel,
@@ -244,6 +239,9 @@ impl<'n> Writer<'n> {
             }
             Op::GlobalAveragePool => Ok(self.push(node, "GlobalAveragePool", inputs, vec![], path)),
             Op::Add => Ok(self.push(node, "Add", inputs, vec![], path)),
+            Op::Concat { .. } => {
+                Ok(self.push(node, "Concat", inputs, vec![integer("axis", 1)], path))
+            }
             Op::Multiply => Ok(self.push(node, "Mul", inputs, vec![], path)),
             Op::Linear { out_features, .. } => {
                 let source = network.graph.nodes[node.inputs[0]].shape;
@@ -286,6 +284,45 @@ impl<'n> Writer<'n> {
         }
     }
 
+    /// Whether a batch-norm becomes part of the convolution before it, which nothing else reads.
+    fn is_folded(&self, norm: &GraphNode) -> bool {
+        let input = norm.inputs[0];
+        let nodes = &self.network.graph.nodes;
+        let is_convolution = matches!(
+            nodes[input].op,
+            Op::Convolution { .. } | Op::Depthwise { .. }
+        );
+        let readers = nodes.iter().flat_map(|node| &node.inputs);
+        is_convolution && readers.filter(|&&read| read == input).count() == 1
+    }
+
+    /// Writes a batch-norm that cannot be folded.
+    fn batch_norm(
+        &mut self,
+        node: &GraphNode,
+        mut inputs: Vec<String>,
+        epsilon: f32,
+    ) -> Result<String> {
+        let statistics = self
+            .network
+            .calibration
+            .of(&node.path)
+            .ok_or_else(|| fails(node, "it has no calibrated statistics"))?;
+        let channels = node.shape.channels;
+        for (role, values) in [
+            ("scale", self.tensor(node, "weight")?.to_vec()),
+            ("shift", self.tensor(node, "bias")?.to_vec()),
+            ("mean", statistics.mean.clone()),
+            ("variance", statistics.variance.clone()),
+        ] {
+            let name = format!("{}.{role}", node.path);
+            self.initialiser(&name, &[channels], values);
+            inputs.push(name);
+        }
+        let attributes = vec![float("epsilon", epsilon)];
+        Ok(self.push(node, "BatchNormalization", inputs, attributes, &node.path))
+    }
+
     /// Writes a convolution with the batch-norm that follows it, if one does.
     fn convolution(
         &mut self,
@@ -301,20 +338,11 @@ impl<'n> Writer<'n> {
         let outputs = shape[0];
         let mut bias = self.tensor(node, "bias").ok().map(<[f32]>::to_vec);
         let follower = network.graph.nodes.iter().find(|other| {
-            matches!(other.op, Op::BatchNorm { .. }) && other.inputs.first() == Some(&index)
+            matches!(other.op, Op::BatchNorm { .. })
+                && other.inputs.first() == Some(&index)
+                && self.is_folded(other)
         });
         if let Some(norm) = follower {
-            let readers = network
-                .graph
-                .nodes
-                .iter()
-                .filter(|other| other.inputs.contains(&index));
-            if readers.count() != 1 {
-                return Err(fails(
-                    norm,
-                    "something else reads the convolution before it",
-                ));
-            }
             let Op::BatchNorm { epsilon } = norm.op else {
                 unreachable!("found above")
             };

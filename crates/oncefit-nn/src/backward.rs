@@ -10,7 +10,7 @@ use oncefit_kernels::{BatchNormGradient, ChannelSums, ConvWeight, InputGradient,
 
 use crate::buffers::Buffer;
 use crate::error::{NnError, Result};
-use crate::execute::{Executor, Tape, apply_dropout};
+use crate::execute::{Executor, Tape, apply_dropout, gathered};
 use crate::parameters::{Gradients, Parameters};
 use crate::plan::{Plan, PoolKind, Step, TensorInfo, View};
 
@@ -136,6 +136,7 @@ impl Pass<'_, '_> {
                 weight,
                 out_stride,
                 in_stride,
+                gather,
                 bias,
                 out,
             } => {
@@ -143,6 +144,31 @@ impl Pass<'_, '_> {
                     return;
                 };
                 let mut sink = self.sink(*source);
+                if let Some(gather) = gather {
+                    let own = gathered(self.parameters, plan, *weight, *out, *window, gather);
+                    let mut gradient = vec![0.0; own.data.len()];
+                    let bias_gradient = bias.map(|bias| {
+                        &mut self.gradients.at_mut(bias)[..plan.tensors[*out].shape.channels]
+                    });
+                    kernels::convolution_backward(
+                        self.executor.cpu,
+                        self.tape.source(plan, *source),
+                        *window,
+                        own.as_weight(),
+                        plan.tensors[*out].shape.channels,
+                        OutputGradient {
+                            dz: &dz,
+                            batch_norm: norm.as_gradient(&self.tape, *out),
+                        },
+                        sink.as_input_gradient(),
+                        Some((&mut gradient, own.out_stride, own.in_stride)),
+                        bias_gradient,
+                    );
+                    gather.scatter_add(&gradient, self.gradients.at_mut(*weight), *in_stride);
+                    self.settle(sink);
+                    self.release(*out, dz);
+                    return;
+                }
                 let (weight_gradient, bias_gradient) = match bias {
                     Some(bias) => {
                         let (weight, bias) = self.gradients.pair_mut(*weight, *bias);
@@ -307,10 +333,41 @@ impl Pass<'_, '_> {
                 }
                 self.release(*out, gradient);
             }
-            Step::Activate { source, out } => {
+            Step::Concat { left, right, out } => {
                 let Some((gradient, _)) = self.output_gradient(*out) else {
                     return;
                 };
+                let width = plan.tensors[*out].shape.channels;
+                let first = plan.tensors[left.tensor].shape.channels;
+                for (view, start, own) in [(left, 0, first), (right, first, width - first)] {
+                    let mut part = self.executor.pool.take(gradient.len() / width * own);
+                    for (own, pixel) in part.chunks_exact_mut(own).zip(gradient.chunks_exact(width))
+                    {
+                        own.copy_from_slice(&pixel[start..start + own.len()]);
+                    }
+                    self.pass_through(*view, &part);
+                    self.executor.pool.give(part);
+                }
+                self.release(*out, gradient);
+            }
+            Step::Activate { source, out } => {
+                let Some((mut gradient, norm)) = self.output_gradient(*out) else {
+                    return;
+                };
+                // The gradient at the stored tensor, where a batch-norm reads it.
+                if let Some(norm) = norm.as_gradient(&self.tape, *out) {
+                    let channels = norm.a.len();
+                    for (dz, y) in gradient
+                        .chunks_exact_mut(channels)
+                        .zip(norm.y.chunks_exact(channels))
+                    {
+                        for channel in 0..channels {
+                            dz[channel] = norm.a[channel] * dz[channel]
+                                + norm.b[channel] * y[channel]
+                                + norm.c[channel];
+                        }
+                    }
+                }
                 if source.gate.is_some() {
                     // A gated tensor is converted when its pool is reached; until then its buffer
                     // holds the gradient of the gated value.
@@ -388,18 +445,22 @@ impl Pass<'_, '_> {
             count,
             &applied.mean,
             &applied.variance,
-            &self.parameters.at(info.scale).data[..info.channels],
+            &info.vector(self.parameters, info.scale),
             info.epsilon,
         );
         let (scale, shift) = self.gradients.pair_mut(info.scale, info.shift);
-        scale
-            .iter_mut()
-            .zip(&found.dgamma)
-            .for_each(|(value, addend)| *value += addend);
-        shift
-            .iter_mut()
-            .zip(&found.dbeta)
-            .for_each(|(value, addend)| *value += addend);
+        for (stored, own) in [(scale, &found.dgamma), (shift, &found.dbeta)] {
+            match &info.gather {
+                None => stored
+                    .iter_mut()
+                    .zip(own)
+                    .for_each(|(value, addend)| *value += addend),
+                Some(gather) => {
+                    let stride = stored.len();
+                    gather.scatter_add(own, stored, stride);
+                }
+            }
+        }
         NormCoefficients(Some([found.a, found.b, found.c]))
     }
 

@@ -5,6 +5,7 @@
 //! divide each value's gradient by the (root of the) sum of the weights of the subnets that hold
 //! it: [`Plan::add_coverage`] takes that sum, [`Gradients::divide`] divides.
 
+use crate::channels::Channels;
 use crate::parameters::Gradients;
 use crate::plan::{Plan, Step};
 
@@ -23,14 +24,19 @@ impl Plan {
                     weight,
                     out_stride,
                     in_stride,
+                    gather,
                     bias,
                     out,
                 } => {
-                    let inputs = self.tensors[source.tensor].shape.channels;
+                    let first = Channels::first(self.tensors[source.tensor].shape.channels);
+                    let inputs = gather.as_ref().unwrap_or(&first);
                     let outputs = self.tensors[*out].shape.channels;
                     for output in 0..outputs {
                         for tap in 0..window.kernel * window.kernel {
-                            add(*weight, output * out_stride + tap * in_stride, inputs);
+                            let start = output * out_stride + tap * in_stride;
+                            for range in inputs.ranges() {
+                                add(*weight, start + range.start, range.len());
+                            }
                         }
                     }
                     if let Some(bias) = bias {
@@ -67,8 +73,11 @@ impl Plan {
             }
         }
         for norm in &self.norms {
-            add(norm.scale, 0, norm.channels);
-            add(norm.shift, 0, norm.channels);
+            let first = Channels::first(norm.channels);
+            for range in norm.gather.as_ref().unwrap_or(&first).ranges() {
+                add(norm.scale, range.start, range.len());
+                add(norm.shift, range.start, range.len());
+            }
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The forward direction: running a plan on a batch.
 
+use std::borrow::Cow;
+
 use oncefit_kernels as kernels;
-use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source};
+use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source, Window};
 use oncefit_random::Draws;
 
 use crate::buffers::{Buffer, BufferPool};
 use crate::calibration::Calibration;
+use crate::channels::Channels;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
 use crate::plan::{KernelLink, NormInfo, Plan, PoolKind, Step, View};
@@ -59,8 +62,8 @@ impl AppliedNorm {
         let (scale, shift) = kernels::batch_norm_affine(
             mean,
             variance,
-            &parameters.at(info.scale).data[..info.channels],
-            &parameters.at(info.shift).data[..info.channels],
+            &info.vector(parameters, info.scale),
+            &info.vector(parameters, info.shift),
             info.epsilon,
         );
         Self {
@@ -256,10 +259,14 @@ impl Executor {
                 weight,
                 out_stride,
                 in_stride,
+                gather,
                 bias,
                 out,
             } => {
                 let mut output = new_tensor(*out);
+                let gathered = gather
+                    .as_ref()
+                    .map(|gather| gathered(parameters, plan, *weight, *out, *window, gather));
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
                 let (weight, bias) = match prepared {
@@ -267,11 +274,14 @@ impl Executor {
                         (ForwardWeight::Packed(weight), bias.as_deref())
                     }
                     _ => {
-                        let weight = ConvWeight {
-                            data: &parameters.at(*weight).data,
-                            out_stride: *out_stride,
-                            in_stride: *in_stride,
-                        };
+                        let weight = gathered.as_ref().map_or(
+                            ConvWeight {
+                                data: &parameters.at(*weight).data,
+                                out_stride: *out_stride,
+                                in_stride: *in_stride,
+                            },
+                            GatheredWeight::as_weight,
+                        );
                         let bias = bias.map(|bias| &parameters.at(bias).data[..channels]);
                         (ForwardWeight::Stored(weight), bias)
                     }
@@ -364,10 +374,30 @@ impl Executor {
                 kernels::add(self.cpu, left, right, &mut output);
                 tape.tensors[*out] = Some(output);
             }
+            Step::Concat { left, right, out } => {
+                let mut output = new_tensor(*out);
+                let widths = [left, right].map(|view| plan.tensors[view.tensor].shape.channels);
+                let width = widths[0] + widths[1];
+                for (view, start, own) in [(left, 0, widths[0]), (right, widths[0], widths[1])] {
+                    let source = tape.source(plan, *view);
+                    let mut part = self.pool.take(source.data.len());
+                    kernels::materialise(self.cpu, source, &mut part);
+                    for (pixel, own) in output.chunks_exact_mut(width).zip(part.chunks_exact(own)) {
+                        pixel[start..start + own.len()].copy_from_slice(own);
+                    }
+                    self.pool.give(part);
+                }
+                tape.tensors[*out] = Some(output);
+            }
             Step::Activate { source, out } => {
                 let mut output = new_tensor(*out);
                 kernels::materialise(self.cpu, tape.source(plan, *source), &mut output);
+                let mut sums = norm_sums(plan, *out, takes_statistics);
+                if let Some(sums) = &mut sums {
+                    add_sums(&output, sums);
+                }
                 tape.tensors[*out] = Some(output);
+                tape.take_statistics(plan, parameters, *out, sums);
             }
             Step::Gate { .. } => {}
             Step::Dropout { source, rate, out } => {
@@ -442,6 +472,64 @@ impl<'a> Tape<'a> {
         let (mean, variance) = kernels::batch_norm_statistics(&sums, count);
         let info = &plan.norms[norm];
         self.norms[norm] = AppliedNorm::new(parameters, info, &mean, &variance);
+    }
+}
+
+impl NormInfo {
+    /// This batch-norm's part of its stored scale or shift.
+    pub(crate) fn vector<'p>(&self, parameters: &'p Parameters, at: usize) -> Cow<'p, [f32]> {
+        let stored = &parameters.at(at).data;
+        match &self.gather {
+            None => Cow::Borrowed(&stored[..self.channels]),
+            Some(gather) => Cow::Owned(gather.gather(stored, 1, stored.len())),
+        }
+    }
+}
+
+/// A convolution's weight with the input channels of one subnet only.
+pub(crate) struct GatheredWeight {
+    pub data: Vec<f32>,
+    pub out_stride: usize,
+    pub in_stride: usize,
+}
+
+impl GatheredWeight {
+    pub fn as_weight(&self) -> ConvWeight<'_> {
+        ConvWeight {
+            data: &self.data,
+            out_stride: self.out_stride,
+            in_stride: self.in_stride,
+        }
+    }
+}
+
+/// The weight of a convolution behind a concatenation.
+pub(crate) fn gathered(
+    parameters: &Parameters,
+    plan: &Plan,
+    weight: usize,
+    out: usize,
+    window: Window,
+    gather: &Channels,
+) -> GatheredWeight {
+    let stored = parameters.at(weight);
+    let taps = window.kernel * window.kernel;
+    let rows = plan.tensors[out].shape.channels * taps;
+    let stride = stored.shape[stored.shape.len() - 1];
+    GatheredWeight {
+        data: gather.gather(&stored.data, rows, stride),
+        out_stride: taps * gather.count(),
+        in_stride: gather.count(),
+    }
+}
+
+/// Adds Σy and Σy² of each channel, pixel by pixel.
+fn add_sums(values: &[f32], sums: &mut ChannelSums) {
+    for pixel in values.chunks_exact(sums.first.len()) {
+        for ((first, second), value) in sums.first.iter_mut().zip(&mut sums.second).zip(pixel) {
+            *first += f64::from(*value);
+            *second += f64::from(*value) * f64::from(*value);
+        }
     }
 }
 

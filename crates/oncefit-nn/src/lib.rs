@@ -14,6 +14,7 @@
 mod backward;
 mod buffers;
 mod calibration;
+mod channels;
 mod coverage;
 mod error;
 mod execute;

@@ -15,6 +15,7 @@
 use oncefit_kernels::{PoolWindow, Window};
 use oncefit_space::{Activation, FeatureShape, Graph, GraphNode, Op};
 
+use crate::channels::Channels;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
 
@@ -61,6 +62,8 @@ pub(crate) struct TensorInfo {
 pub(crate) struct NormInfo {
     pub path: String,
     pub channels: usize,
+    /// Which of the stored channels, if they are not the first ones.
+    pub gather: Option<Channels>,
     pub epsilon: f32,
     pub scale: usize,
     pub shift: usize,
@@ -82,6 +85,8 @@ pub(crate) enum Step {
         weight: usize,
         out_stride: usize,
         in_stride: usize,
+        /// Which of the stored input channels, if they are not the first ones.
+        gather: Option<Channels>,
         bias: Option<usize>,
         out: usize,
     },
@@ -105,6 +110,12 @@ pub(crate) enum Step {
         out: usize,
     },
     Add {
+        left: View,
+        right: View,
+        out: usize,
+    },
+    /// The channels of the left tensor, then those of the right one.
+    Concat {
         left: View,
         right: View,
         out: usize,
@@ -157,6 +168,7 @@ impl Plan {
             parameters,
             consumers: graph.consumers(),
             views: Vec::with_capacity(graph.nodes.len()),
+            channels: Vec::with_capacity(graph.nodes.len()),
             plan: Self {
                 tensors: Vec::new(),
                 norms: Vec::new(),
@@ -166,6 +178,8 @@ impl Plan {
             },
         };
         for index in 0..graph.nodes.len() {
+            let channels = lowering.channels_of(&graph.nodes[index])?;
+            lowering.channels.push(channels);
             let view = lowering.lower(index)?;
             lowering.views.push(view);
         }
@@ -199,7 +213,7 @@ impl Plan {
                 | Step::Pool { source, .. }
                 | Step::Activate { source, .. }
                 | Step::Dropout { source, .. } => forget(source),
-                Step::Add { left, right, .. } => {
+                Step::Add { left, right, .. } | Step::Concat { left, right, .. } => {
                     forget(left);
                     forget(right);
                 }
@@ -234,10 +248,38 @@ struct Lowering<'a> {
     parameters: &'a Parameters,
     consumers: Vec<Vec<usize>>,
     views: Vec<View>,
+    /// Which of the stored channels each node has.
+    channels: Vec<Channels>,
     plan: Plan,
 }
 
 impl Lowering<'_> {
+    /// The stored channels of a node's output.
+    fn channels_of(&self, node: &GraphNode) -> Result<Channels> {
+        let of = |input: usize| &self.channels[node.inputs[input]];
+        match node.op {
+            Op::Input | Op::Convolution { .. } | Op::Linear { .. } => {
+                Ok(Channels::first(node.shape.channels))
+            }
+            Op::Concat { offset } => Ok(of(0).followed_by(of(1), offset)),
+            Op::Add | Op::Multiply if of(0) != of(1) => Err(self.unsupported(
+                node,
+                &format!(
+                    "its inputs are different channels of what is stored, {:?} and {:?}: put a conv between the concat and this",
+                    of(0).ranges(),
+                    of(1).ranges()
+                ),
+            )),
+            _ => Ok(of(0).clone()),
+        }
+    }
+
+    /// Which of `stored` channels `node` reads from its first input, if not the first ones.
+    fn gather(&self, node: &GraphNode, stored: usize) -> Option<Channels> {
+        let channels = self.channels[node.inputs[0]].within(stored);
+        (!channels.are_first()).then_some(channels)
+    }
+
     fn lower(&mut self, index: usize) -> Result<View> {
         let node = &self.graph.nodes[index];
         let source = node.inputs.first().map(|&input| self.views[input]);
@@ -264,13 +306,14 @@ impl Lowering<'_> {
                     && shape[1] == *kernel
                     && shape[2] == *kernel
                     && shape[0] >= *out_channels
-                    && shape[3] >= in_channels;
+                    && (shape[3] == in_channels || shape[3] >= self.channels[node.inputs[0]].end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
                         format!("[≥{out_channels}, {kernel}, {kernel}, ≥{in_channels}] is needed"),
                     ));
                 }
+                let gather = self.gather(node, shape[3]);
                 let bias = self.optional_vector(node, "bias", *bias, *out_channels)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
@@ -283,6 +326,7 @@ impl Lowering<'_> {
                     weight,
                     out_stride: shape[1] * shape[2] * shape[3],
                     in_stride: shape[3],
+                    gather,
                     bias,
                     out,
                 });
@@ -298,14 +342,17 @@ impl Lowering<'_> {
                 }
                 let weight = self.parameter(node, "weight")?;
                 let stored = self.parameters.at(weight).shape.clone();
-                let fits =
-                    stored.len() == 2 && stored[0] >= *out_features && stored[1] >= shape.channels;
+                let fits = stored.len() == 2
+                    && stored[0] >= *out_features
+                    && (stored[1] == shape.channels
+                        || stored[1] >= self.channels[node.inputs[0]].end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
                         format!("[≥{out_features}, ≥{}] is needed", shape.channels),
                     ));
                 }
+                let gather = self.gather(node, stored[1]);
                 let bias = self.optional_vector(node, "bias", *bias, *out_features)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
@@ -318,6 +365,7 @@ impl Lowering<'_> {
                     weight,
                     out_stride: stored[1],
                     in_stride: stored[1],
+                    gather,
                     bias,
                     out,
                 });
@@ -335,6 +383,12 @@ impl Lowering<'_> {
                     return Err(self.too_small(
                         weight,
                         format!("[≥{kernel}, ≥{kernel}, ≥{channels}] is needed"),
+                    ));
+                }
+                if self.gather(node, shape[2]).is_some() {
+                    return Err(self.unsupported(
+                        node,
+                        "a depthwise convolution cannot directly follow a concat of elastic widths; put a conv between them",
                     ));
                 }
                 let links = self.kernel_links(node, shape[0], *kernel)?;
@@ -360,18 +414,26 @@ impl Lowering<'_> {
                     self.graph.nodes[input].op,
                     Op::Convolution { .. } | Op::Depthwise { .. } | Op::Linear { .. }
                 );
-                if !follows_convolution || !self.is_sole_consumer(input) {
-                    return Err(self.unsupported(
-                        node,
-                        "a batch_norm must directly follow a conv, depthwise or linear that nothing else reads",
-                    ));
-                }
+                // Statistics are taken while a tensor is stored. A tensor that others read too, or
+                // that is no raw output of a convolution, is stored once more for that.
+                let source = match follows_convolution && self.is_sole_consumer(input) {
+                    true => source,
+                    false => View::stored(self.copied(source)),
+                };
                 let channels = node.shape.channels;
                 let scale = self.vector(node, "weight", channels)?;
                 let shift = self.vector(node, "bias", channels)?;
+                let stored = self.parameters.at(scale).shape[0];
+                let gather = self.gather(node, stored);
+                if let Some(gather) = &gather
+                    && (stored < gather.end() || self.parameters.at(shift).shape[0] != stored)
+                {
+                    return Err(self.too_small(scale, format!("[≥{}] is needed", gather.end())));
+                }
                 self.plan.norms.push(NormInfo {
                     path: node.path.clone(),
                     channels,
+                    gather,
                     epsilon: *epsilon,
                     scale,
                     shift,
@@ -416,6 +478,17 @@ impl Lowering<'_> {
                 self.read(left, step);
                 self.read(right, step);
                 self.plan.steps.push(Step::Add { left, right, out });
+                Ok(View::stored(out))
+            }
+            Op::Concat { .. } => {
+                let right = self.second(node)?;
+                let left = self.without_gate(source);
+                let right = self.without_gate(right);
+                let out = self.new_tensor(node.shape);
+                let step = self.plan.steps.len();
+                self.read(left, step);
+                self.read(right, step);
+                self.plan.steps.push(Step::Concat { left, right, out });
                 Ok(View::stored(out))
             }
             Op::Multiply => {

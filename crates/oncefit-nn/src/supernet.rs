@@ -7,7 +7,7 @@ use oncefit_space::{Envelope, EnvelopeNode, Graph, Op, Space, Subnet};
 use crate::buffers::BufferPool;
 use crate::calibration::Calibration;
 use crate::error::{NnError, Result};
-use crate::execute::bake_kernel;
+use crate::execute::{bake_kernel, gathered};
 use crate::parameters::{Parameter, ParameterKind, Parameters};
 use crate::plan::{Plan, Step, transform_name};
 
@@ -85,7 +85,25 @@ impl Supernet {
             calibration.statistics(&plan, norm)?;
         }
         let mut baked = std::collections::HashMap::new();
+        for norm in &plan.norms {
+            if norm.gather.is_some() {
+                for at in [norm.scale, norm.shift] {
+                    baked.insert(at, norm.vector(&self.parameters, at).into_owned());
+                }
+            }
+        }
         for step in &plan.steps {
+            if let Step::Convolution {
+                weight,
+                window,
+                gather: Some(gather),
+                out,
+                ..
+            } = step
+            {
+                let own = gathered(&self.parameters, &plan, *weight, *out, *window, gather);
+                baked.insert(*weight, own.data);
+            }
             if let Step::Depthwise {
                 weight,
                 stored_kernel,

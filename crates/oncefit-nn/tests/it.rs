@@ -85,6 +85,44 @@ linear(classes)
     Space::parse(text, "tiny-resnet.space").unwrap()
 }
 
+/// A small relative of DenseNet: elastic growth and depth, batch-norms on concatenated tensors that
+/// are read again, branches side by side, a linear layer behind channels with room between.
+fn tiny_densenet() -> Space {
+    let text = r#"
+space tiny-densenet(channels = 2, classes = 10)
+
+define layer() {
+  decide growth in (2, 3, 5)
+  dense {
+    reduce: seq { batch_norm; relu; conv(8) }
+    grow: seq { batch_norm; relu; conv(growth, kernel = 3, bias = true) }
+  }
+}
+
+decide resolution in (8, 9)
+input(resolution, resolution, channels)
+conv(6, kernel = 3)
+block1: repeat depth in (1, 3) { layer() }
+transition: seq {
+  decide width in (5, 8)
+  batch_norm; relu; conv(width); average_pool(2, stride = 2)
+}
+mixed: concat {
+} {
+  decide left in (2, 4)
+  conv(left, kernel = 3); batch_norm; relu
+} {
+  decide right in (3, 6)
+  max_pool(3, padding = 1); conv(right); batch_norm
+}
+block2: repeat depth in (1, 2) { layer() }
+batch_norm; relu
+global_average_pool
+linear(classes)
+"#;
+    Space::parse(text, "tiny-densenet.space").unwrap()
+}
+
 fn some_subnets(space: &Space) -> Vec<Subnet> {
     let mut draws = Draws::new(11, "subnets", 0, 0);
     let mut subnets = vec![space.largest().unwrap(), space.smallest().unwrap()];
@@ -136,7 +174,7 @@ fn add_pass(
 /// Each parameter's gradient against the loss's change along a random direction.
 #[test]
 fn gradients_are_finite_differences_for_every_parameter() {
-    [nano(), tiny_resnet()]
+    [nano(), tiny_resnet(), tiny_densenet()]
         .iter()
         .for_each(check_gradients_are_finite_differences_for_every_parameter);
 }
@@ -228,7 +266,7 @@ fn resized(subnet: &Subnet) -> String {
 
 #[test]
 fn extracted_networks_give_the_same_bits() {
-    [nano(), tiny_resnet()]
+    [nano(), tiny_resnet(), tiny_densenet()]
         .iter()
         .for_each(check_extracted_networks_give_the_same_bits);
 }
@@ -612,7 +650,7 @@ fn optimiser_leaves_absent_parameters_alone() {
 /// What a subnet reads is where its gradient can be other than zero, and nowhere else.
 #[test]
 fn coverage_is_where_gradients_are() {
-    [nano(), tiny_resnet()]
+    [nano(), tiny_resnet(), tiny_densenet()]
         .iter()
         .for_each(check_coverage_is_where_gradients_are);
 }
@@ -649,7 +687,7 @@ fn check_coverage_is_where_gradients_are(space: &Space) {
 
 #[test]
 fn training_passes_give_the_same_bits_with_any_number_of_threads() {
-    [nano(), tiny_resnet()]
+    [nano(), tiny_resnet(), tiny_densenet()]
         .iter()
         .for_each(check_training_passes_give_the_same_bits_with_any_number_of_threads);
 }

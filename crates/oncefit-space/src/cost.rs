@@ -42,8 +42,18 @@ impl Graph {
         // A folded node is another name for its input.
         let mut owner: Vec<usize> = (0..count).collect();
         let mut last_use: Vec<usize> = (0..count).collect();
+        let mut readers = vec![0; count];
+        for &input in self.nodes.iter().flat_map(|node| &node.inputs) {
+            readers[input] += 1;
+        }
         for (index, node) in self.nodes.iter().enumerate() {
-            if matches!(node.op, Op::BatchNorm { .. } | Op::Dropout { .. }) {
+            let is_folded = match node.op {
+                Op::Dropout { .. } => true,
+                // A batch-norm on a tensor that others read too has an output of its own.
+                Op::BatchNorm { .. } => readers[node.inputs[0]] == 1,
+                _ => false,
+            };
+            if is_folded {
                 owner[index] = owner[node.inputs[0]];
             }
             for &input in &node.inputs {

@@ -110,7 +110,7 @@ impl<'p> Counter<'p> {
             }
             Step::Decide { slot, .. } => Ok(self.program.slots[*slot].domain.values.len().into()),
             Step::Residual { body, .. } | Step::Gate { body, .. } => self.sequence(body, 0),
-            Step::Sum { branches, .. } => {
+            Step::Parallel { branches, .. } => {
                 let mut total = BigUint::from(1u32);
                 for branch in branches {
                     total *= self.sequence(branch, 0)?;
@@ -208,7 +208,7 @@ impl<'p> Counter<'p> {
             Step::Residual { body, .. } | Step::Gate { body, .. } => {
                 self.unrank_sequence(body, 0, rank)
             }
-            Step::Sum { branches, .. } => self.unrank_all(branches, rank),
+            Step::Parallel { branches, .. } => self.unrank_all(branches, rank),
             Step::If {
                 condition,
                 then,
@@ -297,7 +297,7 @@ impl<'p> Counter<'p> {
             Step::Residual { body, .. } | Step::Gate { body, .. } => {
                 self.rank_sequence(body, 0, member)
             }
-            Step::Sum { branches, .. } => self.rank_all(branches, member),
+            Step::Parallel { branches, .. } => self.rank_all(branches, member),
             Step::If {
                 condition,
                 then,

@@ -114,7 +114,7 @@ fn reads_decisions(sequence: &Sequence) -> bool {
     sequence.steps.iter().any(|step| match step {
         Step::If { .. } => true,
         Step::Residual { body, .. } | Step::Gate { body, .. } => reads_decisions(body),
-        Step::Sum { branches, .. } | Step::Choose { branches, .. } => {
+        Step::Parallel { branches, .. } | Step::Choose { branches, .. } => {
             branches.iter().any(reads_decisions)
         }
         Step::Repeat { copies, .. } => copies.iter().any(reads_decisions),
@@ -151,7 +151,7 @@ fn nodes(sequence: &Sequence, has_conditions: bool) -> Vec<DecisionNode> {
             Step::Residual { body, .. } | Step::Gate { body, .. } => {
                 found.extend(nodes(body, has_conditions));
             }
-            Step::Sum { branches, .. } => found.extend(all(branches).into_iter().flatten()),
+            Step::Parallel { branches, .. } => found.extend(all(branches).into_iter().flatten()),
             Step::If {
                 condition,
                 then,

@@ -8,7 +8,7 @@ mod values;
 use crate::error::{Result, SpaceError, suggestion};
 use crate::expression::Expression;
 use crate::operation::operation;
-use crate::program::{Formula, Name, Program, Sequence, Step, Times};
+use crate::program::{Combine, Formula, Name, Program, Sequence, Step, Times};
 use crate::scope::Scope;
 use crate::tree::{Block, Node, Source, Statement, Tree, Written};
 use crate::value::{DecisionSlot, Domain, Value};
@@ -329,9 +329,76 @@ impl<'t> Elaborator<'t> {
                         paths.push(elaborator.scope.path("add"));
                     }
                 }
-                steps.push(Step::Sum { paths, branches });
+                steps.push(Step::Parallel {
+                    paths,
+                    branches,
+                    combine: Combine::Add,
+                });
                 Ok(())
             }),
+            Node::Concat(blocks) => self.labelled(label, |elaborator| {
+                let (mut paths, mut branches) = (Vec::new(), Vec::new());
+                for block in blocks {
+                    branches.push(elaborator.sequence(block)?);
+                    if branches.len() > 1 {
+                        paths.push(elaborator.scope.path("concat"));
+                    }
+                }
+                steps.push(Step::Parallel {
+                    paths,
+                    branches,
+                    combine: Combine::Concat(Vec::new()),
+                });
+                Ok(())
+            }),
+            Node::Dense(body) => self.labelled(label, |elaborator| {
+                let body = elaborator.sequence(body)?;
+                steps.push(Step::Parallel {
+                    paths: vec![elaborator.scope.path("concat")],
+                    branches: vec![Sequence::new(Vec::new()), body],
+                    combine: Combine::Concat(Vec::new()),
+                });
+                Ok(())
+            }),
+            Node::Permute { name, blocks } => {
+                let path = self.scope.branching(label.unwrap_or(name));
+                let orders = orders(blocks.len());
+                let words = orders.iter().map(|order| Value::Text(letters(order)));
+                let domain = Domain {
+                    values: words.collect(),
+                    ordered: false,
+                };
+                let decided = self.decide(path.clone(), name, domain, at)?;
+                let legal = match &decided {
+                    Decided::Single(value) => vec![value.clone()],
+                    Decided::Open(slot) => self.slots[*slot].domain.values.clone(),
+                };
+                let mut taken = Vec::new();
+                for order in &orders {
+                    let word = letters(order);
+                    if !legal.iter().any(|value| value.is_text(&word)) {
+                        continue;
+                    }
+                    let mut inner = Vec::new();
+                    self.within(&format!("{path}.{word}"), |elaborator| {
+                        order
+                            .iter()
+                            .try_for_each(|&block| elaborator.block(&blocks[block], &mut inner))
+                    })?;
+                    taken.push(Sequence::new(inner));
+                }
+                match decided {
+                    Decided::Single(_) => {
+                        steps.extend(taken.into_iter().flat_map(|sequence| sequence.steps));
+                    }
+                    Decided::Open(slot) => steps.push(Step::Choose {
+                        join: format!("{path}.join"),
+                        slot,
+                        branches: taken,
+                    }),
+                }
+                Ok(())
+            }
             Node::If {
                 condition,
                 then,
@@ -565,6 +632,30 @@ impl<'t> Elaborator<'t> {
         self.scope = outer;
         result
     }
+}
+
+/// Every order of `count` things, lexicographically.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let mut found = vec![Vec::new()];
+    for _ in 0..count {
+        found = found
+            .into_iter()
+            .flat_map(|order: Vec<usize>| {
+                let left = (0..count).filter(|next| !order.contains(next));
+                let longer = left.map(|next| [&order[..], &[next]].concat());
+                longer.collect::<Vec<_>>()
+            })
+            .collect();
+    }
+    found
+}
+
+/// An order as a word: `ba` is the second block, then the first.
+fn letters(order: &[usize]) -> String {
+    order
+        .iter()
+        .map(|&block| char::from(b'a' + block as u8))
+        .collect()
 }
 
 /// A repeat whose number of copies is known or decided.

@@ -1,11 +1,11 @@
 //! The envelope of a space: every operation of any member, as large as the largest.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Op, output_shape};
 use crate::program::{
-    Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_size,
+    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_size,
 };
 use crate::tree::Source;
 use crate::value::Value;
@@ -44,6 +44,9 @@ pub struct EnvelopeNode {
     /// Largest height and width of its output.
     pub spatial: (usize, usize),
 }
+
+/// Pairs of widths of two concatenated tensors that are all listed.
+const MOST_SUMS: usize = 4096;
 
 /// Walks all values of all decisions at once.
 ///
@@ -115,13 +118,26 @@ impl<'p> Walk<'p> {
                 self.sequence(body)?;
                 self.push(path, Op::Multiply, vec![before, self.current], None)?;
             }
-            Step::Sum { paths, branches } => {
+            Step::Parallel {
+                paths,
+                branches,
+                combine,
+            } => {
                 let mut sum = None;
                 for (index, branch) in branches.iter().enumerate() {
                     self.current = before;
                     self.sequence(branch)?;
                     if let Some(sum) = sum {
-                        self.push(&paths[index - 1], Op::Add, vec![sum, self.current], None)?;
+                        let path = &paths[index - 1];
+                        match combine {
+                            Combine::Add => {
+                                self.push(path, Op::Add, vec![sum, self.current], None)?;
+                            }
+                            Combine::Concat(offsets) => {
+                                let offset = offsets.get(index - 1).copied();
+                                self.concatenate(path, offset, sum, self.current)?;
+                            }
+                        }
                     }
                     sum = Some(self.current);
                 }
@@ -235,6 +251,44 @@ impl<'p> Walk<'p> {
         }
     }
 
+    /// The right side begins where the widest left side ends, or further on at `offset`.
+    fn concatenate(
+        &mut self,
+        path: &str,
+        offset: Option<usize>,
+        left: usize,
+        right: usize,
+    ) -> Result<()> {
+        let offset = offset.unwrap_or(0).max(self.nodes[left].out_channels);
+        let (first, second) = (
+            self.nodes[left].out_channel_choices.clone(),
+            self.nodes[right].out_channel_choices.clone(),
+        );
+        let ends = |channels: &[usize]| -> Vec<usize> {
+            let ends = [channels.first(), channels.last()];
+            ends.into_iter().flatten().copied().collect()
+        };
+        let (first, second) = match first.len() * second.len() > MOST_SUMS {
+            true => (ends(&first), ends(&second)),
+            false => (first, second),
+        };
+        let mut channels: Vec<usize> = first
+            .iter()
+            .flat_map(|left| second.iter().map(move |right| left + right))
+            .collect();
+        channels.sort_unstable();
+        channels.dedup();
+        let width = offset + self.nodes[right].out_channels;
+        self.push(
+            path,
+            Op::Concat { offset },
+            vec![left, right],
+            Some(channels),
+        )?;
+        self.nodes[self.current].out_channels = width;
+        Ok(())
+    }
+
     fn operation(&mut self, operation: &Operation) -> Result<()> {
         let Operation { path, op, size, at } = operation;
         let Some(formula) = size else {
@@ -328,6 +382,24 @@ impl<'p> Walk<'p> {
         let sizes: std::result::Result<_, String> =
             values.iter().map(|value| size(value, what)).collect();
         sizes.map_err(|message| self.source.error(at, message))
+    }
+}
+
+impl Envelope {
+    /// For each concatenation by its path, where its second input begins.
+    pub(crate) fn offsets(&self) -> HashMap<String, usize> {
+        let nodes = self.nodes.iter();
+        nodes
+            .filter_map(|node| match node.op {
+                Op::Concat { offset } => Some((node.path.clone(), offset)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn has_concatenations(&self) -> bool {
+        let mut nodes = self.nodes.iter();
+        nodes.any(|node| matches!(node.op, Op::Concat { .. }))
     }
 }
 

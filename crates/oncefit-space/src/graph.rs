@@ -149,6 +149,12 @@ pub enum Op {
     },
     /// Sum of two inputs of one shape.
     Add,
+    /// The channels of the first input, then those of the second.
+    Concat {
+        /// Where the second input's channels begin in the widest network of the space: a
+        /// supernet's weights leave the room between.
+        offset: usize,
+    },
     /// The first input times the second, a gate of 1×1 pixels.
     Multiply,
 }
@@ -176,6 +182,7 @@ impl Op {
                 padding,
             } => [kernel, stride, padding],
             Self::Linear { out_features, .. } => [out_features, 0, 0],
+            Self::Concat { offset } => [offset, 0, 0],
             _ => [0; 3],
         }
     }
@@ -232,6 +239,51 @@ impl Graph {
             }
         }
         consumers
+    }
+
+    /// A content hash of what the network computes: paths, the order of nodes and of the sides of
+    /// an addition, identities and the room that a supernet leaves do not count. Networks of equal
+    /// structure have equal hashes, whatever decisions led to them.
+    pub fn structure_id(&self) -> String {
+        let mut hashes: Vec<blake3::Hash> = Vec::with_capacity(self.nodes.len());
+        let mut operations = 0u64;
+        for node in &self.nodes {
+            if node.op == Op::Activation(Activation::Identity) {
+                hashes.push(hashes[node.inputs[0]]);
+                continue;
+            }
+            operations += 1;
+            let mut inputs: Vec<[u8; 32]> = node
+                .inputs
+                .iter()
+                .map(|&input| *hashes[input].as_bytes())
+                .collect();
+            let op = match node.op {
+                Op::Concat { .. } => Op::Concat { offset: 0 },
+                // A supernet's way to make small kernels is not part of a network.
+                Op::Depthwise { kernel, stride, .. } => Op::Depthwise {
+                    kernel,
+                    stride,
+                    transform: false,
+                },
+                op => op,
+            };
+            if op == Op::Add {
+                inputs.sort_unstable();
+            }
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(format!("{op:?} {}", node.shape).as_bytes());
+            inputs.iter().for_each(|input| {
+                hasher.update(input);
+            });
+            hashes.push(hasher.finalize());
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&operations.to_le_bytes());
+        if let Some(last) = hashes.last() {
+            hasher.update(last.as_bytes());
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
     }
 
     /// Shape of a node's first input.
@@ -383,7 +435,7 @@ pub(crate) fn output_shape(
 fn shape_of_output(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<FeatureShape, String> {
     let wanted = match op {
         Op::Input => 0,
-        Op::Add | Op::Multiply => 2,
+        Op::Add | Op::Multiply | Op::Concat { .. } => 2,
         _ => 1,
     };
     if inputs.len() != wanted {
@@ -465,6 +517,24 @@ fn shape_of_output(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<Feat
         }),
         Op::Add if inputs[1] == source => Ok(source),
         Op::Add => Err(format!("{source} and {} cannot be added", inputs[1])),
+        Op::Concat { offset } => {
+            let right = inputs[1];
+            if (right.height, right.width) != (source.height, source.width) {
+                return Err(format!(
+                    "{source} and {right} cannot be concatenated: height and width differ"
+                ));
+            }
+            if offset < source.channels {
+                return Err(format!(
+                    "the second input begins at channel {offset}, inside the first, which has {}",
+                    source.channels
+                ));
+            }
+            Ok(FeatureShape {
+                channels: source.channels + right.channels,
+                ..source
+            })
+        }
         Op::Multiply => {
             let gate = FeatureShape {
                 height: 1,

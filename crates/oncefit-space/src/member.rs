@@ -2,7 +2,7 @@
 
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Graph, GraphNode, Op, output_shape};
-use crate::program::{Formula, Name, Operation, Program, Sequence, Step, Times, size};
+use crate::program::{Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size};
 use crate::trace::{Choice, Trace};
 use crate::tree::Source;
 use crate::value::{DecisionSlot, Value};
@@ -146,14 +146,24 @@ impl<'p> Walk<'p, '_> {
                 self.sequence(body)?;
                 self.push(path, Op::Multiply, vec![before, self.current])
             }
-            Step::Sum { paths, branches } => {
+            Step::Parallel {
+                paths,
+                branches,
+                combine,
+            } => {
                 let before = self.current;
                 let mut sum = None;
                 for (index, branch) in branches.iter().enumerate() {
                     self.current = before;
                     self.sequence(branch)?;
                     if let Some(sum) = sum {
-                        self.push(&paths[index - 1], Op::Add, vec![sum, self.current])?;
+                        let op = match combine {
+                            Combine::Add => Op::Add,
+                            Combine::Concat(offsets) => Op::Concat {
+                                offset: offsets[index - 1],
+                            },
+                        };
+                        self.push(&paths[index - 1], op, vec![sum, self.current])?;
                     }
                     sum = Some(self.current);
                 }

@@ -11,10 +11,13 @@ use lexer::{Token, tokenize};
 /// Blocks within blocks, and parentheses within parentheses, that are followed.
 const DEEPEST: usize = 64;
 
+/// Blocks of one `permute`: 120 orders.
+const MOST_PERMUTED: usize = 5;
+
 /// Words that open a statement.
-const OPENERS: [&str; 13] = [
-    "input", "seq", "residual", "gate", "sum", "if", "choice", "optional", "repeat", "decide",
-    "let", "define", "fix",
+const OPENERS: [&str; 16] = [
+    "input", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if", "choice",
+    "optional", "repeat", "decide", "let", "define", "fix",
 ];
 
 pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
@@ -29,6 +32,7 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
         at: 0,
         depth: 0,
         definitions: Vec::new(),
+        defining: false,
     };
     parser.file()
 }
@@ -39,6 +43,8 @@ struct Parser<'s> {
     at: usize,
     depth: usize,
     definitions: Vec<Definition>,
+    /// Whether the body of the last definition is being read.
+    defining: bool,
 }
 
 impl Parser<'_> {
@@ -66,8 +72,7 @@ impl Parser<'_> {
                 Token::End => break,
                 Token::Word(word) if word == "define" => {
                     self.at += 1;
-                    let definition = self.definition()?;
-                    self.definitions.push(definition);
+                    self.definition()?;
                 }
                 Token::Word(word) if word == "fix" => {
                     self.at += 1;
@@ -95,7 +100,7 @@ impl Parser<'_> {
             .map_err(|message| self.source.error(at, message))
     }
 
-    fn definition(&mut self) -> Result<Definition> {
+    fn definition(&mut self) -> Result<()> {
         let at = self.offset();
         let name = self.name("the name of the template")?;
         let is_taken = OPS.iter().any(|op| op.name == name)
@@ -117,11 +122,19 @@ impl Parser<'_> {
                 break;
             }
         }
-        Ok(Definition {
+        // It is known within its own body: a template may use itself, under a label.
+        self.definitions.push(Definition {
             name,
             parameters,
-            body: self.block()?,
-        })
+            body: Vec::new(),
+        });
+        self.defining = true;
+        let body = self.block()?;
+        self.defining = false;
+        if let Some(definition) = self.definitions.last_mut() {
+            definition.body = body;
+        }
+        Ok(())
     }
 
     fn fix(&mut self) -> Result<(String, Vec<Value>)> {
@@ -206,9 +219,17 @@ impl Parser<'_> {
                 });
             }
         }
+        let node = self.node()?;
+        let is_itself = self.defining
+            && matches!(node, Node::Call { definition, .. } if definition + 1 == self.definitions.len());
+        if is_itself {
+            let message = "a template that uses itself does so under a label, as in `inner: …`, and \
+                           inside an `if` that ends it";
+            return Err(self.source.error(at, message));
+        }
         Ok(Statement::Node {
             label: None,
-            node: self.node()?,
+            node,
             at,
         })
     }
@@ -228,12 +249,20 @@ impl Parser<'_> {
             "seq" => Ok(Node::Seq(self.block()?)),
             "residual" => Ok(Node::Residual(self.block()?)),
             "gate" => Ok(Node::Gate(self.block()?)),
-            "sum" => {
-                let mut branches = vec![self.block()?, self.block()?];
-                while self.next_is_block() {
-                    branches.push(self.block()?);
+            "dense" => Ok(Node::Dense(self.block()?)),
+            "sum" => Ok(Node::Sum(self.blocks()?)),
+            "concat" => Ok(Node::Concat(self.blocks()?)),
+            "permute" => {
+                let name = self.name("the name of the decision")?;
+                let blocks = self.blocks()?;
+                if blocks.len() > MOST_PERMUTED {
+                    let message = format!(
+                        "`permute` takes from 2 to {MOST_PERMUTED} blocks, this has {}",
+                        blocks.len()
+                    );
+                    return Err(self.source.error(at, message));
                 }
-                Ok(Node::Sum(branches))
+                Ok(Node::Permute { name, blocks })
             }
             "if" => {
                 let condition = self.expression()?;
@@ -287,6 +316,15 @@ impl Parser<'_> {
             }
             _ => self.operation(&word, at),
         }
+    }
+
+    /// Two or more blocks.
+    fn blocks(&mut self) -> Result<Vec<Block>> {
+        let mut blocks = vec![self.block()?, self.block()?];
+        while self.next_is_block() {
+            blocks.push(self.block()?);
+        }
+        Ok(blocks)
     }
 
     fn choice(&mut self) -> Result<Node> {

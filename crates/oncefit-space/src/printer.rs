@@ -122,13 +122,10 @@ impl Printer<'_> {
             Node::Seq(body) => self.named("seq", body),
             Node::Residual(body) => self.named("residual", body),
             Node::Gate(body) => self.named("gate", body),
-            Node::Sum(branches) => {
-                self.text.push_str("sum");
-                for branch in branches {
-                    self.text.push(' ');
-                    self.block(branch);
-                }
-            }
+            Node::Dense(body) => self.named("dense", body),
+            Node::Sum(branches) => self.several("sum", branches),
+            Node::Concat(branches) => self.several("concat", branches),
+            Node::Permute { name, blocks } => self.several(&format!("permute {name}"), blocks),
             Node::If {
                 condition,
                 then,
@@ -172,6 +169,14 @@ impl Printer<'_> {
         }
     }
 
+    fn several(&mut self, head: &str, blocks: &[Block]) {
+        self.text.push_str(head);
+        for block in blocks {
+            self.text.push(' ');
+            self.block(block);
+        }
+    }
+
     fn named(&mut self, head: &str, body: &Block) {
         self.text.push_str(head);
         self.text.push(' ');
@@ -195,6 +200,10 @@ fn domain_text(domain: &DomainText) -> String {
                 if *unordered { "unordered " } else { "" },
                 list(values)
             )
+        }
+        DomainText::Log { from, to, count } => {
+            let [from, to, count] = [from, to, count].map(|part| expression(part, 0));
+            format!("log {from}..={to} count {count}")
         }
         DomainText::Range { from, to, step } => {
             let step = step

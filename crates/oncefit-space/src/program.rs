@@ -39,6 +39,47 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// Calls `found` for the paths and offsets of every concatenation.
+    pub fn concatenations(&mut self, found: &mut dyn FnMut(&[String], &mut Vec<usize>)) {
+        for step in &mut self.steps {
+            match step {
+                Step::Parallel {
+                    paths,
+                    branches,
+                    combine,
+                } => {
+                    if let Combine::Concat(offsets) = combine {
+                        found(paths, offsets);
+                    }
+                    branches
+                        .iter_mut()
+                        .for_each(|body| body.concatenations(found));
+                }
+                Step::Residual { body, .. } | Step::Gate { body, .. } => body.concatenations(found),
+                Step::If {
+                    then, otherwise, ..
+                } => {
+                    then.concatenations(found);
+                    otherwise.concatenations(found);
+                }
+                Step::Choose { branches, .. } => {
+                    branches
+                        .iter_mut()
+                        .for_each(|body| body.concatenations(found));
+                }
+                Step::Repeat { copies, .. } => {
+                    copies
+                        .iter_mut()
+                        .for_each(|body| body.concatenations(found));
+                }
+                Step::Input { .. }
+                | Step::Let { .. }
+                | Step::Decide { .. }
+                | Step::Operation(_) => {}
+            }
+        }
+    }
+
     pub fn new(steps: Vec<Step>) -> Self {
         let mut needs: Vec<Arc<[usize]>> = vec![Arc::from([])];
         for step in steps.iter().rev() {
@@ -92,10 +133,12 @@ pub(crate) enum Step {
         path: String,
         body: Sequence,
     },
-    /// The sum of what each branch makes of the input; `paths` are those of the additions.
-    Sum {
+    /// What each branch makes of the input, combined from left to right; `paths` are those of the
+    /// additions or concatenations.
+    Parallel {
         paths: Vec<String>,
         branches: Vec<Sequence>,
+        combine: Combine,
     },
     /// A condition on decisions.
     If {
@@ -121,6 +164,15 @@ pub(crate) enum Step {
         /// Whether all copies take the decisions of the first.
         tied: bool,
     },
+}
+
+/// How the outputs of branches become one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Combine {
+    Add,
+    /// Channels after each other. For each concatenation, where the channels of its right side lie
+    /// in the widest network; empty until the envelope is known.
+    Concat(Vec<usize>),
 }
 
 /// How often a body is repeated.
@@ -267,7 +319,7 @@ impl Step {
         match self {
             Self::Input { .. } | Self::Let { .. } | Self::Decide { .. } | Self::Operation(_) => {}
             Self::Residual { body: inner, .. } | Self::Gate { body: inner, .. } => body(inner),
-            Self::Sum { branches, .. } | Self::Choose { branches, .. } => {
+            Self::Parallel { branches, .. } | Self::Choose { branches, .. } => {
                 branches.iter().for_each(body)
             }
             Self::If {

@@ -88,7 +88,12 @@ impl Scope {
                     self.decision(name);
                 }
                 Statement::Node { label, node, .. } => match (node, label) {
-                    (Node::Choice { name, .. } | Node::Optional { name, .. }, label) => {
+                    (
+                        Node::Choice { name, .. }
+                        | Node::Optional { name, .. }
+                        | Node::Permute { name, .. },
+                        label,
+                    ) => {
                         self.branching(label.as_ref().unwrap_or(name));
                     }
                     (_, Some(label)) => {
@@ -102,7 +107,7 @@ impl Scope {
 
     fn reserve_node(&mut self, tree: &Tree, node: &Node, budget: &mut usize) {
         match node {
-            Node::Choice { .. } | Node::Optional { .. } => {}
+            Node::Choice { .. } | Node::Optional { .. } | Node::Permute { .. } => {}
             Node::Input(_) => {
                 self.path("input");
             }
@@ -121,13 +126,21 @@ impl Scope {
                 self.reserve(tree, body, budget);
                 self.path("multiply");
             }
-            Node::Sum(branches) => {
+            Node::Sum(branches) | Node::Concat(branches) => {
+                let name = match node {
+                    Node::Sum(_) => "add",
+                    _ => "concat",
+                };
                 for (index, branch) in branches.iter().enumerate() {
                     self.reserve(tree, branch, budget);
                     if index > 0 {
-                        self.path("add");
+                        self.path(name);
                     }
                 }
+            }
+            Node::Dense(body) => {
+                self.reserve(tree, body, budget);
+                self.path("concat");
             }
             Node::If {
                 then, otherwise, ..

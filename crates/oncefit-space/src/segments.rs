@@ -258,7 +258,9 @@ fn bodies(step: &Step) -> Vec<&Sequence> {
     match step {
         Step::Input { .. } | Step::Let { .. } | Step::Decide { .. } | Step::Operation(_) => vec![],
         Step::Residual { body, .. } | Step::Gate { body, .. } => vec![body],
-        Step::Sum { branches, .. } | Step::Choose { branches, .. } => branches.iter().collect(),
+        Step::Parallel { branches, .. } | Step::Choose { branches, .. } => {
+            branches.iter().collect()
+        }
         Step::If {
             then, otherwise, ..
         } => vec![then, otherwise],

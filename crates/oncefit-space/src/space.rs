@@ -66,8 +66,27 @@ impl Space {
     }
 
     fn new(tree: Tree) -> Result<Self> {
-        let program = elaborate(&tree)?;
-        let envelope = envelope(&program, &tree.source)?;
+        let mut program = elaborate(&tree)?;
+        let mut envelope = envelope(&program, &tree.source)?;
+        if envelope.has_concatenations() {
+            // A narrowed space is read from the weights of the whole one: the room that these
+            // leave between concatenated channels does not depend on what is narrowed.
+            let offsets = match tree.fixes.is_empty() {
+                true => envelope.offsets(),
+                false => {
+                    let whole = Tree {
+                        fixes: Vec::new(),
+                        ..tree.clone()
+                    };
+                    crate::envelope::envelope(&elaborate(&whole)?, &tree.source)?.offsets()
+                }
+            };
+            program.body.concatenations(&mut |paths, found| {
+                let each = paths.iter().map(|path| offsets.get(path).copied());
+                *found = each.map(Option::unwrap_or_default).collect();
+            });
+            envelope = crate::envelope::envelope(&program, &tree.source)?;
+        }
         let paths = program.slots.iter().map(|slot| slot.path.clone());
         let slots = paths
             .enumerate()

@@ -92,6 +92,12 @@ pub(crate) enum DomainText {
         to: Written,
         step: Option<Written>,
     },
+    /// Real values in equal ratios.
+    Log {
+        from: Written,
+        to: Written,
+        count: Written,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +115,15 @@ pub(crate) enum Node {
     Residual(Block),
     Gate(Block),
     Sum(Vec<Block>),
+    /// Branches whose channels follow each other.
+    Concat(Vec<Block>),
+    /// The input's channels, then those of what the block makes of it.
+    Dense(Block),
+    /// Two or more blocks, one after the other, in an order that is decided.
+    Permute {
+        name: String,
+        blocks: Vec<Block>,
+    },
     If {
         condition: Written,
         then: Block,
@@ -224,7 +239,7 @@ pub(crate) const OPS: [OpKind; 13] = [
 ];
 
 /// Words that mean something in a space's text and cannot name a value, a decision or a template.
-pub(crate) const KEYWORDS: [&str; 23] = [
+pub(crate) const KEYWORDS: [&str; 27] = [
     "space",
     "input",
     "define",
@@ -234,6 +249,10 @@ pub(crate) const KEYWORDS: [&str; 23] = [
     "residual",
     "gate",
     "sum",
+    "concat",
+    "dense",
+    "permute",
+    "log",
     "if",
     "then",
     "else",

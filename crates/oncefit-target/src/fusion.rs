@@ -87,6 +87,7 @@ pub(crate) fn fuse(graph: &Graph, granularity: Granularity, arriving: Option<Ope
             Op::AveragePool { kernel, stride, .. } => push(K::AveragePool, kernel, stride),
             Op::MaxPool { kernel, stride, .. } => push(K::MaxPool, kernel, stride),
             Op::Add => push(K::Add, 1, 1),
+            Op::Concat { .. } => push(K::Concat, 1, 1),
             Op::Multiply => push(K::Multiply, 1, 1),
             Op::Dropout { .. } | Op::Activation(Activation::Identity) => before,
             Op::BatchNorm { .. } => match foldable {

@@ -37,6 +37,8 @@ pub enum OperatorKind {
     MaxPool,
     /// The sum of two tensors.
     Add,
+    /// The channels of two tensors after each other; the input is the first of them.
+    Concat,
     /// A tensor times a gate of 1×1 pixels.
     Multiply,
     /// A batch-norm that follows no convolution.
@@ -50,7 +52,7 @@ pub enum OperatorKind {
 
 impl OperatorKind {
     /// The kinds and their names in keys.
-    pub const ALL: [(&'static str, OperatorKind); 11] = [
+    pub const ALL: [(&'static str, OperatorKind); 12] = [
         ("conv", Self::Convolution),
         ("depthwise", Self::Depthwise),
         ("linear", Self::Linear),
@@ -58,6 +60,7 @@ impl OperatorKind {
         ("average_pool", Self::AveragePool),
         ("max_pool", Self::MaxPool),
         ("add", Self::Add),
+        ("concat", Self::Concat),
         ("multiply", Self::Multiply),
         ("batch_norm", Self::BatchNorm),
         ("activation", Self::Activation),
@@ -136,10 +139,9 @@ impl Operator {
         let taps = self.kernel * self.kernel;
         let values = match self.kind {
             OperatorKind::Convolution => taps * input.channels * output.channels,
-            OperatorKind::Depthwise => taps * output.channels,
+            OperatorKind::Multiply => output.channels,
             OperatorKind::Linear => input.len() * output.channels,
             OperatorKind::Add => input.len(),
-            OperatorKind::Multiply => output.channels,
             OperatorKind::InvertedResidual => {
                 self.middle * (input.channels + taps + output.channels)
             }

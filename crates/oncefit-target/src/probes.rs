@@ -171,6 +171,7 @@ fn operator_graph(operator: &Operator) -> Option<Graph> {
         OperatorKind::Activation => (Op::Activation(operator.activation), vec![0]),
         // A gate needs two inputs of its own; a batch-norm has no exported form.
         OperatorKind::Multiply
+        | OperatorKind::Concat
         | OperatorKind::BatchNorm
         | OperatorKind::Linear
         | OperatorKind::InvertedResidual => return None,

@@ -165,6 +165,35 @@ impl<'t> Elaborator<'t> {
                     ordered: !unordered && !are_words,
                 })
             }
+            DomainText::Log { from, to, count } => {
+                let (from, to, count) = (constant(from)?, constant(to)?, constant(count)?);
+                let (Some(low), Some(high), Value::Int(count @ 2..=1000)) =
+                    (from.as_f64(), to.as_f64(), &count)
+                else {
+                    let message = format!(
+                        "a log domain has two numbers as ends and from 2 to 1000 values, this is {from}..={to} count {count}"
+                    );
+                    return Err(self.source().error(at, message));
+                };
+                if !(low > 0.0 && low < high && high.is_finite()) {
+                    let message = format!("a log domain rises from above 0, this is {from}..={to}");
+                    return Err(self.source().error(at, message));
+                }
+                let last = (count - 1) as f64;
+                let values = (0..*count).map(|index| match index {
+                    0 => Value::Real(low),
+                    index if index + 1 == *count => Value::Real(high),
+                    index => {
+                        let value = low * (high / low).powf(index as f64 / last);
+                        // Nine digits, so that every machine writes the same text.
+                        Value::Real(format!("{value:.8e}").parse().unwrap_or(value))
+                    }
+                });
+                Ok(Domain {
+                    values: values.collect(),
+                    ordered: true,
+                })
+            }
             DomainText::Range { from, to, step } => {
                 let integer = |written: &Written| match constant(written)? {
                     Value::Int(value) => Ok(value),

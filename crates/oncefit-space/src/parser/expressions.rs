@@ -37,6 +37,18 @@ impl Parser<'_> {
             }
             return Ok(DomainText::List { values, unordered });
         }
+        if matches!(self.peek(), Token::Word(word) if word == "log") {
+            self.at += 1;
+            let from = self.expression()?;
+            self.expect("..=")?;
+            let to = self.expression()?;
+            self.expect_word("count")?;
+            return Ok(DomainText::Log {
+                from,
+                to,
+                count: self.expression()?,
+            });
+        }
         let from = self.expression()?;
         self.expect("..=")?;
         let to = self.expression()?;

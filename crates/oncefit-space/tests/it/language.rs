@@ -252,3 +252,163 @@ fn parameters_have_the_kind_of_their_default() {
         "{message}"
     );
 }
+
+/// The members of a space, counted by formula, by walking and by their traces.
+fn counted(text: &str) -> usize {
+    let space = parse(text);
+    let members = enumerate(&space);
+    let traces: HashSet<String> = members
+        .iter()
+        .map(|member| format!("{:?}", member.trace()))
+        .collect();
+    assert_eq!(traces.len(), members.len());
+    assert_eq!(space.count().unwrap(), BigUint::from(members.len()));
+    assert_eq!(parse(&space.to_text()).hash(), space.hash());
+    members.len()
+}
+
+#[test]
+fn kinds_of_nodes_have_the_numbers_of_members_of_the_formulas() {
+    let a = "decide k in (3, 5); depthwise(k)";
+    let b = "decide w in (4, 6, 8); conv(w)";
+    let space = |body: &str| format!("space s\ninput(8, 8, 2)\n{body}\n");
+    for (body, members) in [
+        (format!("seq {{ {a} }}; seq {{ {b} }}"), 2 * 3),
+        (format!("concat {{ {a} }} {{ {b} }}"), 2 * 3),
+        (format!("concat {{ }} {{ {b} }} {{ {a} }}"), 3 * 2),
+        (format!("dense {{ {b} }}"), 3),
+        (
+            format!("repeat n in (0, 1, 2) {{ dense {{ {b} }} }}"),
+            1 + 3 + 9,
+        ),
+        (
+            format!("repeat tied n in (1, 2, 3) {{ dense {{ {b} }} }}"),
+            3 * 3,
+        ),
+        (format!("permute order {{ {a} }} {{ {b} }}"), 2 * 2 * 3),
+        (
+            format!("permute order {{ {a} }} {{ {b} }} {{ relu }}"),
+            6 * 2 * 3,
+        ),
+        (format!("optional use {{ {b} }}"), 1 + 3),
+        (
+            format!("choice which {{ x: {{ {a} }}\ny: {{ {b} }} }}"),
+            2 + 3,
+        ),
+        // Edges: each of three nodes reads the one before it, the input, or both.
+        (
+            "repeat node in (3) { choice edges { before: relu\nboth: sum { conv(2) } { relu } } }"
+                .into(),
+            8,
+        ),
+        // A training setting is a decision like others.
+        (
+            "decide rate in log 1e-4..=1e-1 count 7\ndecide optimiser in (sgd, adam)\nconv(4)"
+                .into(),
+            14,
+        ),
+    ] {
+        let text = space(&body).replace("(sgd, adam)", "unordered (1, 2)");
+        assert_eq!(counted(&text), members, "{body}");
+    }
+}
+
+#[test]
+fn log_domains_have_equal_ratios_and_their_ends() {
+    let space = parse("space s\ndecide rate in log 0.001..=1.0 count 4\ninput(4, 4, 1)\nconv(1)\n");
+    let values: Vec<f64> = space.decisions()[0]
+        .domain
+        .values
+        .iter()
+        .map(|value| value.as_f64().unwrap())
+        .collect();
+    assert_eq!(values, [0.001, 0.01, 0.1, 1.0]);
+    assert!(space.decisions()[0].domain.ordered);
+    for domain in [
+        "log 0..=1 count 3",
+        "log 2..=1 count 3",
+        "log 1..=2 count 1",
+    ] {
+        let text = format!("space s\ninput(4, 4, 1)\ndecide rate in {domain}\nconv(1)\n");
+        let error = Space::parse(&text, "s.space").unwrap_err().to_string();
+        assert!(
+            error.contains("s.space:3:1") && error.contains("a log domain"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn templates_may_use_themselves_to_a_bounded_depth() {
+    let tree = |depth: usize| {
+        parse(&format!(
+            "space s\ndefine tree(n) {{\n  if n == 0 {{ decide w in (2, 4); conv(w) }} else {{\n    concat {{ left: tree(n - 1) }} {{ right: tree(n - 1) }}\n  }}\n}}\ninput(4, 4, 1)\ntree({depth})\n"
+        ))
+    };
+    for depth in 0..4 {
+        assert_eq!(
+            tree(depth).count().unwrap(),
+            BigUint::from(2u32).pow(1 << depth)
+        );
+    }
+    assert_eq!(
+        tree(2).largest().unwrap().graph().output_shape().channels,
+        16
+    );
+    let error = |text: &str| Space::parse(text, "s.space").unwrap_err().to_string();
+    let endless = error("space s\ndefine f(n) { inner: f(n + 1) }\ninput(4, 4, 1)\nf(0)\n");
+    assert!(endless.contains("nested deeper than"), "{endless}");
+    let unlabelled = error("space s\ndefine f(n) {\n  f(n - 1)\n}\ninput(4, 4, 1)\nf(2)\n");
+    assert!(
+        unlabelled.contains("s.space:3:3") && unlabelled.contains("under a label"),
+        "{unlabelled}"
+    );
+}
+
+#[test]
+fn concatenated_channels_lie_where_the_widest_network_has_them() {
+    let text = "space s\ninput(4, 4, 1)\nconcat { decide a in (2, 5); conv(a) } { decide b in (3, 4); conv(b) }\nconv(7)\n";
+    let space = parse(text);
+    let node = |space: &Space, text: &str| {
+        let member = space.parse_subnet(text).unwrap();
+        let nodes = &member.graph().nodes;
+        let found = nodes.iter().find(|node| node.path == "concat").unwrap();
+        (found.op, found.shape.channels)
+    };
+    assert_eq!(node(&space, "a=2:b=3"), (Op::Concat { offset: 5 }, 5));
+    assert_eq!(node(&space, "a=5:b=4"), (Op::Concat { offset: 5 }, 9));
+    let envelope = space.envelope().unwrap();
+    let widest = envelope
+        .nodes
+        .iter()
+        .find(|node| node.path == "concat")
+        .unwrap();
+    assert_eq!(widest.out_channels, 9);
+    assert_eq!(widest.out_channel_choices, [5, 6, 8, 9]);
+    // A narrowed space is read from the same weights.
+    let narrow = space.restrict("a", &[Value::Int(2)]).unwrap();
+    assert_eq!(node(&narrow, "b=3"), (Op::Concat { offset: 5 }, 5));
+    let error = Space::parse(
+        "space s\ninput(4, 4, 1)\nconcat { conv(2, 3, 2) } { conv(2) }\n",
+        "s.space",
+    );
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("cannot be concatenated")
+    );
+}
+
+#[test]
+fn equal_networks_of_different_decisions_have_one_structure() {
+    let space = parse(
+        "space s\ninput(4, 4, 1)\nconv(2)\nchoice kind { a: relu\nb: activate(identity)\nc: { }\nd: { relu } }\n",
+    );
+    let members = enumerate(&space);
+    let structures: HashSet<String> = members
+        .iter()
+        .map(|member| member.graph().structure_id())
+        .collect();
+    assert_eq!((members.len(), structures.len()), (4, 2));
+}

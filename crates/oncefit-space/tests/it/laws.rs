@@ -24,6 +24,8 @@ fn statement(depth: u32) -> BoxedStrategy<String> {
         "decide flag in (false, true)\nif flag { conv(8)\ndecide k in (1, 3)\ndepthwise(k) } else { relu }",
         "if wide { decide k in (1, 3)\ndepthwise(k) }",
         "let both = wide and far == 2\nif both { conv(12) } else { optional tail { relu } }",
+        "decide rate in log 0.001..=0.1 count 3\nrelu",
+        "recursive(2)",
         "gate { global_average_pool; hard_sigmoid }",
     ])
     .prop_map(str::to_owned);
@@ -44,6 +46,11 @@ fn statement(depth: u32) -> BoxedStrategy<String> {
         1 => body().prop_map(|body| format!("residual {{\n{body}\n}}")),
         1 => (body(), body())
             .prop_map(|(a, b)| format!("sum {{\n{a}\nconv(8)\n}} {{\n{b}\nconv(8)\n}}")),
+        1 => (body(), body())
+            .prop_map(|(a, b)| format!("concat {{\n{a}\n}} {{\n{b}\n}} {{ conv(4) }}")),
+        1 => body().prop_map(|body| format!("dense {{\n{body}\nconv(4)\n}}")),
+        1 => (body(), body())
+            .prop_map(|(a, b)| format!("permute order {{\n{a}\n}} {{\n{b}\n}}")),
         1 => body().prop_map(|body| format!("part: seq {{\n{body}\n}}")),
     ]
     .boxed()
@@ -54,7 +61,7 @@ fn space() -> impl Strategy<Value = (String, Space)> {
     prop::collection::vec(statement(2), 1..4).prop_map(|parts| {
         // Conditions see only their block's names, so the body is one block.
         let text = format!(
-            "space random\ndefine block(w) {{ decide e in (1, 2); conv(w * e) }}\ninput(8, 8, 2)\ndecide wide in (false, true)\ndecide far in (1, 2)\nconv(4)\n{}\n",
+            "space random\ndefine block(w) {{ decide e in (1, 2); conv(w * e) }}\ndefine recursive(n) {{ if n > 0 {{ choice way {{ stop: relu\ngo: {{ inner: recursive(n - 1) }} }} }} }}\ninput(8, 8, 2)\ndecide wide in (false, true)\ndecide far in (1, 2)\nconv(4)\n{}\n",
             parts.join("\n")
         );
         let space = Space::parse(&text, "random").unwrap_or_else(|error| panic!("{text}\n{error}"));

@@ -90,6 +90,7 @@ fn show_subnet(subnet: &Subnet) -> Result<()> {
                 Op::Dropout { rate } => format!("dropout {rate}"),
                 Op::Linear { .. } => "linear".into(),
                 Op::Add => "add".into(),
+                Op::Concat { .. } => "concat".into(),
                 Op::Multiply => "multiply".into(),
                 Op::BatchNorm { .. } => "batch-norm".into(),
             };
