@@ -12,6 +12,8 @@ mod error;
 pub mod fit;
 mod format;
 mod heat_map;
+mod learning_args;
+mod learning_report;
 mod loaded;
 pub mod predicted;
 mod progress;
@@ -43,12 +45,15 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Quickstart(args) => commands::quickstart(&args),
         Command::Train(args) => commands::train(&args),
+        Command::Learn(args) => commands::learn(&args),
+        Command::Compare(args) => commands::compare(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Fit(args) => commands::fit(&args),
         Command::Export(args) => commands::export(&args),
         Command::Report(args) => commands::report(&args),
         Command::Show(args) => commands::show(&args),
         Command::Data(DataCommand::Show(args)) => commands::data_show(&args),
+        Command::Data(DataCommand::Stream(args)) => commands::data_stream(&args),
         Command::Profile(args) => commands::profile(&args),
         Command::Predict(args) => commands::predict(&args),
         Command::Runs(RunsCommand::List(args)) => commands::runs_list(&args),
