@@ -9,8 +9,8 @@ import numpy
 import torch
 from avalanche.benchmarks import nc_benchmark
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.supervised import DER, EWC, LwF, Naive, Replay, SynapticIntelligence
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.supervised import DER, EWC, LwF, Naive, SynapticIntelligence
 
 
 def read_idx(path):
@@ -55,7 +55,9 @@ def strategy(name, arguments, network, optimiser, evaluator):
     if name == "naive":
         return Naive(**common)
     if name == "replay":
-        return Replay(batch_size_mem=10, **memory, **common)
+        # `Replay` has no argument for the replay batch.
+        plugin = ReplayPlugin(mem_size=arguments.memory, batch_size=10, batch_size_mem=10)
+        return Naive(plugins=[plugin], **common)
     if name == "der":
         return DER(batch_size_mem=arguments.replay, alpha=0.2, beta=1.0, **memory, **common)
     if name == "ewc":

@@ -12,6 +12,9 @@ pub enum ContinualError {
     /// The space of the network is not legal.
     #[error(transparent)]
     Space(#[from] oncefit_space::SpaceError),
+    /// A recipe or a run folder.
+    #[error(transparent)]
+    Run(#[from] oncefit_train::TrainError),
     /// A setting that is not legal.
     #[error("{what} is {found}; expected {expected}")]
     Setting {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::learner::{Learner, TaskAccuracy};
+use crate::error::{ContinualError, Result};
+use crate::learner::{Learner, StepReport, TaskAccuracy};
 use crate::metrics::AccuracyMatrix;
 use crate::stream::Stream;
 
@@ -27,12 +27,33 @@ pub struct Finished {
     pub images: u64,
     /// Bytes of the memory at the end.
     pub memory_bytes: usize,
+    /// The task that is being learnt.
+    #[serde(default)]
+    pub running: Running,
 }
 
-/// A learner on a stream.
-///
-/// To resume: restore the learner, give the rows of the tasks that ended, and run again; it goes on
-/// at [`Learner::position`].
+/// A task so far.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Running {
+    /// Images that were right before they were learnt.
+    pub correct: usize,
+    /// Images.
+    pub images: usize,
+    /// Seconds of training steps.
+    pub seconds: f64,
+}
+
+/// What happened last in an experiment.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Moment {
+    /// A batch of a task was learnt.
+    Step(StepReport),
+    /// A task ended and its row of accuracies is there.
+    Task(usize),
+}
+
+/// A learner on a stream. [`Experiment::state`] and [`Experiment::restore`] stop and resume it at
+/// any batch.
 #[derive(Debug)]
 pub struct Experiment {
     /// The stream.
@@ -59,6 +80,17 @@ impl Experiment {
     /// # Errors
     /// If the stream does not fit the learner or training diverges.
     pub fn run(&mut self, observe: &mut dyn FnMut(&Learner) -> bool) -> Result<()> {
+        self.watch(&mut |experiment, moment| {
+            Ok(matches!(moment, Moment::Task(_)) || observe(&experiment.learner))
+        })
+    }
+
+    /// Runs to the end; `observe` sees the experiment after every batch and every task, with
+    /// [`Experiment::state`] legal to take, and may stop by returning false.
+    ///
+    /// # Errors
+    /// If the stream does not fit the learner or training diverges; those of `observe`.
+    pub fn watch(&mut self, observe: &mut dyn FnMut(&Self, Moment) -> Result<bool>) -> Result<()> {
         let begun = Instant::now();
         let before = self.finished.seconds;
         if self.finished.class_incremental.untrained.is_empty() && self.learner.position() == (0, 0)
@@ -71,32 +103,59 @@ impl Experiment {
         let (first_task, first_batch) = self.learner.position();
         for task in first_task..self.stream.tasks().len() {
             let first = if task == first_task { first_batch } else { 0 };
-            let (mut correct, mut images) = (0, 0);
-            let started = Instant::now();
-            for examples in self.stream.iterate(task, first) {
-                correct += self.learner.step(&examples)?.correct;
-                images += examples.len();
-                if !observe(&self.learner) {
-                    self.finished.seconds = before + begun.elapsed().as_secs_f64();
+            // A stream of its own, so that the observer may see the experiment.
+            let stream = self.stream.clone();
+            for examples in stream.iterate(task, first) {
+                let started = Instant::now();
+                let report = self.learner.step(&examples)?;
+                let running = &mut self.finished.running;
+                running.correct += report.correct;
+                running.images += examples.len();
+                running.seconds += started.elapsed().as_secs_f64();
+                self.finished.seconds = before + begun.elapsed().as_secs_f64();
+                if !observe(self, Moment::Step(report))? {
                     return Ok(());
                 }
             }
-            self.finished
-                .task_seconds
-                .push(started.elapsed().as_secs_f64());
-            self.finished
-                .prequential
-                .push(correct as f64 / images.max(1) as f64);
-            let train = self.stream.tasks()[task].train.clone();
-            self.learner
-                .end_task(&self.stream.train_examples(task, &train))?;
-            let (class, by_task) = columns(&self.learner.evaluate(&self.stream)?);
+            let running = std::mem::take(&mut self.finished.running);
+            self.finished.task_seconds.push(running.seconds);
+            let share = running.correct as f64 / running.images.max(1) as f64;
+            self.finished.prequential.push(share);
+            let train = &stream.tasks()[task].train;
+            self.learner.end_task(&stream.train_examples(task, train))?;
+            let (class, by_task) = columns(&self.learner.evaluate(&stream)?);
             self.finished.class_incremental.rows.push(class);
             self.finished.task_incremental.rows.push(by_task);
+            self.finished.images = self.learner.images();
+            self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
+            self.finished.seconds = before + begun.elapsed().as_secs_f64();
+            if !observe(self, Moment::Task(task))? {
+                return Ok(());
+            }
         }
-        self.finished.images = self.learner.images();
-        self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
-        self.finished.seconds = before + begun.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Learner and accuracies as the bytes of one safetensors file.
+    ///
+    /// # Errors
+    /// As [`Learner::state`].
+    pub fn state(&self) -> Result<Vec<u8>> {
+        let note = serde_json::to_string(&self.finished).expect("accuracies are plain data");
+        self.learner.state_with_note(&note)
+    }
+
+    /// Makes this experiment the one that was saved.
+    ///
+    /// # Errors
+    /// If the bytes are damaged or of another experiment; this one is unchanged then.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
+        let fails = |reason: String| ContinualError::State { reason };
+        let note = crate::state::note(bytes)?;
+        let finished: Finished = serde_json::from_str(&note)
+            .map_err(|error| fails(format!("it has no accuracies beside it ({error})")))?;
+        self.learner.restore_with_note(bytes)?;
+        self.finished = finished;
         Ok(())
     }
 }

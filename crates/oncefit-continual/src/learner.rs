@@ -3,7 +3,7 @@
 mod evaluation;
 mod task_end;
 
-use oncefit_data::Normalisation;
+use oncefit_data::{Augmentation, ImageShape, Normalisation};
 use oncefit_nn::{
     Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, Parameters, Plan, Supernet,
     TransformDecay, UpdateRule,
@@ -53,6 +53,39 @@ pub struct LearnerSettings {
     pub seed: u64,
     /// How bytes become values.
     pub normalisation: Normalisation,
+    /// How images are changed, new and replayed ones each time anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<ImageChanges>,
+}
+
+/// Changes of images of a shape. The memory keeps images as they were; logits that it keeps are
+/// those of the changed image, as in mammoth.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ImageChanges {
+    /// Which changes; mixing is refused.
+    pub augmentation: Augmentation,
+    /// The images; a network may take them in another shape, such as flat.
+    pub shape: ImageShape,
+}
+
+impl ImageChanges {
+    fn check(&self, values: usize) -> Result<()> {
+        self.augmentation.check(self.shape)?;
+        if self.augmentation.mixup > 0.0 || self.augmentation.cutmix > 0.0 {
+            return Err(ContinualError::NotAvailable {
+                what: "mixing of images (`mixup`, `cutmix`)".into(),
+                reason: "replayed images have one label".into(),
+            });
+        }
+        match self.shape.bytes() == values {
+            true => Ok(()),
+            false => Err(setting(
+                "the values of an augmented image",
+                self.shape.bytes(),
+                format!("{values}, as the network takes"),
+            )),
+        }
+    }
 }
 
 /// What a step did.
@@ -64,6 +97,8 @@ pub struct StepReport {
     pub loss: f64,
     /// New images whose label had the largest logit before the step (prequential accuracy).
     pub correct: usize,
+    /// New images.
+    pub new_images: usize,
     /// Images that ran forward and backward.
     pub images: usize,
     /// A-GEM: whether the gradient was projected.
@@ -135,9 +170,22 @@ impl Learner {
     /// If the space has several members, the memory is smaller than a batch or a draw, or the
     /// method needs what the network cannot give.
     pub fn new(space: &Space, method: Method, settings: LearnerSettings) -> Result<Self> {
+        let parameters = Supernet::initialise(space, settings.seed)?.parameters;
+        Self::with_weights(space, parameters, method, settings)
+    }
+
+    /// As [`Learner::new`], from given weights.
+    ///
+    /// # Errors
+    /// As [`Learner::new`], or if the weights are not those of the network.
+    pub fn with_weights(
+        space: &Space,
+        parameters: Parameters,
+        method: Method,
+        settings: LearnerSettings,
+    ) -> Result<Self> {
         let subnet = single_member(space)?;
         let graph = subnet.graph().clone();
-        let parameters = Supernet::initialise(space, settings.seed)?.parameters;
         let plan = Plan::new(&graph, &parameters)?;
         let has_norms = graph
             .nodes
@@ -147,6 +195,9 @@ impl Learner {
         settings
             .normalisation
             .check(settings.normalisation.mean.len())?;
+        if let Some(changes) = &settings.augmentation {
+            changes.check(input.len())?;
+        }
         let memory = match method.memory {
             Some(policy) => {
                 let least = settings.batch_size.max(method.largest_draw());
@@ -329,7 +380,7 @@ impl Learner {
         let (mut pixels, segments) = self.segments(examples);
         let total = segments.last().map_or(0, |segment| segment.rows.end);
         let values = self.plan.input_shape().len();
-        let inputs = normalised(&std::mem::take(&mut pixels), &self.settings.normalisation);
+        let inputs = self.inputs(std::mem::take(&mut pixels), "augmentation");
         let learns = self.method.cross_entropy != 0.0 || !self.method.outputs.is_empty();
         self.gradients.clear();
         let mut loss = 0.0;
@@ -428,9 +479,24 @@ impl Learner {
             step: self.step,
             loss,
             correct,
+            new_images: examples.len(),
             images,
             projected,
         })
+    }
+
+    /// Pixels as the network sees them in a training step.
+    fn inputs(&self, pixels: Vec<u8>, purpose: &'static str) -> Vec<f32> {
+        let normalisation = &self.settings.normalisation;
+        let Some(changes) = &self.settings.augmentation else {
+            return normalised(&pixels, normalisation);
+        };
+        let means = normalisation.mean.iter();
+        let fill: Vec<u8> = means.map(|mean| (mean * 255.0).round() as u8).collect();
+        let address = (self.settings.seed, purpose, self.step);
+        let augmentation = changes.augmentation;
+        let changed = augmentation.images(&pixels, changes.shape, &fill, address);
+        normalised(&changed, normalisation)
     }
 
     /// The new batch and each draw that a term of the step needs, one after the other.
@@ -568,7 +634,7 @@ impl Learner {
             return Ok(false);
         }
         let drawn = memory.examples(&memory.draw(count, self.step, 0));
-        let inputs = normalised(&drawn.images, &self.settings.normalisation);
+        let inputs = self.inputs(drawn.images.clone(), "reference-augmentation");
         let mut reference = Gradients::zeros(&self.parameters);
         self.plain_gradients(&inputs, &drawn.labels, &mut reference)?;
         self.images += drawn.len() as u64;

@@ -19,21 +19,32 @@ mod memory;
 mod method;
 mod metrics;
 mod networks;
+mod recipe;
+mod run;
 mod state;
 mod statistics;
 mod stream;
 
 pub use divergence::{Divergence, output_divergence};
 pub use error::{ContinualError, Result};
-pub use experiment::{Experiment, Finished};
+pub use experiment::{Experiment, Finished, Moment, Running};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
-pub use learner::{Classifier, Learner, LearnerSettings, StepReport, TaskAccuracy};
+pub use learner::{Classifier, ImageChanges, Learner, LearnerSettings, StepReport, TaskAccuracy};
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{
     BatchClasses, ClassRange, Convention, Images, Importance, Method, OutputTerm, Reference,
     WeightTerm,
 };
 pub use metrics::{AccuracyMatrix, Metrics};
-pub use networks::{mlp, resnet18, single_member, small_cnn};
+pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
+pub use recipe::{
+    ClassifierKind, ConventionKind, FisherKind, LearningRecipe, MemoryRecipe, MethodRecipe,
+    NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
+    StreamRecipe,
+};
+pub use run::{
+    Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,
+    learning_stream,
+};
 pub use statistics::{Interval, interval, paired_difference};
 pub use stream::{ClassOrder, Examples, PixelChange, Scenario, Stream, StreamSettings, Task};

@@ -61,6 +61,25 @@ pub fn resnet18(side: usize, channels: usize, width: usize, classes: usize) -> R
     )
 }
 
+/// The space whose only member is `subnet`, a member of `space`.
+///
+/// # Errors
+/// If the space's decisions cannot be narrowed one by one to those of the subnet.
+pub fn space_of_member(space: &Space, subnet: &Subnet) -> Result<Space> {
+    let mut narrowed = space.clone();
+    for choice in &subnet.trace().choices {
+        narrowed = narrowed.restrict(&choice.path, std::slice::from_ref(&choice.value))?;
+    }
+    match single_member(&narrowed)?.graph() == subnet.graph() {
+        true => Ok(narrowed),
+        false => Err(setting(
+            "the subnet",
+            format!("{:?}", subnet.trace()),
+            "one whose top-level decisions do not share their names with others",
+        )),
+    }
+}
+
 /// The member of a space that has one.
 ///
 /// # Errors

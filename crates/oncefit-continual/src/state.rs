@@ -31,6 +31,9 @@ struct Header {
     arrived: Vec<u32>,
     anchors: Vec<bool>,
     has_previous: bool,
+    /// What the keeper of the state wants to know beside it.
+    #[serde(default)]
+    note: String,
 }
 
 fn fails(reason: impl Into<String>) -> ContinualError {
@@ -88,6 +91,14 @@ impl Learner {
     /// # Errors
     /// Never for a learner that was made by this crate.
     pub fn state(&self) -> Result<Vec<u8>> {
+        self.state_with_note("")
+    }
+
+    /// As [`Learner::state`], with a text that [`Learner::restore_with_note`] gives back.
+    ///
+    /// # Errors
+    /// Never for a learner that was made by this crate.
+    pub fn state_with_note(&self, note: &str) -> Result<Vec<u8>> {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (prefix, set) in self.sets() {
             for tensor in set.iter() {
@@ -155,6 +166,7 @@ impl Learner {
             arrived: memory.map_or_else(Vec::new, |memory| memory.arrived.clone()),
             anchors: self.anchors.iter().map(Option::is_some).collect(),
             has_previous: self.previous.is_some(),
+            note: note.to_owned(),
         };
         let header = serde_json::to_string(&header).map_err(|error| fails(error.to_string()))?;
         // One metadata entry: the order of several is not fixed.
@@ -174,14 +186,15 @@ impl Learner {
     /// # Errors
     /// If the bytes are damaged or of another learner; this one is unchanged then.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
-        let (_, metadata) = SafeTensors::read_metadata(bytes)
-            .map_err(|error| fails(format!("it is cut short or no safetensors file ({error})")))?;
-        let header: Header = metadata
-            .metadata()
-            .as_ref()
-            .and_then(|metadata| metadata.get("oncefit"))
-            .and_then(|text| serde_json::from_str(text).ok())
-            .ok_or_else(|| fails("it has no state of a learner"))?;
+        self.restore_with_note(bytes).map(|_| ())
+    }
+
+    /// As [`Learner::restore`]; returns the text that was saved with the state.
+    ///
+    /// # Errors
+    /// As [`Learner::restore`].
+    pub fn restore_with_note(&mut self, bytes: &[u8]) -> Result<String> {
+        let header = header(bytes)?;
         if header.format != FORMAT {
             return Err(fails(format!(
                 "its format is `{}`, not `{FORMAT}`",
@@ -296,8 +309,24 @@ impl Learner {
         self.task = header.task;
         self.batches = header.batches;
         self.images = header.images;
-        Ok(())
+        Ok(header.note)
     }
+}
+
+fn header(bytes: &[u8]) -> Result<Header> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)
+        .map_err(|error| fails(format!("it is cut short or no safetensors file ({error})")))?;
+    metadata
+        .metadata()
+        .as_ref()
+        .and_then(|metadata| metadata.get("oncefit"))
+        .and_then(|text| serde_json::from_str(text).ok())
+        .ok_or_else(|| fails("it has no state of a learner"))
+}
+
+/// The text that was saved with a state.
+pub(crate) fn note(bytes: &[u8]) -> Result<String> {
+    Ok(header(bytes)?.note)
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {

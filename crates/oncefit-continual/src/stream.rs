@@ -307,19 +307,23 @@ impl Stream {
         examples(&self.data.test, &self.tasks[task].pixels, indices)
     }
 
-    /// The stream of one task that has all classes: the upper bound "joint".
+    /// The stream of one task that has all the classes: the upper bound "joint".
     ///
     /// # Errors
-    /// As [`Stream::new`].
+    /// If it is not classes that change from task to task.
     pub fn joint(&self) -> Result<Self> {
+        let Scenario::Classes { .. } = self.settings.scenario else {
+            return Err(setting(
+                "the scenario of joint training",
+                "one that changes pixels",
+                "classes",
+            ));
+        };
+        let base = self.tasks.iter().map(|task| task.classes.len()).sum();
         Self::new(
             &self.data,
             StreamSettings {
-                scenario: Scenario::Classes {
-                    base: self.classes(),
-                    increment: 0,
-                },
-                class_order: ClassOrder::Natural,
+                scenario: Scenario::Classes { base, increment: 0 },
                 later_shots: None,
                 ..self.settings.clone()
             },

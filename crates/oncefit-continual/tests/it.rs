@@ -32,6 +32,7 @@ fn settings() -> LearnerSettings {
             mean: vec![0.286],
             std: vec![0.353],
         },
+        augmentation: None,
     }
 }
 

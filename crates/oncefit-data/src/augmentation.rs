@@ -192,6 +192,30 @@ impl Augmentation {
         Ok(())
     }
 
+    /// Changed copies of images (N, H, W, C), for those who have no [`Loader`](crate::Loader): image
+    /// n draws from (`seed`, `purpose`; `step`, n). Mixing is for loaders.
+    pub fn images(
+        &self,
+        images: &[u8],
+        shape: ImageShape,
+        fill: &[u8],
+        (seed, purpose, step): (u64, &'static str, u64),
+    ) -> Vec<u8> {
+        let mut changed = Vec::with_capacity(images.len());
+        let mut out = Vec::new();
+        for (index, image) in images.chunks_exact(shape.bytes()).enumerate() {
+            let address = Address {
+                seed,
+                purpose,
+                epoch: step,
+                index: index as u64,
+            };
+            self.apply(image, shape, fill, address, &mut out);
+            changed.extend_from_slice(&out);
+        }
+        changed
+    }
+
     /// Writes the changed `image` (H, W, C) into `out`; an erased rectangle gets `fill` (C).
     pub(crate) fn apply(
         &self,

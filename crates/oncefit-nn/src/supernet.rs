@@ -84,6 +84,20 @@ impl Supernet {
         for norm in &plan.norms {
             calibration.statistics(&plan, norm)?;
         }
+        Ok(Network {
+            graph: subnet.graph().clone(),
+            parameters: self.extract_weights(subnet)?,
+            calibration: calibration.clone(),
+        })
+    }
+
+    /// The weights of a subnet alone, to be trained on: as [`Supernet::extract`], without
+    /// calibration.
+    ///
+    /// # Errors
+    /// If the subnet is of another space.
+    pub fn extract_weights(&self, subnet: &Subnet) -> Result<Parameters> {
+        let plan = self.plan(subnet)?;
         let mut baked = std::collections::HashMap::new();
         for norm in &plan.norms {
             if norm.gather.is_some() {
@@ -148,11 +162,7 @@ impl Supernet {
                 data,
             });
         }
-        Ok(Network {
-            graph: subnet.graph().clone(),
-            parameters,
-            calibration: calibration.clone(),
-        })
+        Ok(parameters)
     }
 }
 

@@ -64,7 +64,8 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    /// Makes the error of a file from the system's.
+    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File {
             action,

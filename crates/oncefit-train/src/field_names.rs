@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 /// The keys that `T`, a struct, can be read from.
-pub(crate) fn field_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+pub fn field_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
     let _ = T::deserialize(Probe { names: &mut names });
     names

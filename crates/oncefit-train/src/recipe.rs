@@ -26,7 +26,7 @@ pub use self::sections::{
     CheckpointRecipe, DataRecipe, DecayKind, EvaluationRecipe, InitRecipe, OptimiserKind,
     OptimiserRecipe, SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
 };
-use self::unknown_key::unknown_key;
+pub use self::unknown_key::parse_strictly;
 use crate::error::{Result, TrainError};
 use crate::schedule::Schedule;
 
@@ -91,22 +91,16 @@ impl Recipe {
         let text = std::fs::read_to_string(path).map_err(TrainError::file("read recipe", path))?;
         let mut recipe = Self::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let data = &mut recipe.data;
+        recipe.data.resolve(folder)?;
         for file in [
             &mut recipe.space.file,
             &mut recipe.init.weights,
             &mut recipe.init.names,
-            &mut data.path,
-            &mut data.train_images,
-            &mut data.train_labels,
-            &mut data.test_images,
-            &mut data.test_labels,
         ]
         .into_iter()
         .flatten()
         {
-            let joined = folder.join(&*file);
-            *file = std::path::absolute(&joined).map_err(TrainError::file("find", &joined))?;
+            *file = absolute(folder, file)?;
         }
         if recipe.name == Self::default().name
             && let Some(stem) = path.file_stem()
@@ -122,15 +116,7 @@ impl Recipe {
     /// As [`Recipe::load`].
     pub fn parse(text: &str, file_name: &str) -> Result<Self> {
         let invalid = |message: String| TrainError::Recipe(format!("{file_name}: {message}"));
-        let deserializer =
-            toml::Deserializer::parse(text).map_err(|error| invalid(error.to_string()))?;
-        let mut unknown = Vec::new();
-        let mut recipe: Self =
-            serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()))
-                .map_err(|error| invalid(error.to_string()))?;
-        if let Some(path) = unknown.first() {
-            return Err(TrainError::Recipe(unknown_key(text, file_name, path)));
-        }
+        let mut recipe: Self = parse_strictly(text, file_name, &unknown_key::keys)?;
         if !recipe.schedule.phases.is_empty() {
             recipe.schedule.epochs = recipe
                 .schedule
@@ -176,46 +162,7 @@ impl Recipe {
     /// # Errors
     /// If `idx` lacks one of its files.
     pub fn data_source(&self) -> Result<DataSource> {
-        let data = &self.data;
-        Ok(match data.source {
-            SourceKind::Embedded => DataSource::Embedded,
-            SourceKind::FashionMnist => DataSource::FashionMnist {
-                path: data.path.clone(),
-            },
-            SourceKind::Images => DataSource::Images {
-                path: self.images_path()?,
-                image_size: data.image_size,
-                test_fraction: data.test_fraction,
-            },
-            SourceKind::Idx => {
-                let file = |value: &Option<PathBuf>, key: &str| {
-                    value.clone().ok_or_else(|| {
-                        TrainError::Recipe(format!(
-                            "`data.source = \"idx\"` also needs `data.{key}`"
-                        ))
-                    })
-                };
-                DataSource::Idx {
-                    train_images: file(&data.train_images, "train_images")?,
-                    train_labels: file(&data.train_labels, "train_labels")?,
-                    test_images: file(&data.test_images, "test_images")?,
-                    test_labels: file(&data.test_labels, "test_labels")?,
-                    class_names: data.class_names.clone(),
-                }
-            }
-        })
-    }
-
-    /// Where `source = "images"` is: `data.path`, or what the environment says.
-    fn images_path(&self) -> Result<PathBuf> {
-        let named = self.data.path.clone();
-        named
-            .or_else(|| std::env::var_os(DATA_VARIABLE).map(PathBuf::from))
-            .ok_or_else(|| {
-                TrainError::Recipe(format!(
-                    "`data.source = \"images\"` needs `data.path`, a folder or archive, or the environment variable {DATA_VARIABLE}"
-                ))
-            })
+        self.data.source()
     }
 
     /// The space that `[space]` names, for images of `channels` channels and `classes` classes.
@@ -223,34 +170,7 @@ impl Recipe {
     /// # Errors
     /// If the space is unknown, malformed or has no such parameter or decision.
     pub fn build_space(&self, channels: usize, classes: usize) -> Result<Space> {
-        let recipe = &self.space;
-        let mut parameters = vec![
-            ("channels", Value::Int(channels as i64)),
-            ("classes", Value::Int(classes as i64)),
-        ];
-        for (name, value) in &recipe.parameters {
-            parameters.retain(|(other, _)| other != name);
-            parameters.push((name, space_value(value)?));
-        }
-        let mut space = match (&recipe.family, &recipe.file) {
-            (Some(family), None) => Space::builtin_with(family, &parameters)?,
-            (None, Some(file)) => {
-                let text =
-                    std::fs::read_to_string(file).map_err(TrainError::file("read space", file))?;
-                Space::parse_with(&text, &file.display().to_string(), &parameters)?
-            }
-            _ => {
-                return Err(TrainError::Recipe(format!(
-                    "[space] needs either `family` (one of {}) or `file`",
-                    Space::builtin_names().join(", ")
-                )));
-            }
-        };
-        for (name, values) in &recipe.fix {
-            let values = values.iter().map(space_value).collect::<Result<Vec<_>>>()?;
-            space = space.restrict(name, &values)?;
-        }
-        Ok(space)
+        self.space.build(channels, classes)
     }
 
     /// The schedule, for the space that [`Recipe::build_space`] gives.
@@ -320,6 +240,114 @@ impl Recipe {
         };
         Optimiser::new(layout, rule, recipe.weight_decay, transform_decay)
     }
+}
+
+impl DataRecipe {
+    /// Makes relative paths those of files in `folder`.
+    ///
+    /// # Errors
+    /// If the working folder cannot be found.
+    pub fn resolve(&mut self, folder: &Path) -> Result<()> {
+        let files = [
+            &mut self.path,
+            &mut self.train_images,
+            &mut self.train_labels,
+            &mut self.test_images,
+            &mut self.test_labels,
+        ];
+        for file in files.into_iter().flatten() {
+            *file = absolute(folder, file)?;
+        }
+        Ok(())
+    }
+
+    /// The data source that `[data]` names.
+    ///
+    /// # Errors
+    /// If `idx` lacks one of its files.
+    pub fn source(&self) -> Result<DataSource> {
+        Ok(match self.source {
+            SourceKind::Embedded => DataSource::Embedded,
+            SourceKind::FashionMnist => DataSource::FashionMnist {
+                path: self.path.clone(),
+            },
+            SourceKind::Images => DataSource::Images {
+                path: self.images_path()?,
+                image_size: self.image_size,
+                test_fraction: self.test_fraction,
+            },
+            SourceKind::Idx => {
+                let file = |value: &Option<PathBuf>, key: &str| {
+                    value.clone().ok_or_else(|| {
+                        TrainError::Recipe(format!(
+                            "`data.source = \"idx\"` also needs `data.{key}`"
+                        ))
+                    })
+                };
+                DataSource::Idx {
+                    train_images: file(&self.train_images, "train_images")?,
+                    train_labels: file(&self.train_labels, "train_labels")?,
+                    test_images: file(&self.test_images, "test_images")?,
+                    test_labels: file(&self.test_labels, "test_labels")?,
+                    class_names: self.class_names.clone(),
+                }
+            }
+        })
+    }
+
+    /// Where `source = "images"` is: `data.path`, or what the environment says.
+    fn images_path(&self) -> Result<PathBuf> {
+        let named = self.path.clone();
+        named
+            .or_else(|| std::env::var_os(DATA_VARIABLE).map(PathBuf::from))
+            .ok_or_else(|| {
+                TrainError::Recipe(format!(
+                    "`data.source = \"images\"` needs `data.path`, a folder or archive, or the environment variable {DATA_VARIABLE}"
+                ))
+            })
+    }
+}
+
+impl SpaceRecipe {
+    /// The space that `[space]` names, for images of `channels` channels and `classes` classes.
+    ///
+    /// # Errors
+    /// If the space is unknown, malformed or has no such parameter or decision.
+    pub fn build(&self, channels: usize, classes: usize) -> Result<Space> {
+        let mut parameters = vec![
+            ("channels", Value::Int(channels as i64)),
+            ("classes", Value::Int(classes as i64)),
+        ];
+        for (name, value) in &self.parameters {
+            parameters.retain(|(other, _)| other != name);
+            parameters.push((name, space_value(value)?));
+        }
+        let mut space = match (&self.family, &self.file) {
+            (Some(family), None) => Space::builtin_with(family, &parameters)?,
+            (None, Some(file)) => {
+                let text =
+                    std::fs::read_to_string(file).map_err(TrainError::file("read space", file))?;
+                Space::parse_with(&text, &file.display().to_string(), &parameters)?
+            }
+            _ => {
+                return Err(TrainError::Recipe(format!(
+                    "[space] needs either `family` (one of {}) or `file`",
+                    Space::builtin_names().join(", ")
+                )));
+            }
+        };
+        for (name, values) in &self.fix {
+            let values = values.iter().map(space_value).collect::<Result<Vec<_>>>()?;
+            space = space.restrict(name, &values)?;
+        }
+        Ok(space)
+    }
+}
+
+/// `file`, of a recipe in `folder`, wherever the program is.
+fn absolute(folder: &Path, file: &Path) -> Result<PathBuf> {
+    let joined = folder.join(file);
+    std::path::absolute(&joined).map_err(TrainError::file("find", &joined))
 }
 
 /// Names the images of a recipe that says `source = "images"` and no path.

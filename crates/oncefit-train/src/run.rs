@@ -45,7 +45,7 @@ impl Run {
             });
         }
         fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-        let lock = lock(folder)?;
+        let lock = lock_folder(folder)?;
         write_atomically(&recipe_path, recipe.to_toml().as_bytes())?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -61,7 +61,7 @@ impl Run {
     pub fn open(folder: &Path) -> Result<Self> {
         let run = Self::open_to_read(folder)?;
         Ok(Self {
-            _lock: Some(lock(folder)?),
+            _lock: Some(lock_folder(folder)?),
             ..run
         })
     }
@@ -97,7 +97,7 @@ impl Run {
         if !folder.join("recipe.toml").exists() {
             return Ok(());
         }
-        let _lock = lock(folder)?;
+        let _lock = lock_folder(folder)?;
         for name in [
             "recipe.toml",
             "space.txt",
@@ -167,7 +167,11 @@ pub const EVALUATIONS: &str = "evaluations.jsonl";
 pub(crate) const TEACHER: &str = "teacher.safetensors";
 const CHECKPOINTS: &str = "checkpoints";
 
-fn lock(folder: &Path) -> Result<File> {
+/// Locks a run folder until the file is dropped.
+///
+/// # Errors
+/// If another process holds it, or the lock cannot be made.
+pub fn lock_folder(folder: &Path) -> Result<File> {
     let path = folder.join(".lock");
     let file = File::options()
         .create(true)

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use oncefit_search::Count;
 
 use crate::fit::SearcherKind;
+use crate::learning_args::{CompareArgs, DataStreamArgs, LearnArgs};
 use crate::loaded::WhichCheckpoint;
 
 /// Train one network once, fit it to every device and budget.
@@ -31,6 +32,10 @@ pub enum Command {
     Quickstart(QuickstartArgs),
     /// Train a supernet (or one network) as a recipe says, into a run folder
     Train(TrainArgs),
+    /// Learn a stream of tasks with one network, as a recipe says, into a run folder
+    Learn(LearnArgs),
+    /// Compare methods of continual learning over seeds: means, intervals, paired differences, a page
+    Compare(CompareArgs),
     /// Calibrate and measure subnets of a run
     Evaluate(EvaluateArgs),
     /// Measure a device: what each operator of a family costs there
@@ -384,6 +389,8 @@ pub struct ShowArgs {
 pub enum DataCommand {
     /// Show classes and counts of a recipe's images, and draw a contact sheet
     Show(DataShowArgs),
+    /// Show the tasks of a continual-learning recipe: classes, counts, a contact sheet
+    Stream(DataStreamArgs),
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use oncefit_continual::ContinualError;
 use oncefit_data::DataError;
 use oncefit_export::ExportError;
 use oncefit_nn::NnError;
@@ -25,6 +26,9 @@ pub enum Error {
     /// From training or the run folder.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// From continual learning.
+    #[error(transparent)]
+    Learning(#[from] ContinualError),
     /// From the search.
     #[error(transparent)]
     Search(#[from] SearchError),

@@ -13,6 +13,8 @@ pub mod finder;
 pub mod fit;
 mod format;
 mod heat_map;
+mod learning_args;
+mod learning_report;
 mod loaded;
 pub mod predicted;
 mod progress;
@@ -44,6 +46,8 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Quickstart(args) => commands::quickstart(&args),
         Command::Train(args) => commands::train(&args),
+        Command::Learn(args) => commands::learn(&args),
+        Command::Compare(args) => commands::compare(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Fit(args) => commands::fit(&args),
         Command::Front(args) => commands::front(&args),
@@ -51,6 +55,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => commands::report(&args),
         Command::Show(args) => commands::show(&args),
         Command::Data(DataCommand::Show(args)) => commands::data_show(&args),
+        Command::Data(DataCommand::Stream(args)) => commands::data_stream(&args),
         Command::Profile(args) => commands::profile(&args),
         Command::Predict(args) => commands::predict(&args),
         Command::Runs(RunsCommand::List(args)) => commands::runs_list(&args),

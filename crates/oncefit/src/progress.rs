@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use oncefit_continual::Told;
 use oncefit_train::{Event, StepReport};
 
 use crate::format::{duration, percent};
@@ -236,6 +237,114 @@ impl TrainingProgress {
             progress.finish();
         }
     }
+}
+
+/// Shows continual learning: the accuracy matrix as it grows.
+pub struct LearningProgress {
+    name: String,
+    progress: Option<Progress>,
+    rows: Vec<Vec<f64>>,
+    losses: Vec<f64>,
+    /// Right before they were learnt, and seen, of the task's images since the start.
+    online: (usize, usize),
+    task: usize,
+}
+
+impl LearningProgress {
+    /// Nothing is shown before the first event.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            progress: None,
+            rows: Vec::new(),
+            losses: Vec::new(),
+            online: (0, 0),
+            task: 0,
+        }
+    }
+
+    /// Shows one event.
+    pub fn observe(&mut self, told: Told) {
+        match told {
+            Told::Started {
+                done,
+                batches,
+                finished,
+            } => {
+                match done {
+                    0 => eprintln!("{}: {batches} batches", self.name),
+                    _ => eprintln!("{}: continuing after batch {done} of {batches}", self.name),
+                }
+                self.rows = finished.class_incremental.rows.clone();
+                self.task = self.rows.len();
+                self.progress = Some(Progress::new("learning", done as u64, batches as u64));
+            }
+            Told::Step {
+                report,
+                done,
+                task,
+                tasks,
+            } => {
+                if task != self.task {
+                    (self.task, self.online) = (task, (0, 0));
+                }
+                self.losses.push(report.loss);
+                self.online.0 += report.correct;
+                self.online.1 += report.new_images;
+                if let Some(mut progress) = self.progress.take() {
+                    let is_live = progress.is_live();
+                    progress.update(done as u64, || self.lines(task, tasks, is_live));
+                    self.progress = Some(progress);
+                }
+            }
+            Told::Task { task, finished } => {
+                self.rows = finished.class_incremental.rows.clone();
+                if let (Some(progress), Some(row)) = (&self.progress, self.rows.last())
+                    && !progress.is_live()
+                {
+                    progress.say(&format!("after task {}: {}", task + 1, row_text(row, task)));
+                }
+            }
+        }
+    }
+
+    fn lines(&self, task: usize, tasks: usize, is_live: bool) -> String {
+        let state = format!(
+            "task {} of {tasks}  loss {:.3}  {} right before learning",
+            task + 1,
+            self.losses.last().copied().unwrap_or(0.0),
+            percent(self.online.0 as f64 / self.online.1.max(1) as f64)
+        );
+        if !is_live {
+            return state;
+        }
+        let mut lines = vec![state, format!("loss {}", curve(&self.losses))];
+        for (learnt, row) in self.rows.iter().enumerate() {
+            lines.push(format!(
+                "after task {}: {}",
+                learnt + 1,
+                row_text(row, learnt)
+            ));
+        }
+        lines.join("\n  ")
+    }
+
+    /// Ends the display.
+    pub fn finish(self) {
+        if let Some(progress) = self.progress {
+            progress.finish();
+        }
+    }
+}
+
+/// Accuracies of the tasks learnt so far, in %.
+fn row_text(row: &[f64], learnt: usize) -> String {
+    let cells = row[..=learnt].iter();
+    let cells: Vec<String> = cells
+        .map(|share| format!("{:5.1}", 100.0 * share))
+        .collect();
+    let mean = row[..=learnt].iter().sum::<f64>() / (learnt + 1) as f64;
+    format!("{}  mean {:.1} %", cells.join(" "), 100.0 * mean)
 }
 
 /// A curve of bars, each the mean of an equal part of the values.

@@ -1,7 +1,11 @@
 //! Where a run came from: enough to repeat it and to judge its numbers.
 
+use std::path::Path;
+
+use oncefit_continual::LearningRun;
+use oncefit_data::LoadedData;
 use oncefit_nn::{Cpu, InstructionSet};
-use oncefit_train::{Run, RunData};
+use oncefit_train::{Run, RunData, write_atomically};
 use serde::Serialize;
 
 use crate::error::Result;
@@ -12,9 +16,11 @@ struct Provenance<'a> {
     command: String,
     started: String,
     seed: u64,
-    space_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    space_hash: Option<String>,
     train_data_hash: String,
-    validation_data_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation_data_hash: Option<String>,
     test_data_hash: String,
     machine: Machine,
 }
@@ -63,12 +69,39 @@ pub fn write(run: &Run, data: &RunData, space_hash: &str, command: &str) -> Resu
         command: command.to_owned(),
         started: jiff::Timestamp::now().to_string(),
         seed: run.recipe().seed,
-        space_hash: space_hash.to_owned(),
+        space_hash: Some(space_hash.to_owned()),
         train_data_hash: data.train.hash().to_string(),
-        validation_data_hash: data.validation.hash().to_string(),
+        validation_data_hash: Some(data.validation.hash().to_string()),
         test_data_hash: data.test.hash().to_string(),
         machine: Machine::this(),
     };
-    let text = serde_json::to_string_pretty(&provenance).expect("provenance is plain data");
-    Ok(run.write("provenance.json", &text)?)
+    save(&run.file("provenance.json"), &provenance)
+}
+
+/// As [`write`], for continual learning: what it learns from and what it is measured on.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_learning(run: &LearningRun, data: &LoadedData, command: &str) -> Result<()> {
+    let path = run.file("provenance.json");
+    if path.exists() {
+        return Ok(());
+    }
+    let provenance = Provenance {
+        oncefit: env!("CARGO_PKG_VERSION"),
+        command: command.to_owned(),
+        started: jiff::Timestamp::now().to_string(),
+        seed: run.recipe().seed,
+        space_hash: None,
+        train_data_hash: data.train.hash().to_string(),
+        validation_data_hash: None,
+        test_data_hash: data.test.hash().to_string(),
+        machine: Machine::this(),
+    };
+    save(&path, &provenance)
+}
+
+fn save(path: &Path, provenance: &Provenance) -> Result<()> {
+    let text = serde_json::to_string_pretty(provenance).expect("provenance is plain data");
+    Ok(write_atomically(path, text.as_bytes())?)
 }

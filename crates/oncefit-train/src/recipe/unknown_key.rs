@@ -1,15 +1,39 @@
-//! The message about an unknown key.
+//! Reading TOML whose unknown keys are errors, and the message about such a key.
+
+use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::field_names::field_names;
 
-/// The message about an unknown key: its place, its line, the closest legal key and all of them.
-pub(super) fn unknown_key(text: &str, file_name: &str, path: &str) -> String {
-    let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
-    // `schedule.phases.2` is the third table of `[[schedule.phases]]`.
-    let section = section.trim_end_matches(|letter: char| letter.is_ascii_digit());
-    let section = section.trim_end_matches('.');
-    let legal = match section {
+/// Reads a recipe of any kind from TOML.
+///
+/// # Arguments
+/// - `file_name`: for messages
+/// - `keys`: the legal keys of a section, `""` being the top level
+///
+/// # Errors
+/// If it is not TOML, a value has the wrong type, or a key is unknown: the message shows its place,
+/// its line, the closest legal key and all of them.
+pub fn parse_strictly<T: DeserializeOwned>(
+    text: &str,
+    file_name: &str,
+    keys: &dyn Fn(&str) -> &'static [&'static str],
+) -> Result<T> {
+    let invalid = |message: String| TrainError::Recipe(format!("{file_name}: {message}"));
+    let deserializer =
+        toml::Deserializer::parse(text).map_err(|error| invalid(error.to_string()))?;
+    let mut unknown = Vec::new();
+    let recipe = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()))
+        .map_err(|error| invalid(error.to_string()))?;
+    match unknown.first() {
+        Some(path) => Err(TrainError::Recipe(unknown_key(text, file_name, path, keys))),
+        None => Ok(recipe),
+    }
+}
+
+/// The keys of a training recipe's sections.
+pub(super) fn keys(section: &str) -> &'static [&'static str] {
+    match section {
         "" => field_names::<Recipe>(),
         "data" => field_names::<DataRecipe>(),
         "space" => field_names::<SpaceRecipe>(),
@@ -22,7 +46,21 @@ pub(super) fn unknown_key(text: &str, file_name: &str, path: &str) -> String {
         "evaluation" => field_names::<EvaluationRecipe>(),
         "checkpoint" => field_names::<CheckpointRecipe>(),
         _ => &[],
-    };
+    }
+}
+
+/// The message about an unknown key: its place, its line, the closest legal key and all of them.
+fn unknown_key(
+    text: &str,
+    file_name: &str,
+    path: &str,
+    keys: &dyn Fn(&str) -> &'static [&'static str],
+) -> String {
+    let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+    // `schedule.phases.2` is the third table of `[[schedule.phases]]`.
+    let section = section.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let section = section.trim_end_matches('.');
+    let legal = keys(section);
     let place = key_offset(text, path).map(|offset| {
         let line_start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
         let line = text[line_start..].lines().next().unwrap_or_default();

@@ -1,30 +1,36 @@
 //! The commands: each says what it does, does it, and says what it did.
 
+mod compare;
 mod data;
 mod evaluate;
 mod fit;
 mod front;
+mod learn;
 mod predict;
 mod profile;
 mod quickstart;
 mod report;
 mod runs;
 mod show;
+mod stream;
 mod train;
 
 use std::io::{ErrorKind, Write};
 
+pub use compare::{Compared, compare};
 pub use data::data_show;
 pub use evaluate::evaluate;
 pub use fit::{export, fit};
 pub use front::front;
 pub(crate) use front::{metric_name, shown};
+pub use learn::learn;
 pub use predict::predict;
 pub use profile::profile;
 pub use quickstart::quickstart;
 pub use report::report;
 pub use runs::{RunSummary, runs_compare, runs_list};
 pub use show::show;
+pub use stream::data_stream;
 pub use train::train;
 
 use std::path::Path;

@@ -1,0 +1,477 @@
+//! Recipes of continual learning: everything that decides a run, as a TOML file.
+//!
+//! Every key has a default; the resolved recipe is written into the run. Unknown keys are errors
+//! that show the place and the legal keys, as in the recipes of `oncefit-train`.
+
+mod build;
+mod method;
+
+use std::path::{Path, PathBuf};
+
+use oncefit_data::Augmentation;
+use oncefit_train::{DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly};
+use serde::{Deserialize, Serialize};
+
+pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
+use crate::error::Result;
+use crate::memory::MemoryPolicy;
+
+/// What decides a run of continual learning.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LearningRecipe {
+    /// Name of the run; by default that of the file.
+    pub name: String,
+    /// Seed of initialisation, stream, memory and augmentation.
+    pub seed: u64,
+    /// Which images. `validation`, here 0 where it is left out, holds training images out; accuracies
+    /// are then those on them, and the test images stay unseen.
+    pub data: DataRecipe,
+    /// In which tasks they come.
+    pub stream: StreamRecipe,
+    /// Which network learns.
+    pub network: NetworkRecipe,
+    /// How it keeps what it learnt.
+    pub method: MethodRecipe,
+    /// Which images it may keep.
+    pub memory: MemoryRecipe,
+    /// How weights follow gradients.
+    pub optimiser: SgdRecipe,
+    /// Batches and epochs.
+    pub training: StepsRecipe,
+    /// Changes made to new and replayed images; none where the section is left out.
+    pub augmentation: Augmentation,
+    /// When the state is saved.
+    pub checkpoint: StateRecipe,
+}
+
+impl Default for LearningRecipe {
+    fn default() -> Self {
+        Self {
+            name: UNNAMED.into(),
+            seed: 0,
+            data: DataRecipe {
+                validation: 0,
+                ..DataRecipe::default()
+            },
+            stream: StreamRecipe::default(),
+            network: NetworkRecipe::default(),
+            method: MethodRecipe::default(),
+            memory: MemoryRecipe::default(),
+            optimiser: SgdRecipe::default(),
+            training: StepsRecipe::default(),
+            augmentation: Augmentation::NONE,
+            checkpoint: StateRecipe::default(),
+        }
+    }
+}
+
+const UNNAMED: &str = "unnamed";
+
+/// The kinds of stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamKind {
+    /// New classes in every task: class- and task-incremental accuracies in one run.
+    #[default]
+    Classes,
+    /// All classes in every task, under another permutation of the pixels.
+    PermutedPixels,
+    /// All classes in every task, turned by another angle.
+    RotatedPixels,
+}
+
+/// `[stream]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamRecipe {
+    /// What changes from task to task.
+    pub scenario: StreamKind,
+    /// `classes`: those of the first task; `increment` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<usize>,
+    /// `classes`: those of each later task; 2 where it and `tasks` are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub increment: Option<usize>,
+    /// Tasks of `permuted-pixels` and `rotated-pixels`, 10 where it is left out; of `classes`,
+    /// instead of `base` and `increment`: into how many equal tasks they are parted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<usize>,
+    /// `rotated-pixels`: upper end of the angles.
+    pub largest_degrees: f32,
+    /// `"natural"`, `"seeded"` or a list of names of classes, which may leave some out.
+    pub class_order: toml::Value,
+    /// Training images of each class in the tasks after the first; all where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub later_shots: Option<usize>,
+}
+
+impl Default for StreamRecipe {
+    fn default() -> Self {
+        Self {
+            scenario: StreamKind::Classes,
+            base: None,
+            increment: None,
+            tasks: None,
+            largest_degrees: 180.0,
+            class_order: toml::Value::String("natural".into()),
+            later_shots: None,
+        }
+    }
+}
+
+/// The kinds of network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkKind {
+    /// Pixels, two hidden layers, classes.
+    #[default]
+    Mlp,
+    /// Three strided convolutions without batch-norm.
+    SmallCnn,
+    /// ResNet-18 for small images.
+    Resnet18,
+    /// A member of a space.
+    Member,
+}
+
+/// `[network]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkRecipe {
+    /// Which kind.
+    pub kind: NetworkKind,
+    /// `mlp`: units of a hidden layer, 100 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+    /// `small-cnn`, 16 where it is left out, and `resnet18`, 64: channels of the first layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// `member`: the subnet's text, `largest` or `smallest`; `largest` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// `member`, with `weights`: draws the last linear layer anew, for other classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fresh_classifier: Option<bool>,
+    /// `member`: of which space, as in recipes of training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<SpaceRecipe>,
+}
+
+/// Which images a memory keeps; see [`MemoryPolicy`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyKind {
+    /// Every image of the stream alike.
+    Reservoir,
+    /// The latest of each class.
+    Ring,
+    /// A reservoir for each class.
+    ClassBalanced,
+    /// GDumb's.
+    GreedyBalanced,
+    /// Nearest to the class's mean feature first.
+    Herding,
+}
+
+impl From<PolicyKind> for MemoryPolicy {
+    fn from(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::Reservoir => Self::Reservoir,
+            PolicyKind::Ring => Self::Ring,
+            PolicyKind::ClassBalanced => Self::ClassBalanced,
+            PolicyKind::GreedyBalanced => Self::GreedyBalanced,
+            PolicyKind::Herding => Self::Herding,
+        }
+    }
+}
+
+/// `[memory]`; methods without memory have none whatever it says.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryRecipe {
+    /// Images that it holds.
+    pub capacity: usize,
+    /// Which ones, instead of the method's own policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyKind>,
+}
+
+impl Default for MemoryRecipe {
+    fn default() -> Self {
+        Self {
+            capacity: 200,
+            policy: None,
+        }
+    }
+}
+
+/// `[optimiser]`: stochastic gradient descent at a constant rate.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SgdRecipe {
+    /// Learning rate.
+    pub learning_rate: f32,
+    /// Momentum.
+    pub momentum: f32,
+    /// Weight decay; not applied to biases and batch-norm.
+    pub weight_decay: f32,
+}
+
+impl Default for SgdRecipe {
+    fn default() -> Self {
+        Self {
+            learning_rate: 0.03,
+            momentum: 0.0,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+/// `[training]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StepsRecipe {
+    /// New images of a step.
+    pub batch_size: usize,
+    /// Epochs of each task; 1 is the online setting.
+    pub epochs: usize,
+    /// Images of each draw from the memory, instead of the method's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_batch: Option<usize>,
+}
+
+impl Default for StepsRecipe {
+    fn default() -> Self {
+        Self {
+            batch_size: 10,
+            epochs: 1,
+            replay_batch: None,
+        }
+    }
+}
+
+/// `[checkpoint]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StateRecipe {
+    /// Seconds between saved states; one is also written after each task and at Ctrl-C.
+    pub every_seconds: f64,
+    /// Batches between saved states; 0 leaves it to the clock.
+    pub every_batches: u64,
+}
+
+impl Default for StateRecipe {
+    fn default() -> Self {
+        Self {
+            every_seconds: 30.0,
+            every_batches: 0,
+        }
+    }
+}
+
+impl LearningRecipe {
+    /// Reads a recipe file; relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not TOML, or has unknown keys or illegal values; the message
+    /// shows the place.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::file("read recipe", path))?;
+        let mut recipe = Self::parse(&text, &path.display().to_string())?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        recipe.data.resolve(folder)?;
+        let network = &mut recipe.network;
+        let space_file = network.space.as_mut().and_then(|space| space.file.as_mut());
+        for file in [network.weights.as_mut(), space_file].into_iter().flatten() {
+            let joined = folder.join(&*file);
+            *file = std::path::absolute(&joined).map_err(TrainError::file("find", &joined))?;
+        }
+        if recipe.name == UNNAMED
+            && let Some(stem) = path.file_stem()
+        {
+            recipe.name = stem.to_string_lossy().into_owned();
+        }
+        Ok(recipe)
+    }
+
+    /// Parses a recipe; `file_name` is for messages.
+    ///
+    /// # Errors
+    /// As [`LearningRecipe::load`].
+    pub fn parse(text: &str, file_name: &str) -> Result<Self> {
+        let mut recipe: Self = parse_strictly(text, file_name, &keys)?;
+        let table: toml::Table = toml::from_str(text).unwrap_or_default();
+        let says_validation = table.get("data").and_then(|data| data.get("validation"));
+        if says_validation.is_none() {
+            recipe.data.validation = 0;
+        }
+        recipe
+            .validate()
+            .map_err(|problem| TrainError::Recipe(format!("{file_name}: {problem}")))?;
+        Ok(recipe)
+    }
+
+    /// The recipe with every default written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe holds nothing that TOML cannot")
+    }
+
+    fn validate(&self) -> std::result::Result<(), String> {
+        let problem = |key: &str, value: String, legal: &str| {
+            Err(format!("`{key}` is {value}, but must be {legal}"))
+        };
+        let sgd = &self.optimiser;
+        let (rate, momentum, decay) = (sgd.learning_rate, sgd.momentum, sgd.weight_decay);
+        if !(rate > 0.0 && rate.is_finite()) {
+            return problem("optimiser.learning_rate", rate.to_string(), "above 0");
+        }
+        if !(0.0..1.0).contains(&momentum) {
+            let legal = "0 or more and below 1";
+            return problem("optimiser.momentum", momentum.to_string(), legal);
+        }
+        if !(decay >= 0.0 && decay.is_finite()) {
+            return problem("optimiser.weight_decay", decay.to_string(), "0 or more");
+        }
+        let counts = [
+            ("training.batch_size", Some(self.training.batch_size)),
+            ("training.epochs", Some(self.training.epochs)),
+            ("training.replay_batch", self.training.replay_batch),
+            ("memory.capacity", Some(self.memory.capacity)),
+            ("stream.base", self.stream.base),
+            ("stream.increment", self.stream.increment),
+            ("stream.tasks", self.stream.tasks),
+            ("stream.later_shots", self.stream.later_shots),
+            ("network.hidden", self.network.hidden),
+            ("network.width", self.network.width),
+        ];
+        for (key, value) in counts {
+            if value == Some(0) {
+                return problem(key, "0".into(), "at least 1");
+            }
+        }
+        let seconds = self.checkpoint.every_seconds;
+        if !(seconds >= 0.0) {
+            return problem("checkpoint.every_seconds", seconds.to_string(), "0 or more");
+        }
+        let degrees = self.stream.largest_degrees;
+        if !(degrees > 0.0 && degrees <= 360.0) {
+            return problem(
+                "stream.largest_degrees",
+                degrees.to_string(),
+                "above 0, to 360",
+            );
+        }
+        let name = &self.name;
+        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+            let legal = "a folder name without slashes";
+            return problem("name", format!("`{name}`"), legal);
+        }
+        self.augmentation
+            .check_ranges()
+            .map_err(|error| error.to_string())?;
+        self.network.validate()?;
+        self.stream.validate()
+    }
+}
+
+/// The legal keys of each section.
+fn keys(section: &str) -> &'static [&'static str] {
+    match section {
+        "" => field_names::<LearningRecipe>(),
+        "data" => field_names::<DataRecipe>(),
+        "stream" => field_names::<StreamRecipe>(),
+        "network" => field_names::<NetworkRecipe>(),
+        "network.space" => field_names::<SpaceRecipe>(),
+        "method" => field_names::<MethodRecipe>(),
+        "memory" => field_names::<MemoryRecipe>(),
+        "optimiser" => field_names::<SgdRecipe>(),
+        "training" => field_names::<StepsRecipe>(),
+        "augmentation" => field_names::<Augmentation>(),
+        "checkpoint" => field_names::<StateRecipe>(),
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::Method;
+
+    fn message(text: &str) -> String {
+        LearningRecipe::parse(text, "r.toml")
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_resolved_recipe_reads_back_as_itself() {
+        let text = "[data]\nsource = \"embedded\"\n[stream]\nclass_order = [\"Bag\", \"Coat\"]\n\
+                    [method]\nname = \"der++\"\nalpha = 0.5\n[network]\nkind = \"member\"\n\
+                    [network.space]\nfamily = \"fm-nano\"\n";
+        let recipe = LearningRecipe::parse(text, "r.toml").unwrap();
+        assert_eq!(recipe.data.validation, 0);
+        let again = LearningRecipe::parse(&recipe.to_toml(), "r.toml").unwrap();
+        assert_eq!(recipe, again);
+        let held_out = LearningRecipe::parse("[data]\nvalidation = 100\n", "r").unwrap();
+        assert_eq!(held_out.data.validation, 100);
+    }
+
+    #[test]
+    fn illegal_recipes_name_the_key_and_the_legal_values() {
+        for (text, part) in [
+            ("[streem]", "unknown key `streem`"),
+            ("[stream]\nincrementt = 2", "did you mean `increment`?"),
+            (
+                "[network.space]\nfamly = \"x\"",
+                "legal keys: family, file, parameters, fix",
+            ),
+            (
+                "[optimiser]\nlearning_rate = nan",
+                "`optimiser.learning_rate` is NaN",
+            ),
+            (
+                "[training]\nreplay_batch = 0",
+                "`training.replay_batch` is 0",
+            ),
+            ("[stream]\ntasks = 5\nincrement = 2", "`stream.tasks`"),
+            (
+                "[stream]\nscenario = \"permuted-pixels\"\nbase = 5",
+                "`stream.base`",
+            ),
+            ("[network]\nwidth = 20", "`network.width`"),
+            ("[network]\nkind = \"member\"", "`network.space`"),
+        ] {
+            let found = message(text);
+            assert!(found.contains(part), "{found}");
+        }
+    }
+
+    #[test]
+    fn methods_take_their_options_and_no_others() {
+        let method = |text: &str| {
+            let recipe = LearningRecipe::parse(text, "r").unwrap();
+            recipe.build_method(10)
+        };
+        assert_eq!(
+            method("[method]\nname = \"er\"").unwrap(),
+            Method::er(1.0, 10)
+        );
+        let found = method("[method]\nname = \"er\"\nweight = 0.5\n[training]\nreplay_batch = 32");
+        assert_eq!(found.unwrap(), Method::er(0.5, 32));
+        let found = method("[method]\nname = \"der\"\nalpha = 0.5\nconvention = \"mammoth\"");
+        assert_eq!(found.unwrap(), Method::der(0.05, 10));
+        let wrong = method("[method]\nname = \"er\"\ntemperature = 2.0").unwrap_err();
+        assert!(wrong.to_string().contains("weight"), "{wrong}");
+        let wrong = method("[method]\nname = \"ewc\"\nbeta = nan").unwrap_err();
+        assert!(wrong.to_string().contains("NaN"), "{wrong}");
+        let wrong = method("[method]\nname = \"ewc\"\n[memory]\npolicy = \"ring\"").unwrap_err();
+        assert!(wrong.to_string().contains("without memory"), "{wrong}");
+        for name in Method::NAMES {
+            method(&format!("[method]\nname = \"{name}\"")).unwrap();
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! From the sections of a recipe to data, stream and learner.
+
+use oncefit_data::{DataSource, LoadedData, Normalisation, ValidationSplit};
+use oncefit_nn::{ImportSettings, Parameters, Supernet, import_weights};
+use oncefit_space::Space;
+use oncefit_train::TrainError;
+
+use super::{LearningRecipe, NetworkKind, NetworkRecipe, StreamKind, StreamRecipe};
+use crate::error::{Result, setting};
+use crate::learner::{ImageChanges, Learner, LearnerSettings};
+use crate::networks::{mlp, resnet18, small_cnn, space_of_member};
+use crate::stream::{ClassOrder, Scenario, Stream, StreamSettings};
+
+impl StreamRecipe {
+    pub(super) fn validate(&self) -> std::result::Result<(), String> {
+        let has_parts = self.base.is_some() || self.increment.is_some();
+        match self.scenario {
+            StreamKind::Classes if has_parts && self.tasks.is_some() => {
+                Err("`stream.tasks` parts the classes evenly; it cannot stand beside `stream.base` or `stream.increment`".into())
+            }
+            StreamKind::PermutedPixels | StreamKind::RotatedPixels if has_parts => {
+                Err("`stream.base` and `stream.increment` belong to `scenario = \"classes\"`; the others have all classes in every task, in `stream.tasks` tasks".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn class_order(&self) -> Result<ClassOrder> {
+        let wrong = || {
+            let legal = "\"natural\", \"seeded\" or a list of names of classes";
+            setting("`stream.class_order`", &self.class_order, legal)
+        };
+        match &self.class_order {
+            toml::Value::String(text) => match text.as_str() {
+                "natural" => Ok(ClassOrder::Natural),
+                "seeded" => Ok(ClassOrder::Seeded),
+                _ => Err(wrong()),
+            },
+            toml::Value::Array(names) => names
+                .iter()
+                .map(|name| name.as_str().map(str::to_owned).ok_or_else(wrong))
+                .collect::<Result<_>>()
+                .map(ClassOrder::Named),
+            _ => Err(wrong()),
+        }
+    }
+
+    /// The scenario for so many classes.
+    fn scenario(&self, classes: usize) -> Result<Scenario> {
+        let tasks = self.tasks.unwrap_or(10);
+        Ok(match self.scenario {
+            StreamKind::Classes => match self.tasks {
+                Some(tasks) if !classes.is_multiple_of(tasks) => {
+                    let legal = format!("a divisor of the {classes} classes");
+                    return Err(setting("`stream.tasks`", tasks, legal));
+                }
+                Some(tasks) => Scenario::Classes {
+                    base: classes / tasks,
+                    increment: classes / tasks,
+                },
+                None => {
+                    let increment = self.increment.unwrap_or(2);
+                    Scenario::Classes {
+                        base: self.base.unwrap_or(increment),
+                        increment,
+                    }
+                }
+            },
+            StreamKind::PermutedPixels => Scenario::PermutedPixels { tasks },
+            StreamKind::RotatedPixels => Scenario::RotatedPixels {
+                tasks,
+                largest_degrees: self.largest_degrees,
+            },
+        })
+    }
+}
+
+impl NetworkRecipe {
+    pub(super) fn validate(&self) -> std::result::Result<(), String> {
+        let owners: [(&str, bool, &[NetworkKind]); 6] = [
+            ("hidden", self.hidden.is_some(), &[NetworkKind::Mlp]),
+            (
+                "width",
+                self.width.is_some(),
+                &[NetworkKind::SmallCnn, NetworkKind::Resnet18],
+            ),
+            ("subnet", self.subnet.is_some(), &[NetworkKind::Member]),
+            ("weights", self.weights.is_some(), &[NetworkKind::Member]),
+            (
+                "fresh_classifier",
+                self.fresh_classifier.is_some(),
+                &[NetworkKind::Member],
+            ),
+            ("space", self.space.is_some(), &[NetworkKind::Member]),
+        ];
+        for (key, is_given, kinds) in owners {
+            if is_given && !kinds.contains(&self.kind) {
+                let names: Vec<String> = kinds
+                    .iter()
+                    .map(|kind| format!("`{}`", name(*kind)))
+                    .collect();
+                return Err(format!(
+                    "`network.{key}` belongs to the kinds {}, not to `{}`",
+                    names.join(", "),
+                    name(self.kind)
+                ));
+            }
+        }
+        match (self.kind, &self.space) {
+            (NetworkKind::Member, None) => Err(
+                "`network.kind = \"member\"` needs a section `network.space` with `family` or `file`"
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn name(kind: NetworkKind) -> &'static str {
+    match kind {
+        NetworkKind::Mlp => "mlp",
+        NetworkKind::SmallCnn => "small-cnn",
+        NetworkKind::Resnet18 => "resnet18",
+        NetworkKind::Member => "member",
+    }
+}
+
+impl LearningRecipe {
+    /// The images: trained on, and measured on (held-out ones where `data.validation` is above 0).
+    ///
+    /// # Errors
+    /// If the data cannot be read or is too small for the validation split.
+    pub fn load_data(&self) -> Result<LoadedData> {
+        let source: DataSource = self.data.source()?;
+        let loaded = source.load()?;
+        if self.data.validation == 0 {
+            return Ok(loaded);
+        }
+        let (train, validation) = loaded.train.hold_out(ValidationSplit {
+            size: self.data.validation,
+            seed: self.data.validation_seed,
+        })?;
+        Ok(LoadedData::new(train, validation)?)
+    }
+
+    /// The stream of tasks.
+    ///
+    /// # Errors
+    /// If it does not fit the data.
+    pub fn build_stream(&self, data: &LoadedData) -> Result<Stream> {
+        let class_order = self.stream.class_order()?;
+        let classes = match &class_order {
+            ClassOrder::Named(names) => names.len(),
+            _ => data.train.class_names().len(),
+        };
+        let stream = Stream::new(
+            data,
+            StreamSettings {
+                scenario: self.stream.scenario(classes)?,
+                class_order,
+                batch_size: self.training.batch_size,
+                epochs: self.training.epochs,
+                later_shots: self.stream.later_shots,
+                seed: self.seed,
+            },
+        )?;
+        match self.method.name == "joint" {
+            true => stream.joint(),
+            false => Ok(stream),
+        }
+    }
+
+    /// The learner at its beginning.
+    ///
+    /// # Errors
+    /// If method, network and images do not fit each other.
+    pub fn build_learner(&self, data: &LoadedData) -> Result<Learner> {
+        let shape = data.train.shape();
+        let classes = data.train.class_names().len();
+        let (space, weights) = self.build_network(shape, classes)?;
+        let augmentation = ImageChanges {
+            augmentation: self.augmentation,
+            shape,
+        };
+        let is_changed = self.augmentation != oncefit_data::Augmentation::NONE;
+        let settings = LearnerSettings {
+            learning_rate: self.optimiser.learning_rate,
+            momentum: self.optimiser.momentum,
+            weight_decay: self.optimiser.weight_decay,
+            memory: self.memory.capacity,
+            batch_size: self.training.batch_size,
+            seed: self.seed,
+            normalisation: Normalisation::of(&data.train)?,
+            augmentation: is_changed.then_some(augmentation),
+        };
+        let method = self.build_method(classes)?;
+        match weights {
+            Some(weights) => Learner::with_weights(&space, weights, method, settings),
+            None => Learner::new(&space, method, settings),
+        }
+    }
+
+    fn build_network(
+        &self,
+        shape: oncefit_data::ImageShape,
+        classes: usize,
+    ) -> Result<(Space, Option<Parameters>)> {
+        let network = &self.network;
+        let square = |what| {
+            let legal = "square images";
+            let found = format!("not fit for images of {shape}");
+            match shape.height == shape.width {
+                true => Ok(shape.height),
+                false => Err(setting(what, found, legal)),
+            }
+        };
+        Ok(match (network.kind, &network.space) {
+            (NetworkKind::SmallCnn, _) => {
+                let side = square("network `small-cnn`")?;
+                let width = network.width.unwrap_or(16);
+                (small_cnn(side, shape.channels, width, classes)?, None)
+            }
+            (NetworkKind::Resnet18, _) => {
+                let side = square("network `resnet18`")?;
+                let width = network.width.unwrap_or(64);
+                (resnet18(side, shape.channels, width, classes)?, None)
+            }
+            (NetworkKind::Member, Some(recipe)) => {
+                let space = recipe.build(shape.channels, classes)?;
+                let subnet = space.parse_subnet(network.subnet.as_deref().unwrap_or("largest"))?;
+                let wanted = subnet.graph().input_shape();
+                if (wanted.height, wanted.width) != (shape.height, shape.width) {
+                    return Err(setting(
+                        "the resolution of the subnet",
+                        format!("{}×{}", wanted.height, wanted.width),
+                        format!("that of the images, {}×{}", shape.height, shape.width),
+                    ));
+                }
+                let single = space_of_member(&space, &subnet)?;
+                let Some(path) = &network.weights else {
+                    return Ok((single, None));
+                };
+                let bytes = std::fs::read(path).map_err(TrainError::file("read weights", path))?;
+                let settings = ImportSettings {
+                    names: None,
+                    fresh_classifier: network.fresh_classifier.unwrap_or(false),
+                    seed: self.seed,
+                };
+                let file_name = path.display().to_string();
+                let imported = import_weights(&space, &bytes, &file_name, &settings)?;
+                let supernet = Supernet::with_parameters(&space, imported.parameters)?;
+                (single, Some(supernet.extract_weights(&subnet)?))
+            }
+            (NetworkKind::Mlp | NetworkKind::Member, _) => {
+                let hidden = network.hidden.unwrap_or(100);
+                (mlp(shape.bytes(), hidden, classes)?, None)
+            }
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! `oncefit learn`
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use oncefit_continual::{Learner, LearningRecipe, LearningRun, Outcome, Results};
+use oncefit_data::LoadedData;
+use oncefit_train::write_atomically;
+
+use super::{command_line, print};
+use crate::error::{Error, Result};
+use crate::format::{bytes, count, duration, percent, table};
+use crate::learning_args::LearnArgs;
+use crate::progress::LearningProgress;
+use crate::{learning_report, provenance, stop};
+
+pub fn learn(args: &LearnArgs) -> Result<()> {
+    let run = match args.resume {
+        true => LearningRun::open(&match (&args.out, args.recipe.is_dir()) {
+            (Some(out), _) => out.clone(),
+            (None, true) => args.recipe.clone(),
+            (None, false) => default_folder(&LearningRecipe::load(&args.recipe)?),
+        })?,
+        false => new_run(args)?,
+    };
+    let data = run.recipe().load_data()?;
+    let stop = stop::stop_flag()?;
+    let folder = run.folder().display();
+    match learn_run(&run, &data, &stop)? {
+        None => Err(Error::Stopped(format!(
+            "stopped and saved; to go on: oncefit learn {folder} --resume"
+        ))),
+        Some(results) => {
+            print(&summary(&results));
+            print(&format!("report: {}", run.file("report.html").display()));
+            print(&format!("run: {folder}"));
+            Ok(())
+        }
+    }
+}
+
+fn new_run(args: &LearnArgs) -> Result<LearningRun> {
+    if args.recipe.is_dir() {
+        return Err(Error::Request(format!(
+            "{0} is a folder; to continue the run in it: oncefit learn {0} --resume",
+            args.recipe.display()
+        )));
+    }
+    let mut recipe = LearningRecipe::load(&args.recipe)?;
+    if let Some(seed) = args.seed {
+        recipe.seed = seed;
+    }
+    let folder = args.out.clone().unwrap_or_else(|| default_folder(&recipe));
+    // Data, stream, network and method are tried before a folder is made or removed.
+    let data = recipe.load_data()?;
+    recipe.build_stream(&data)?;
+    recipe.build_learner(&data)?;
+    if args.overwrite {
+        LearningRun::remove(&folder)?;
+    }
+    Ok(LearningRun::create(&folder, &recipe)?)
+}
+
+fn default_folder(recipe: &LearningRecipe) -> PathBuf {
+    Path::new("runs").join(&recipe.name)
+}
+
+/// Learns a run to its end, with its report; `None` where it was stopped.
+pub(super) fn learn_run(
+    run: &LearningRun,
+    data: &LoadedData,
+    stop: &AtomicBool,
+) -> Result<Option<Results>> {
+    provenance::write_learning(run, data, &command_line())?;
+    let mut progress =
+        LearningProgress::new(&format!("{} seed {}", run.recipe().name, run.recipe().seed));
+    let outcome = oncefit_continual::learn(run, data, stop, &mut |told| progress.observe(told));
+    progress.finish();
+    let (outcome, learner) = outcome?;
+    if let Outcome::Stopped { done, batches } = outcome {
+        eprintln!("stopped after batch {done} of {batches}");
+        return Ok(None);
+    }
+    let results = run.results()?.ok_or_else(|| {
+        Error::Request(format!("{}: its results are gone", run.folder().display()))
+    })?;
+    write_report(run, &results, &learner, data)?;
+    Ok(Some(results))
+}
+
+fn write_report(
+    run: &LearningRun,
+    results: &Results,
+    learner: &Learner,
+    data: &LoadedData,
+) -> Result<()> {
+    let page = learning_report::report(run, results, learner, data, &command_line())?;
+    Ok(write_atomically(&run.file("report.html"), page.as_bytes())?)
+}
+
+/// The accuracy matrix and what follows from it.
+fn summary(results: &Results) -> String {
+    let numbers: Vec<String> = (1..=results.tasks.len())
+        .map(|task| format!("task {task}"))
+        .collect();
+    let mut header = vec!["learnt"];
+    header.extend(numbers.iter().map(String::as_str));
+    let rows = results.finished.class_incremental.rows.iter().enumerate();
+    let rows = rows.map(|(learnt, row)| {
+        let cells = row
+            .iter()
+            .map(|accuracy| format!("{:.1}", 100.0 * accuracy));
+        std::iter::once(numbers[learnt].clone())
+            .chain(cells)
+            .collect()
+    });
+    let mut lines = vec![
+        "accuracy in % among all classes seen".to_owned(),
+        table(&header, rows),
+    ];
+    let optional = |value: Option<f64>| value.map_or("–".into(), percent);
+    for (name, metrics) in [
+        ("class-incremental", &results.class_incremental),
+        ("task-incremental", &results.task_incremental),
+    ] {
+        if let Some(found) = metrics {
+            lines.push(format!(
+                "{name}: {} at the end, {} over the stream, forgetting {}",
+                percent(found.final_average_accuracy),
+                percent(found.average_incremental_accuracy),
+                optional(found.forgetting)
+            ));
+        }
+    }
+    let costs = &results.costs;
+    lines.push(format!(
+        "{} images, {} train-MACs, {} ({} of steps), memory {}",
+        count(costs.images),
+        count(costs.train_macs),
+        duration(costs.seconds),
+        duration(costs.step_seconds),
+        bytes(costs.memory_bytes as u64)
+    ));
+    lines.join("\n")
+}
