@@ -139,9 +139,11 @@ impl Operator {
         let taps = self.kernel * self.kernel;
         let values = match self.kind {
             OperatorKind::Convolution => taps * input.channels * output.channels,
-            OperatorKind::Multiply => output.channels,
+            OperatorKind::Depthwise => taps * output.channels,
             OperatorKind::Linear => input.len() * output.channels,
             OperatorKind::Add => input.len(),
+            // The second input.
+            OperatorKind::Concat => output.len().saturating_sub(input.len()),
             OperatorKind::Multiply => output.channels,
             OperatorKind::InvertedResidual => {
                 self.middle * (input.channels + taps + output.channels)

@@ -7,7 +7,10 @@ mod blocks;
 mod chart;
 #[allow(missing_docs, reason = "the help texts are the documentation")]
 mod cli;
+#[allow(missing_docs, reason = "the help texts are the documentation")]
+mod cli_space;
 mod commands;
+mod drawing;
 mod error;
 pub mod fit;
 mod format;
@@ -47,6 +50,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Fit(args) => commands::fit(&args),
         Command::Export(args) => commands::export(&args),
         Command::Report(args) => commands::report(&args),
+        Command::Space(command) => commands::space(&command),
         Command::Show(args) => commands::show(&args),
         Command::Data(DataCommand::Show(args)) => commands::data_show(&args),
         Command::Profile(args) => commands::profile(&args),

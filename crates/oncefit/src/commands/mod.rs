@@ -9,6 +9,7 @@ mod quickstart;
 mod report;
 mod runs;
 mod show;
+mod space;
 mod train;
 
 use std::io::{ErrorKind, Write};
@@ -21,7 +22,9 @@ pub use profile::profile;
 pub use quickstart::quickstart;
 pub use report::report;
 pub use runs::{RunSummary, runs_compare, runs_list};
+pub(crate) use show::operation_name;
 pub use show::show;
+pub use space::space;
 pub use train::train;
 
 use std::path::Path;
