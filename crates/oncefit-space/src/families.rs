@@ -4,7 +4,7 @@ use crate::error::{Result, SpaceError, suggestion};
 use crate::space::Space;
 use crate::value::Value;
 
-const FAMILIES: [(&str, &str); 10] = [
+const FAMILIES: [(&str, &str); 12] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
     ("cifar-nano", include_str!("../spaces/cifar-nano.space")),
     (
@@ -27,6 +27,11 @@ const FAMILIES: [(&str, &str); 10] = [
     (
         "mobilenet-v3-small",
         include_str!("../spaces/mobilenet-v3-small.space"),
+    ),
+    ("vgg-nano", include_str!("../spaces/vgg-nano.space")),
+    (
+        "densenet-nano",
+        include_str!("../spaces/densenet-nano.space"),
     ),
     ("resnet50", include_str!("../spaces/resnet50.space")),
     (

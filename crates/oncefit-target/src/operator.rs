@@ -142,6 +142,7 @@ impl Operator {
             OperatorKind::Depthwise => taps * output.channels,
             OperatorKind::Linear => input.len() * output.channels,
             OperatorKind::Add => input.len(),
+            // The second input.
             OperatorKind::Concat => output.len().saturating_sub(input.len()),
             OperatorKind::Multiply => output.channels,
             OperatorKind::InvertedResidual => {

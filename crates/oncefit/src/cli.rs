@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use oncefit_search::Count;
 
+use crate::cli_space::SpaceCommand;
 use crate::fit::SearcherKind;
 use crate::learning_args::{CompareArgs, DataStreamArgs, LearnArgs};
 use crate::loaded::WhichCheckpoint;
@@ -52,6 +53,9 @@ pub enum Command {
     Report(ReportArgs),
     /// Show a space, a run or an exported file
     Show(ShowArgs),
+    /// Check, count, sample, number, compare and draw spaces and their members
+    #[command(subcommand)]
+    Space(SpaceCommand),
     /// Look at data
     #[command(subcommand)]
     Data(DataCommand),

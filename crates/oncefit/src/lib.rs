@@ -7,7 +7,10 @@ mod blocks;
 mod chart;
 #[allow(missing_docs, reason = "the help texts are the documentation")]
 mod cli;
+#[allow(missing_docs, reason = "the help texts are the documentation")]
+mod cli_space;
 mod commands;
+mod drawing;
 mod error;
 pub mod finder;
 pub mod fit;
@@ -53,6 +56,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Front(args) => commands::front(&args),
         Command::Export(args) => commands::export(&args),
         Command::Report(args) => commands::report(&args),
+        Command::Space(command) => commands::space(&command),
         Command::Show(args) => commands::show(&args),
         Command::Data(DataCommand::Show(args)) => commands::data_show(&args),
         Command::Data(DataCommand::Stream(args)) => commands::data_stream(&args),

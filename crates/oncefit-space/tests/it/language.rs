@@ -412,3 +412,44 @@ fn equal_networks_of_different_decisions_have_one_structure() {
         .collect();
     assert_eq!((members.len(), structures.len()), (4, 2));
 }
+
+/// The spaces of the brief `deep-architect`, with its counts (§2.5, §6.7, P7).
+#[test]
+fn deep_architects_spaces_have_the_counts_of_the_brief() {
+    let read = |text: &str, name: &str| {
+        let space = Space::parse(text, name).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(parse(&space.to_text()).hash(), space.hash(), "{name}");
+        let mut draws = oncefit_random::Draws::new(1, "members", 0, 0);
+        for _ in 0..20 {
+            let member = space.sample_uniform(&mut draws).unwrap();
+            member.graph().validate().unwrap();
+            let rank = space.rank(&member).unwrap();
+            assert_eq!(space.unrank(&rank).unwrap(), member, "{name}");
+        }
+        space
+    };
+    let deepconv = read(include_str!("../spaces/deepconv_ss0.space"), "deepconv_ss0");
+    assert_eq!(deepconv.count().unwrap(), BigUint::from(60_466_176u32));
+    let resnet = read(include_str!("../spaces/resnet_ss0.space"), "resnet_ss0");
+    let half: BigUint = [1, 2, 4, 8]
+        .map(|r| BigUint::from(17_496u32).pow(r))
+        .iter()
+        .sum();
+    assert_eq!(half.to_string(), "8780316282388761736410463107953304");
+    assert_eq!(resnet.count().unwrap(), &half * (2u32 * &half + 1u32));
+    assert_eq!(format!("{:.3}", resnet.log10_count().unwrap()), "68.188");
+    let bench = read(
+        include_str!("../spaces/nas_bench_macro.space"),
+        "nas_bench_macro",
+    );
+    let members = enumerate(&bench);
+    assert_eq!(
+        (members.len(), bench.count().unwrap()),
+        (6561, BigUint::from(6561u32))
+    );
+    let structures: HashSet<String> = members
+        .iter()
+        .map(|member| member.graph().structure_id())
+        .collect();
+    assert_eq!(structures.len(), 3969);
+}

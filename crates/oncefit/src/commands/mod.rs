@@ -12,6 +12,7 @@ mod quickstart;
 mod report;
 mod runs;
 mod show;
+mod space;
 mod stream;
 mod train;
 
@@ -29,7 +30,9 @@ pub use profile::profile;
 pub use quickstart::quickstart;
 pub use report::report;
 pub use runs::{RunSummary, runs_compare, runs_list};
+pub(crate) use show::operation_name;
 pub use show::show;
+pub use space::space;
 pub use stream::data_stream;
 pub use train::train;
 

@@ -37,7 +37,7 @@ pub fn show(args: &ShowArgs) -> Result<()> {
     }
 }
 
-fn show_space(space: &Space, subnet: Option<&str>) -> Result<()> {
+pub(super) fn show_space(space: &Space, subnet: Option<&str>) -> Result<()> {
     if let Some(text) = subnet {
         return show_subnet(&space.parse_subnet(text)?);
     }
@@ -68,6 +68,29 @@ fn show_space(space: &Space, subnet: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// An operation in a few words, without its channels.
+pub(crate) fn operation_name(op: &Op) -> String {
+    match *op {
+        Op::Input => "input".to_owned(),
+        Op::Convolution { kernel, stride, .. } => {
+            format!("conv {kernel}×{kernel}/{stride}")
+        }
+        Op::Depthwise { kernel, stride, .. } => {
+            format!("depthwise {kernel}×{kernel}/{stride}")
+        }
+        Op::Activation(activation) => activation.name().to_owned(),
+        Op::GlobalAveragePool => "global average pool".into(),
+        Op::AveragePool { kernel, stride, .. } => format!("average pool {kernel}/{stride}"),
+        Op::MaxPool { kernel, stride, .. } => format!("max pool {kernel}/{stride}"),
+        Op::Dropout { rate } => format!("dropout {rate}"),
+        Op::Linear { .. } => "linear".into(),
+        Op::Add => "add".into(),
+        Op::Concat { .. } => "concat".into(),
+        Op::Multiply => "multiply".into(),
+        Op::BatchNorm { .. } => "batch-norm".into(),
+    }
+}
+
 fn show_subnet(subnet: &Subnet) -> Result<()> {
     let graph = subnet.graph();
     let rows = graph
@@ -75,25 +98,7 @@ fn show_subnet(subnet: &Subnet) -> Result<()> {
         .iter()
         .filter(|node| !matches!(node.op, Op::BatchNorm { .. }))
         .map(|node| {
-            let what = match node.op {
-                Op::Input => "input".to_owned(),
-                Op::Convolution { kernel, stride, .. } => {
-                    format!("conv {kernel}×{kernel}/{stride}")
-                }
-                Op::Depthwise { kernel, stride, .. } => {
-                    format!("depthwise {kernel}×{kernel}/{stride}")
-                }
-                Op::Activation(activation) => activation.name().to_owned(),
-                Op::GlobalAveragePool => "global average pool".into(),
-                Op::AveragePool { kernel, stride, .. } => format!("average pool {kernel}/{stride}"),
-                Op::MaxPool { kernel, stride, .. } => format!("max pool {kernel}/{stride}"),
-                Op::Dropout { rate } => format!("dropout {rate}"),
-                Op::Linear { .. } => "linear".into(),
-                Op::Add => "add".into(),
-                Op::Concat { .. } => "concat".into(),
-                Op::Multiply => "multiply".into(),
-                Op::BatchNorm { .. } => "batch-norm".into(),
-            };
+            let what = operation_name(&node.op);
             vec![node.path.clone(), what, node.shape.to_string()]
         });
     print(&table(
