@@ -90,10 +90,7 @@ impl Experiment {
     ///
     /// # Errors
     /// If the stream does not fit the learner or training diverges; those of `observe`.
-    pub fn watch(
-        &mut self,
-        observe: &mut dyn FnMut(&Self, Moment) -> Result<bool>,
-    ) -> Result<()> {
+    pub fn watch(&mut self, observe: &mut dyn FnMut(&Self, Moment) -> Result<bool>) -> Result<()> {
         let begun = Instant::now();
         let before = self.finished.seconds;
         if self.finished.class_incremental.untrained.is_empty() && self.learner.position() == (0, 0)

@@ -38,9 +38,13 @@ pub use method::{
 pub use metrics::{AccuracyMatrix, Metrics};
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    ClassifierKind, ConventionKind, FisherKind, LearningRecipe, MemoryRecipe, MethodRecipe, NetworkKind,
-    NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
+    ClassifierKind, ConventionKind, FisherKind, LearningRecipe, MemoryRecipe, MethodRecipe,
+    NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
+    StreamRecipe,
 };
-pub use run::{Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn, learning_stream};
+pub use run::{
+    Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,
+    learning_stream,
+};
 pub use statistics::{Interval, interval, paired_difference};
 pub use stream::{ClassOrder, Examples, PixelChange, Scenario, Stream, StreamSettings, Task};

@@ -359,7 +359,11 @@ impl LearningRecipe {
         }
         let degrees = self.stream.largest_degrees;
         if !(degrees > 0.0 && degrees <= 360.0) {
-            return problem("stream.largest_degrees", degrees.to_string(), "above 0, to 360");
+            return problem(
+                "stream.largest_degrees",
+                degrees.to_string(),
+                "above 0, to 360",
+            );
         }
         let name = &self.name;
         if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
@@ -398,7 +402,9 @@ mod tests {
     use crate::method::Method;
 
     fn message(text: &str) -> String {
-        LearningRecipe::parse(text, "r.toml").unwrap_err().to_string()
+        LearningRecipe::parse(text, "r.toml")
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -419,11 +425,23 @@ mod tests {
         for (text, part) in [
             ("[streem]", "unknown key `streem`"),
             ("[stream]\nincrementt = 2", "did you mean `increment`?"),
-            ("[network.space]\nfamly = \"x\"", "legal keys: family, file, parameters, fix"),
-            ("[optimiser]\nlearning_rate = nan", "`optimiser.learning_rate` is NaN"),
-            ("[training]\nreplay_batch = 0", "`training.replay_batch` is 0"),
+            (
+                "[network.space]\nfamly = \"x\"",
+                "legal keys: family, file, parameters, fix",
+            ),
+            (
+                "[optimiser]\nlearning_rate = nan",
+                "`optimiser.learning_rate` is NaN",
+            ),
+            (
+                "[training]\nreplay_batch = 0",
+                "`training.replay_batch` is 0",
+            ),
             ("[stream]\ntasks = 5\nincrement = 2", "`stream.tasks`"),
-            ("[stream]\nscenario = \"permuted-pixels\"\nbase = 5", "`stream.base`"),
+            (
+                "[stream]\nscenario = \"permuted-pixels\"\nbase = 5",
+                "`stream.base`",
+            ),
             ("[network]\nwidth = 20", "`network.width`"),
             ("[network]\nkind = \"member\"", "`network.space`"),
         ] {
@@ -438,7 +456,10 @@ mod tests {
             let recipe = LearningRecipe::parse(text, "r").unwrap();
             recipe.build_method(10)
         };
-        assert_eq!(method("[method]\nname = \"er\"").unwrap(), Method::er(1.0, 10));
+        assert_eq!(
+            method("[method]\nname = \"er\"").unwrap(),
+            Method::er(1.0, 10)
+        );
         let found = method("[method]\nname = \"er\"\nweight = 0.5\n[training]\nreplay_batch = 32");
         assert_eq!(found.unwrap(), Method::er(0.5, 32));
         let found = method("[method]\nname = \"der\"\nalpha = 0.5\nconvention = \"mammoth\"");

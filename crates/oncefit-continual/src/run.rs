@@ -47,7 +47,11 @@ impl LearningRun {
     pub fn create(folder: &Path, recipe: &LearningRecipe) -> Result<Self> {
         let path = folder.join("recipe.toml");
         if path.exists() {
-            return Err(at(folder, "there is a run already; `--resume` continues it, `--overwrite` removes it first").into());
+            return Err(at(
+                folder,
+                "there is a run already; `--resume` continues it, `--overwrite` removes it first",
+            )
+            .into());
         }
         fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
         let lock = lock_folder(folder)?;
@@ -78,7 +82,11 @@ impl LearningRun {
     pub fn open_to_read(folder: &Path) -> Result<Self> {
         let path = folder.join("recipe.toml");
         if !path.exists() {
-            return Err(at(folder, "it is no run folder (it has no recipe.toml); `oncefit learn RECIPE` makes one").into());
+            return Err(at(
+                folder,
+                "it is no run folder (it has no recipe.toml); `oncefit learn RECIPE` makes one",
+            )
+            .into());
         }
         let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
         Ok(Self {
@@ -97,7 +105,14 @@ impl LearningRun {
             return Ok(());
         }
         let _lock = lock_folder(folder)?;
-        let names = [STATE, RESULTS, ACCURACIES, "provenance.json", "report.html", "recipe.toml"];
+        let names = [
+            STATE,
+            RESULTS,
+            ACCURACIES,
+            "provenance.json",
+            "report.html",
+            "recipe.toml",
+        ];
         for path in names.map(|name| folder.join(name)) {
             if path.exists() {
                 fs::remove_file(&path).map_err(TrainError::file("remove", &path))?;
@@ -159,7 +174,10 @@ impl LearningRun {
         let results = Results::of(&self.recipe, experiment);
         let text = serde_json::to_string_pretty(&results).expect("results are plain data");
         write_atomically(&self.file(RESULTS), text.as_bytes())?;
-        Ok(write_atomically(&self.file(ACCURACIES), results.to_csv().as_bytes())?)
+        Ok(write_atomically(
+            &self.file(ACCURACIES),
+            results.to_csv().as_bytes(),
+        )?)
     }
 }
 
@@ -188,7 +206,11 @@ impl TaskSummary {
     pub fn all(stream: &Stream) -> Vec<Self> {
         let names = stream.data().train.class_names();
         let tasks = stream.tasks().iter().map(|task| Self {
-            classes: task.classes.iter().map(|&class| names[class as usize].clone()).collect(),
+            classes: task
+                .classes
+                .iter()
+                .map(|&class| names[class as usize].clone())
+                .collect(),
             train: task.train.len(),
             test: task.test.len(),
             pixels: match &task.pixels {
@@ -384,7 +406,9 @@ pub fn learn(
 ) -> Result<(Outcome, Learner)> {
     let mut experiment = run.experiment(data)?;
     let tasks = experiment.stream.tasks().len();
-    let of_task: Vec<usize> = (0..tasks).map(|task| experiment.stream.batches(task)).collect();
+    let of_task: Vec<usize> = (0..tasks)
+        .map(|task| experiment.stream.batches(task))
+        .collect();
     let batches: usize = of_task.iter().sum();
     let before = |learner: &Learner| {
         let (task, batch) = learner.position();

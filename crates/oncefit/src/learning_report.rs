@@ -142,13 +142,16 @@ fn metrics_table(results: &Results) -> Markup {
 fn map(matrix: &AccuracyMatrix, caption: &str) -> Markup {
     let tasks = matrix.rows.len();
     let names = (1..=tasks).map(|task| format!("task {task}"));
-    let rows = std::iter::once("untrained".into()).chain(names.clone().map(|name| format!("after {name}")));
+    let rows = std::iter::once("untrained".into())
+        .chain(names.clone().map(|name| format!("after {name}")));
     let cells = std::iter::once(&matrix.untrained).chain(&matrix.rows);
     let map = HeatMap {
         title: "accuracy on each task after each task".into(),
         rows: rows.collect(),
         columns: names.collect(),
-        cells: cells.map(|row| row.iter().map(|share| Some(*share)).collect()).collect(),
+        cells: cells
+            .map(|row| row.iter().map(|share| Some(*share)).collect())
+            .collect(),
     };
     html! { figure { (PreEscaped(map.to_svg())) figcaption { (caption) } } }
 }
@@ -180,7 +183,11 @@ fn mean_chart(results: &Results) -> Chart {
         y_label: "accuracy, %".into(),
         series: vec![
             over_tasks("all classes", 0, &seen_so_far(&finished.class_incremental)),
-            over_tasks("task's classes", 2, &seen_so_far(&finished.task_incremental)),
+            over_tasks(
+                "task's classes",
+                2,
+                &seen_so_far(&finished.task_incremental),
+            ),
             over_tasks("before learning", 3, &finished.prequential),
         ],
     }
@@ -191,7 +198,12 @@ fn task_chart(matrix: &AccuracyMatrix) -> Chart {
     let series = (0..tasks).map(|task| {
         let points = (task..tasks).map(|learnt| {
             let share = matrix.rows[learnt][task];
-            let text = format!("task {} after task {}: {}", task + 1, learnt + 1, percent(share));
+            let text = format!(
+                "task {} after task {}: {}",
+                task + 1,
+                learnt + 1,
+                percent(share)
+            );
             ((learnt + 1) as f64, 100.0 * share, text)
         });
         Series {
@@ -234,7 +246,10 @@ fn costs(results: &Results) -> Markup {
     let tasks = results.finished.task_seconds.iter();
     let tasks: Vec<String> = tasks.map(|seconds| duration(*seconds)).collect();
     let rows = [
-        ("images forward and backward, replayed ones too", count(costs.images)),
+        (
+            "images forward and backward, replayed ones too",
+            count(costs.images),
+        ),
         ("train-MACs of them", count(costs.train_macs)),
         ("time in all", duration(costs.seconds)),
         ("time of training steps", duration(costs.step_seconds)),
@@ -252,7 +267,13 @@ fn memory_sheet(memory: &Memory, data: &LoadedData) -> Result<Vec<u8>> {
     let places: Vec<usize> = (0..memory.len()).collect();
     let kept = memory.examples(&places);
     let names = data.train.class_names().to_vec();
-    let kept = Dataset::new("memory", data.train.shape(), kept.images, kept.labels, names)?;
+    let kept = Dataset::new(
+        "memory",
+        data.train.shape(),
+        kept.images,
+        kept.labels,
+        names,
+    )?;
     Ok(contact_sheet(&kept, SHEET_COLUMNS)?.to_png())
 }
 
@@ -266,14 +287,23 @@ fn base64(bytes: &[u8]) -> String {
         for letter in 0..4 {
             let is_there = letter <= part.len();
             let index = (word >> (18 - 6 * letter)) & 63;
-            text.push(if is_there { LETTERS[index as usize] as char } else { '=' });
+            text.push(if is_there {
+                LETTERS[index as usize] as char
+            } else {
+                '='
+            });
         }
     }
     text
 }
 
 /// The page of several methods over seeds.
-pub fn comparison(compared: &Compared, header: &[&str], rows: &[Vec<String>], command: &str) -> String {
+pub fn comparison(
+    compared: &Compared,
+    header: &[&str],
+    rows: &[Vec<String>],
+    command: &str,
+) -> String {
     let over_stream = compared.methods.iter().enumerate().map(|(index, method)| {
         let runs: Vec<Vec<f64>> = method.matrices.iter().map(seen_so_far).collect();
         let tasks = runs.iter().map(Vec::len).min().unwrap_or(0);
@@ -298,13 +328,17 @@ pub fn comparison(compared: &Compared, header: &[&str], rows: &[Vec<String>], co
         }
     });
     // A legend of many names would leave the chart.
-    let groups = |series: Vec<Series>| -> Vec<Vec<Series>> { series.chunks(5).map(<[Series]>::to_vec).collect() };
-    let stream_charts = groups(over_stream.collect()).into_iter().map(|series| Chart {
-        title: "mean accuracy over the stream, by method".into(),
-        x_label: "tasks learnt".into(),
-        y_label: "accuracy among all classes seen, %".into(),
-        series,
-    });
+    let groups = |series: Vec<Series>| -> Vec<Vec<Series>> {
+        series.chunks(5).map(<[Series]>::to_vec).collect()
+    };
+    let stream_charts = groups(over_stream.collect())
+        .into_iter()
+        .map(|series| Chart {
+            title: "mean accuracy over the stream, by method".into(),
+            x_label: "tasks learnt".into(),
+            y_label: "accuracy among all classes seen, %".into(),
+            series,
+        });
     let cost_charts = groups(points.collect()).into_iter().map(|series| Chart {
         title: "final accuracy against training cost".into(),
         x_label: "train-MACs, 10⁹".into(),
@@ -336,7 +370,13 @@ mod tests {
 
     #[test]
     fn base64_gives_the_examples_of_the_standard() {
-        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
+        let pairs = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ];
         for (bytes, text) in pairs {
             assert_eq!(base64(bytes.as_bytes()), text);
         }

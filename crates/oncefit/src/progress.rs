@@ -320,7 +320,11 @@ impl LearningProgress {
         }
         let mut lines = vec![state, format!("loss {}", curve(&self.losses))];
         for (learnt, row) in self.rows.iter().enumerate() {
-            lines.push(format!("after task {}: {}", learnt + 1, row_text(row, learnt)));
+            lines.push(format!(
+                "after task {}: {}",
+                learnt + 1,
+                row_text(row, learnt)
+            ));
         }
         lines.join("\n  ")
     }
@@ -336,7 +340,9 @@ impl LearningProgress {
 /// Accuracies of the tasks learnt so far, in %.
 fn row_text(row: &[f64], learnt: usize) -> String {
     let cells = row[..=learnt].iter();
-    let cells: Vec<String> = cells.map(|share| format!("{:5.1}", 100.0 * share)).collect();
+    let cells: Vec<String> = cells
+        .map(|share| format!("{:5.1}", 100.0 * share))
+        .collect();
     let mean = row[..=learnt].iter().sum::<f64>() / (learnt + 1) as f64;
     format!("{}  mean {:.1} %", cells.join(" "), 100.0 * mean)
 }

@@ -95,7 +95,10 @@ impl NetworkRecipe {
         ];
         for (key, is_given, kinds) in owners {
             if is_given && !kinds.contains(&self.kind) {
-                let names: Vec<String> = kinds.iter().map(|kind| format!("`{}`", name(*kind))).collect();
+                let names: Vec<String> = kinds
+                    .iter()
+                    .map(|kind| format!("`{}`", name(*kind)))
+                    .collect();
                 return Err(format!(
                     "`network.{key}` belongs to the kinds {}, not to `{}`",
                     names.join(", "),

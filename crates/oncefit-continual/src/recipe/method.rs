@@ -235,7 +235,10 @@ impl MethodRecipe {
             ("temperature", self.temperature.map(f64::from)),
             ("damping", self.damping),
             ("decay", self.decay),
-            ("importance_images", self.importance_images.map(|n| n as f64)),
+            (
+                "importance_images",
+                self.importance_images.map(|n| n as f64),
+            ),
             ("memory_epochs", self.memory_epochs.map(|n| n as f64)),
             ("fisher", self.fisher.map(|_| 1.0)),
         ];
@@ -253,14 +256,23 @@ impl MethodRecipe {
                     format!("its options: {legal}; for all: convention, classifier"),
                 ));
             }
-            let needs_more = ["temperature", "damping", "importance_images", "memory_epochs"];
+            let needs_more = [
+                "temperature",
+                "damping",
+                "importance_images",
+                "memory_epochs",
+            ];
             let is_legal = value.is_finite()
                 && match needs_more.contains(&key) {
                     true => value > 0.0,
                     false => value >= 0.0,
                 };
             if !is_legal {
-                let legal = if needs_more.contains(&key) { "above 0" } else { "0 or more" };
+                let legal = if needs_more.contains(&key) {
+                    "above 0"
+                } else {
+                    "0 or more"
+                };
                 return Err(setting(
                     "an option of the method",
                     format!("`{key}` = {value}"),

@@ -64,7 +64,10 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     let recipes = args.recipes.iter().map(|path| LearningRecipe::load(path));
     let recipes: Vec<LearningRecipe> = recipes.collect::<std::result::Result<_, _>>()?;
     for (index, recipe) in recipes.iter().enumerate() {
-        if recipes[..index].iter().any(|other| other.name == recipe.name) {
+        if recipes[..index]
+            .iter()
+            .any(|other| other.name == recipe.name)
+        {
             return Err(Error::Request(format!(
                 "two recipes are named `{}`; give one of them another `name`",
                 recipe.name
@@ -104,7 +107,11 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
             eprintln!(
                 "{done}/{total}  {} seed {seed}: {}",
                 recipe.name,
-                results.class_incremental.map_or("–".into(), |metrics| percent(metrics.final_average_accuracy))
+                results
+                    .class_incremental
+                    .map_or("–".into(), |metrics| percent(
+                        metrics.final_average_accuracy
+                    ))
             );
             found.push(results);
         }
@@ -186,19 +193,35 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
     let convention = MetricConvention::from(args.convention);
     let mut methods: Vec<ComparedMethod> = Vec::new();
     for runs in found {
-        let metrics = runs.iter().map(|run| run.finished.class_incremental.metrics());
+        let metrics = runs
+            .iter()
+            .map(|run| run.finished.class_incremental.metrics());
         let metrics: Vec<_> = metrics.collect::<std::result::Result<_, _>>()?;
-        let by_task = runs.iter().map(|run| run.finished.task_incremental.metrics());
+        let by_task = runs
+            .iter()
+            .map(|run| run.finished.task_incremental.metrics());
         let by_task: Vec<_> = by_task.collect::<std::result::Result<_, _>>()?;
-        let matrices: Vec<AccuracyMatrix> = runs.iter().map(|run| run.finished.class_incremental.clone()).collect();
+        let matrices: Vec<AccuracyMatrix> = runs
+            .iter()
+            .map(|run| run.finished.class_incremental.clone())
+            .collect();
         let forgetting = matrices.iter().map(|matrix| convention.forgetting(matrix));
         let forgetting: Option<Vec<f64>> = forgetting
             .collect::<std::result::Result<Vec<_>, _>>()?
             .into_iter()
             .collect();
-        let finals: Vec<f64> = metrics.iter().map(|found| found.final_average_accuracy).collect();
-        let tasks: Vec<f64> = by_task.iter().map(|found| found.final_average_accuracy).collect();
-        let averages: Vec<f64> = metrics.iter().map(|found| found.average_incremental_accuracy).collect();
+        let finals: Vec<f64> = metrics
+            .iter()
+            .map(|found| found.final_average_accuracy)
+            .collect();
+        let tasks: Vec<f64> = by_task
+            .iter()
+            .map(|found| found.final_average_accuracy)
+            .collect();
+        let averages: Vec<f64> = metrics
+            .iter()
+            .map(|found| found.average_incremental_accuracy)
+            .collect();
         let difference = match methods.first() {
             Some(first) => Some(paired_difference(&finals, &first.final_accuracies)?),
             None => None,
@@ -246,7 +269,11 @@ fn rows(compared: &Compared) -> (Vec<&'static str>, Vec<Vec<String>>) {
     ];
     let points = |share: f64| format!("{:.2}", 100.0 * share);
     let width = |found: &Interval| match found.half_width.is_finite() {
-        true => format!(" ± {} ({})", points(found.half_width), points(found.deviation)),
+        true => format!(
+            " ± {} ({})",
+            points(found.half_width),
+            points(found.deviation)
+        ),
         false => String::new(),
     };
     let cell = |found: &Interval| format!("{}{}", points(found.mean), width(found));

@@ -72,7 +72,8 @@ pub(super) fn learn_run(
     stop: &AtomicBool,
 ) -> Result<Option<Results>> {
     provenance::write_learning(run, data, &command_line())?;
-    let mut progress = LearningProgress::new(&format!("{} seed {}", run.recipe().name, run.recipe().seed));
+    let mut progress =
+        LearningProgress::new(&format!("{} seed {}", run.recipe().name, run.recipe().seed));
     let outcome = oncefit_continual::learn(run, data, stop, &mut |told| progress.observe(told));
     progress.finish();
     let (outcome, learner) = outcome?;
@@ -99,13 +100,19 @@ fn write_report(
 
 /// The accuracy matrix and what follows from it.
 fn summary(results: &Results) -> String {
-    let numbers: Vec<String> = (1..=results.tasks.len()).map(|task| format!("task {task}")).collect();
+    let numbers: Vec<String> = (1..=results.tasks.len())
+        .map(|task| format!("task {task}"))
+        .collect();
     let mut header = vec!["learnt"];
     header.extend(numbers.iter().map(String::as_str));
     let rows = results.finished.class_incremental.rows.iter().enumerate();
     let rows = rows.map(|(learnt, row)| {
-        let cells = row.iter().map(|accuracy| format!("{:.1}", 100.0 * accuracy));
-        std::iter::once(numbers[learnt].clone()).chain(cells).collect()
+        let cells = row
+            .iter()
+            .map(|accuracy| format!("{:.1}", 100.0 * accuracy));
+        std::iter::once(numbers[learnt].clone())
+            .chain(cells)
+            .collect()
     });
     let mut lines = vec![
         "accuracy in % among all classes seen".to_owned(),

@@ -26,7 +26,14 @@ pub fn data_stream(args: &DataStreamArgs) -> Result<()> {
             task.classes.join(", "),
         ]
     });
-    let header = ["task", "train", "measured on", "batches", "pixels", "classes"];
+    let header = [
+        "task",
+        "train",
+        "measured on",
+        "batches",
+        "pixels",
+        "classes",
+    ];
     print(&table(&header, rows));
     let data = stream.data();
     print(&format!(
@@ -40,7 +47,10 @@ pub fn data_stream(args: &DataStreamArgs) -> Result<()> {
     ));
     if let Some(path) = &args.sheet {
         write_atomically(path, &sheet(&stream, args.per_task)?)?;
-        print(&format!("contact sheet, a row for each task: {}", path.display()));
+        print(&format!(
+            "contact sheet, a row for each task: {}",
+            path.display()
+        ));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use oncefit_random::Draws;
 use oncefit_train::{MetricsRow, TEMPORARY_PREFIX};
 
 mod fitting;
+mod learning;
 mod requests;
 mod training;
 
