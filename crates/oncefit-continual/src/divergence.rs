@@ -123,6 +123,30 @@ pub(crate) fn cross_entropy(
     total / labels.len() as f64
 }
 
+/// Mean over rows of the binary cross-entropy of the one-hot label, summed over `range`; adds
+/// `weight` times its gradient. A row whose label is outside of `range` is to have none of its classes.
+pub(crate) fn binary_cross_entropy(
+    logits: &[f32],
+    labels: &[u32],
+    classes: usize,
+    range: &[u32],
+    weight: f64,
+    gradient: &mut [f32],
+) -> f64 {
+    let factor = weight / labels.len() as f64;
+    let mut total = 0.0;
+    for (row, &label) in labels.iter().enumerate() {
+        for &class in range {
+            let at = row * classes + class as usize;
+            let h = f64::from(logits[at]);
+            let hit = if class == label { 1.0 } else { 0.0 };
+            total -= log_sigmoid(if class == label { h } else { -h });
+            gradient[at] += (factor * (log_sigmoid(h).exp() - hit)) as f32;
+        }
+    }
+    total / labels.len() as f64
+}
+
 pub(crate) fn log_softmax(values: &[f64], temperature: f64) -> Vec<f64> {
     let scaled: Vec<f64> = values.iter().map(|value| value / temperature).collect();
     let largest = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -12,7 +12,7 @@ use oncefit_random::Draws;
 use oncefit_space::{Graph, Op, Space};
 use serde::{Deserialize, Serialize};
 
-use crate::divergence::{cross_entropy, output_divergence};
+use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
 use crate::importance::{fisher, output_sensitivity};
 use crate::memory::{Memory, MemoryPolicy, herding_order};
@@ -585,18 +585,20 @@ impl Learner {
             let range = match term.classes {
                 ClassRange::All => &all[..],
                 ClassRange::Old => &self.seen[..self.old],
+                ClassRange::New => &self.seen[self.old..],
             };
             let stored;
             let reference = match term.reference {
                 Reference::Labels => {
-                    cross_entropy(
-                        logits,
-                        &segment.labels,
-                        classes,
-                        range,
-                        term.weight,
-                        gradient,
-                    );
+                    let of_labels = match term.divergence {
+                        Divergence::BinaryKullbackLeibler => binary_cross_entropy,
+                        _ => cross_entropy,
+                    };
+                    let labels = &segment.labels;
+                    let found = of_labels(logits, labels, classes, range, term.weight, gradient);
+                    if segment.draw.is_none() {
+                        loss += term.weight * found;
+                    }
                     continue;
                 }
                 Reference::Uniform => &[],

@@ -44,7 +44,8 @@ pub enum Images {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reference {
-    /// Labels: `D(one-hot, softmax h)` is the cross-entropy, whatever the divergence says.
+    /// Labels: `D(one-hot, softmax h)` is the cross-entropy; with
+    /// [`Divergence::BinaryKullbackLeibler`] the binary one, class by class.
     Labels,
     /// Logits stored with the image.
     StoredLogits,
@@ -62,6 +63,8 @@ pub enum ClassRange {
     All,
     /// Classes of earlier tasks.
     Old,
+    /// Classes seen in this task and in none before.
+    New,
 }
 
 /// `weight · mean over images of D_Φ`.
@@ -322,6 +325,38 @@ impl Method {
         }
     }
 
+    /// iCaRL (Rebuffi et al. 2017, algorithm 3): on new and replayed images, binary cross-entropies of
+    /// the new classes' labels and `alpha` times the previous network's for the old classes; a herding
+    /// memory, the nearest mean of its features. The two kinds of image are a mean each.
+    pub fn icarl(alpha: f64, replay: usize) -> Self {
+        let memory = Images::Memory {
+            draw: 0,
+            count: replay,
+        };
+        let both = [Images::Current, memory].into_iter();
+        let term = |weight, images, reference, classes| OutputTerm {
+            weight,
+            images,
+            reference,
+            divergence: Divergence::BinaryKullbackLeibler,
+            classes,
+        };
+        let terms = both.flat_map(|images| {
+            [
+                term(1.0, images, Reference::Labels, ClassRange::New),
+                term(alpha, images, Reference::PreviousNetwork, ClassRange::Old),
+            ]
+        });
+        Self {
+            name: "icarl".into(),
+            cross_entropy: 0.0,
+            outputs: terms.collect(),
+            classifier: Classifier::NearestMean,
+            memory: Some(MemoryPolicy::Herding),
+            ..Self::fine_tune()
+        }
+    }
+
     /// GDumb (Prabhu et al. 2020): a greedy balanced memory; a fresh network learns it at
     /// evaluation.
     pub fn gdumb(epochs: usize) -> Self {
@@ -362,8 +397,9 @@ impl Method {
             "mas" => Self::mas(0.1, 1000),
             "a-gem" => Self::a_gem(128),
             "gdumb" => Self::gdumb(30),
-            "icarl" | "scr" | "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm"
-            | "vcl" | "ncl" => {
+            "icarl" => Self::icarl(1.0, 10),
+            "scr" | "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "vcl"
+            | "ncl" => {
                 return Err(ContinualError::NotAvailable {
                     what: format!("method `{name}`"),
                     reason: format!("it is not built yet; methods: {}", Self::NAMES.join(", ")),
@@ -380,7 +416,7 @@ impl Method {
     }
 
     /// The names that [`Method::preset`] knows.
-    pub const NAMES: [&str; 16] = [
+    pub const NAMES: [&str; 17] = [
         "fine-tune",
         "joint",
         "er",
@@ -397,6 +433,7 @@ impl Method {
         "mas",
         "a-gem",
         "gdumb",
+        "icarl",
     ];
 
     /// Whether the memory must keep logits.

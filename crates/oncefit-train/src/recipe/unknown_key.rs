@@ -23,7 +23,9 @@ pub fn parse_strictly<T: DeserializeOwned>(
     let deserializer =
         toml::Deserializer::parse(text).map_err(|error| invalid(error.to_string()))?;
     let mut unknown = Vec::new();
-    let recipe = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()))
+    // A section that may be left out has a step of its own in the path.
+    let mut found = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
+    let recipe = serde_ignored::deserialize(deserializer, &mut found)
         .map_err(|error| invalid(error.to_string()))?;
     match unknown.first() {
         Some(path) => Err(TrainError::Recipe(unknown_key(text, file_name, path, keys))),

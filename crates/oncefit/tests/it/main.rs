@@ -11,6 +11,7 @@ use oncefit_train::{MetricsRow, TEMPORARY_PREFIX};
 
 mod fitting;
 mod language;
+mod learning;
 mod requests;
 mod training;
 
