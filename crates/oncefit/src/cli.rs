@@ -9,6 +9,7 @@ use crate::cli_space::SpaceCommand;
 use crate::fit::SearcherKind;
 use crate::learning_args::{CompareArgs, DataStreamArgs, LearnArgs};
 use crate::loaded::WhichCheckpoint;
+use crate::study_args::StudyCommand;
 
 /// Train one network once, fit it to every device and budget.
 ///
@@ -56,6 +57,9 @@ pub enum Command {
     /// Check, count, sample, number, compare and draw spaces and their members
     #[command(subcommand)]
     Space(SpaceCommand),
+    /// Search a space: try members, remember all, stop and go on
+    #[command(subcommand)]
+    Study(StudyCommand),
     /// Look at data
     #[command(subcommand)]
     Data(DataCommand),

@@ -24,6 +24,11 @@ mod progress;
 mod provenance;
 pub mod report;
 mod stop;
+mod study;
+#[allow(missing_docs, reason = "the help texts are the documentation")]
+mod study_args;
+mod study_recipe;
+mod study_report;
 
 pub use cli::Cli;
 pub use error::{Error, Result};
@@ -56,6 +61,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Front(args) => commands::front(&args),
         Command::Export(args) => commands::export(&args),
         Command::Report(args) => commands::report(&args),
+        Command::Study(command) => commands::study(&command),
         Command::Space(command) => commands::space(&command),
         Command::Show(args) => commands::show(&args),
         Command::Data(DataCommand::Show(args)) => commands::data_show(&args),

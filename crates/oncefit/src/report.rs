@@ -108,7 +108,7 @@ fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
 }
 
 /// What the drawings of networks mean.
-const BLOCKS_EXPLAINED: PreEscaped<&str> = PreEscaped(
+pub(crate) const BLOCKS_EXPLAINED: PreEscaped<&str> = PreEscaped(
     "<p>Bars: 3×3 and larger convolutions (blue), 1×1 convolutions (grey), depthwise convolutions \
      with their kernel (orange), linear layers (green); as high as the feature map, as wide as its \
      channels.</p>",
@@ -308,7 +308,7 @@ fn file_name(one: &Fitted) -> String {
         .unwrap_or_default()
 }
 
-fn figure(chart: Chart, caption: &str) -> Markup {
+pub(crate) fn figure(chart: Chart, caption: &str) -> Markup {
     html! { figure { (PreEscaped(chart.to_svg())) figcaption { (caption) } } }
 }
 
@@ -531,7 +531,7 @@ pub fn front_page(
 }
 
 /// A whole page.
-fn page(title: &str, body: Markup) -> String {
+pub(crate) fn page(title: &str, body: Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {

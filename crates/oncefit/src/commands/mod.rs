@@ -14,6 +14,7 @@ mod runs;
 mod show;
 mod space;
 mod stream;
+mod study;
 mod train;
 
 use std::io::{ErrorKind, Write};
@@ -34,6 +35,7 @@ pub(crate) use show::operation_name;
 pub use show::show;
 pub use space::space;
 pub use stream::data_stream;
+pub use study::study;
 pub use train::train;
 
 use std::path::Path;
@@ -64,7 +66,7 @@ fn print_json<T: serde::Serialize>(value: &T) {
 }
 
 /// The space that a word names: a run folder's, a `.space` file's, a family.
-fn space_of(word: &str) -> Result<Space> {
+pub(crate) fn space_of(word: &str) -> Result<Space> {
     let path = Path::new(word);
     if path.is_dir() {
         return Ok(LoadedRun::open(path, WhichCheckpoint::Newest)?.space);

@@ -1,0 +1,308 @@
+//! `oncefit study`: search as something that is kept, shared and resumed.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use oncefit_search::statistics::{Summary, curves, sign_test};
+use oncefit_search::{Outcome, StudyRow};
+use oncefit_train::write_atomically;
+use serde::Serialize;
+
+use super::profile::time_limit;
+use super::{command_line, print, print_json};
+use crate::error::{Error, Result};
+use crate::format::{duration, table};
+use crate::progress::Progress;
+use crate::stop;
+use crate::study::{Limits, StudyFolder, network_folder, run_seed};
+use crate::study_args::{
+    StudyCommand, StudyCompareArgs, StudyResumeArgs, StudyRunArgs, StudyShowArgs,
+};
+use crate::study_recipe::StudyRecipe;
+use crate::study_report::{Curve, best_so_far, comparison_page, study_page};
+
+pub fn study(command: &StudyCommand) -> Result<()> {
+    match command {
+        StudyCommand::Run(args) => run(args),
+        StudyCommand::Resume(args) => resume(args),
+        StudyCommand::Show(args) => show(args),
+        StudyCommand::Compare(args) => compare(args),
+    }
+}
+
+fn run(args: &StudyRunArgs) -> Result<()> {
+    let recipe = StudyRecipe::load(&args.study)?;
+    let path = match &args.out {
+        Some(path) => path.clone(),
+        None => Path::new("studies").join(&recipe.name),
+    };
+    if args.overwrite && StudyFolder::open(&path).is_ok() {
+        std::fs::remove_dir_all(&path).map_err(|source| Error::File {
+            action: "remove",
+            path: path.clone(),
+            source,
+        })?;
+    }
+    // Space, searcher and limits are tried before a folder is made.
+    let space = recipe.build_space()?;
+    recipe.build_searcher(&space, recipe.seeds[0])?;
+    go_on(&StudyFolder::create(&path, &recipe)?, args.time_limit)
+}
+
+fn resume(args: &StudyResumeArgs) -> Result<()> {
+    go_on(&StudyFolder::open(&args.folder)?, args.time_limit)
+}
+
+/// Runs all seeds of a study as far as they are not done.
+fn go_on(folder: &StudyFolder, seconds: Option<f64>) -> Result<()> {
+    let started = Instant::now();
+    let stop = stop::stop_flag()?;
+    let limits = Limits {
+        stop: &stop,
+        until: time_limit(seconds)?.map(|limit| started + limit),
+    };
+    let recipe = &folder.recipe;
+    let mut is_done = true;
+    for &seed in &recipe.seeds {
+        let done = folder
+            .rows(seed)?
+            .iter()
+            .filter(|row| row.outcome.is_some())
+            .count();
+        let mut progress = Progress::new("trying", done as u64, recipe.trials as u64);
+        let finished = run_seed(folder, seed, &limits, &mut |done, best, told| {
+            if let Some(Outcome::Failed(reason)) = &told.outcome {
+                progress.say(&format!("trial {} failed: {reason}", told.number));
+            }
+            let best = best.and_then(|row| row.outcome.as_ref()?.score());
+            progress.update(done as u64, || {
+                let best = best.map_or("nothing yet".into(), |best| format!("best {best:.5}"));
+                format!("seed {seed}, {best}")
+            });
+        });
+        progress.finish();
+        is_done &= finished?;
+        if !is_done {
+            break;
+        }
+    }
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::Stopped(format!(
+            "stopped, everything told is kept; to go on: oncefit study resume {}",
+            folder.path.display()
+        )));
+    }
+    let report = folder.path.join("report.html");
+    let page = study_page(folder, &command_line())?;
+    write_atomically(&report, page.as_bytes())?;
+    tell(folder, 5)?;
+    print(&format!("report: {}", report.display()));
+    if !is_done {
+        print(&format!(
+            "the time is over; to go on: oncefit study resume {}",
+            folder.path.display()
+        ));
+    }
+    print(&format!("in {}", duration(started.elapsed().as_secs_f64())));
+    Ok(())
+}
+
+fn show(args: &StudyShowArgs) -> Result<()> {
+    let folder = StudyFolder::open(&args.folder)?;
+    if !args.json {
+        return tell(&folder, args.top);
+    }
+    #[derive(Serialize)]
+    struct Row {
+        seed: u64,
+        number: u64,
+        subnet: String,
+        outcome: Option<Outcome>,
+        seconds: f64,
+    }
+    let mut all = Vec::new();
+    for &seed in &folder.recipe.seeds {
+        all.extend(folder.rows(seed)?.into_iter().map(|row| Row {
+            seed,
+            number: row.number,
+            subnet: row.subnet,
+            outcome: row.outcome,
+            seconds: row.seconds,
+        }));
+    }
+    print_json(&all);
+    Ok(())
+}
+
+/// Prints the state of a study and its best members.
+fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
+    let recipe = &folder.recipe;
+    let mut states = Vec::new();
+    let mut best: Vec<(u64, StudyRow)> = Vec::new();
+    for &seed in &recipe.seeds {
+        let rows = folder.rows(seed)?;
+        let is = |wanted: fn(&Outcome) -> bool| {
+            rows.iter()
+                .filter(|row| row.outcome.as_ref().is_some_and(wanted))
+                .count()
+        };
+        let told = is(|_| true);
+        let failed = is(|outcome| matches!(outcome, Outcome::Failed(_)));
+        let seconds: f64 = rows.iter().map(|row| row.seconds).sum();
+        let found = best_so_far(&rows).last().copied().flatten();
+        states.push(vec![
+            seed.to_string(),
+            format!("{told} of {}", recipe.trials),
+            failed.to_string(),
+            (rows.len() - told).to_string(),
+            found.map_or("–".into(), |score| format!("{score:.5}")),
+            duration(seconds),
+        ]);
+        best.extend(rows.into_iter().map(|row| (seed, row)));
+    }
+    print(&table(
+        &["seed", "tried", "failed", "open", "best", "time of trials"],
+        states,
+    ));
+    best.retain(|(_, row)| score_of(row).is_some());
+    best.sort_by(|(_, one), (_, other)| {
+        let of = |row| score_of(row).unwrap_or(f64::NEG_INFINITY);
+        of(other)
+            .total_cmp(&of(one))
+            .then(one.number.cmp(&other.number))
+    });
+    best.truncate(top);
+    let mut header = vec!["seed", "trial"];
+    header.extend(recipe.objective.names.iter().map(String::as_str));
+    header.push("subnet");
+    let rows = best.iter().map(|(seed, row)| {
+        let mut cells = vec![seed.to_string(), row.number.to_string()];
+        let scores = row
+            .outcome
+            .as_ref()
+            .map(Outcome::scores)
+            .unwrap_or_default();
+        // Where less is better, what is compared is the negative value.
+        let shown = scores.iter().zip(&recipe.objective.names);
+        cells.extend(shown.map(|(score, name)| match name.starts_with('-') {
+            true => format!("{:.5}", -score),
+            false => format!("{score:.5}"),
+        }));
+        cells.push(row.subnet.clone());
+        cells
+    });
+    print(&table(&header, rows));
+    if let Some((seed, row)) = best.first()
+        && let Some(run) = network_folder(folder, *seed, row.number)
+    {
+        print(&format!(
+            "the best is trained; as a file: oncefit export {} --subnet '{}' --out best.onnx",
+            run.display(),
+            row.subnet
+        ));
+    }
+    Ok(())
+}
+
+fn score_of(row: &StudyRow) -> Option<f64> {
+    row.outcome.as_ref()?.score()
+}
+
+fn compare(args: &StudyCompareArgs) -> Result<()> {
+    let folders = args
+        .folders
+        .iter()
+        .map(|path| StudyFolder::open(path))
+        .collect::<Result<Vec<_>>>()?;
+    let first = &folders[0];
+    for other in &folders[1..] {
+        if other.recipe.objective.names[0] != first.recipe.objective.names[0] {
+            return Err(Error::Request(format!(
+                "{} scores `{}`, {} scores `{}`: they cannot be compared",
+                first.path.display(),
+                first.recipe.objective.names[0],
+                other.path.display(),
+                other.recipe.objective.names[0]
+            )));
+        }
+    }
+    // Seeds that all of them have, so that differences are paired.
+    let common = |seed: &&u64| {
+        folders
+            .iter()
+            .all(|folder| folder.recipe.seeds.contains(seed))
+    };
+    let seeds: Vec<u64> = first.recipe.seeds.iter().filter(common).copied().collect();
+    if seeds.is_empty() {
+        return Err(Error::Request(
+            "these studies have no seed in common".into(),
+        ));
+    }
+    let mut found: Vec<(PathBuf, Curve, Vec<f64>)> = Vec::new();
+    for folder in &folders {
+        let mut each = Vec::new();
+        for &seed in &seeds {
+            let best = best_so_far(&folder.rows(seed)?);
+            if best.last().copied().flatten().is_none() {
+                return Err(Error::Request(format!(
+                    "{} has no score for seed {seed} yet",
+                    folder.path.display()
+                )));
+            }
+            each.push(best);
+        }
+        let last = each.iter().filter_map(|curve| *curve.last()?).collect();
+        found.push((folder.path.clone(), curves(&each), last));
+    }
+    let rows = found.iter().map(|(path, curve, last)| {
+        let at = |share: f64| {
+            let place = ((curve.len() as f64 * share).ceil() as usize).clamp(1, curve.len().max(1));
+            curve.get(place - 1).map_or("–".into(), |point| {
+                format!("{:.5} @{}", point.summary.mean, point.evaluations)
+            })
+        };
+        let summary = Summary::of(last);
+        let test = sign_test(last, &found[0].2);
+        vec![
+            path.display().to_string(),
+            at(0.25),
+            at(0.5),
+            at(1.0),
+            summary.map_or("–".into(), |summary| format!("{:.5}", summary.deviation)),
+            match *path == found[0].0 {
+                true => String::new(),
+                false => format!(
+                    "{}/{}/{}, p {:.3}",
+                    test.wins, test.losses, test.ties, test.p_value
+                ),
+            },
+        ]
+    });
+    print(&table(
+        &[
+            "study",
+            "a quarter",
+            "half",
+            "all trials",
+            "deviation",
+            "wins, losses, ties",
+        ],
+        rows.collect::<Vec<_>>(),
+    ));
+    print(&format!(
+        "mean of the best so far over {} seeds; wins over {} by seed, one-sided sign test",
+        seeds.len(),
+        first.path.display()
+    ));
+    if let Some(file) = &args.html {
+        let drawn: Vec<(String, Curve)> = found
+            .into_iter()
+            .map(|(path, curve, _)| (path.display().to_string(), curve))
+            .collect();
+        let page = comparison_page(&drawn, &first.recipe.objective.names[0], &command_line());
+        write_atomically(file, page.as_bytes())?;
+        print(&format!("drawn in {}", file.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! Study files: which members of which space are tried, by which searcher, and what scores them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oncefit_search::{
+    Evolution, EvolutionSettings, ExhaustiveSearch, Limit, Mcts, MctsSettings, Metric, Nsga2,
+    Nsga2Settings, RandomKind, RandomSearch, Region, RegularisedEvolution, RegularisedSettings,
+    Searcher, Smbo, SmboSettings,
+};
+use oncefit_space::Space;
+use oncefit_train::{Recipe, RunData, SpaceRecipe, field_names, parse_strictly};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::loaded::{LoadedRun, WhichCheckpoint};
+
+/// What decides a study.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StudyRecipe {
+    /// Name of the study; by default that of the file.
+    pub name: String,
+    /// One study for each seed.
+    pub seeds: Vec<u64>,
+    /// Members tried for each seed.
+    pub trials: usize,
+    /// The space; not needed where a run has one.
+    pub space: SpaceRecipe,
+    /// Who proposes members.
+    pub searcher: SearcherRecipe,
+    /// What a member may cost.
+    pub limits: LimitsRecipe,
+    /// What scores members.
+    pub objective: ObjectiveRecipe,
+}
+
+impl Default for StudyRecipe {
+    fn default() -> Self {
+        Self {
+            name: "study".into(),
+            seeds: vec![0],
+            trials: 64,
+            space: SpaceRecipe::default(),
+            searcher: SearcherRecipe::default(),
+            limits: LimitsRecipe::default(),
+            objective: ObjectiveRecipe::default(),
+        }
+    }
+}
+
+/// `[searcher]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearcherRecipe {
+    /// Which algorithm.
+    pub kind: SearcherName,
+    /// Its settings, where they are not the usual ones.
+    pub settings: toml::Table,
+}
+
+/// The algorithms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SearcherName {
+    /// Every decision uniform.
+    Random,
+    /// Every member equally likely.
+    RandomLeaf,
+    /// Monte-Carlo tree search with bisection of ordered decisions.
+    TreeSearch,
+    /// Sequential model-based optimisation with a linear surrogate.
+    #[default]
+    Surrogate,
+    /// Evolution in which the oldest dies.
+    RegularisedEvolution,
+    /// Once-for-All's evolution.
+    Evolution,
+    /// For two objectives or more.
+    NsgaIi,
+    /// Every member in order.
+    Exhaustive,
+}
+
+/// `[limits]`, on costs of the graph.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsRecipe {
+    /// Most multiply-accumulates for one image; 0: no limit.
+    pub macs: u64,
+    /// Most weights; 0: no limit.
+    pub parameters: u64,
+    /// Most bytes of live activations; 0: no limit.
+    pub peak_memory: u64,
+}
+
+/// What scores a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectiveKind {
+    /// Training it from scratch by a recipe: accuracy on the validation images.
+    #[default]
+    Train,
+    /// A supernet's run: calibrated accuracy on the validation images, without training.
+    Run,
+    /// A table in JSON or CSV.
+    Table,
+    /// A program that reads a member and writes its score, both as JSON.
+    Command,
+}
+
+/// `[objective]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ObjectiveRecipe {
+    /// Which.
+    pub kind: ObjectiveKind,
+    /// What is scored, the main objective first; a leading `-` means that less is better. `train` and
+    /// `run` know `accuracy`, `macs`, `parameters` and `peak_memory`; a table its columns; a command
+    /// gives as many scores as there are names.
+    pub names: Vec<String>,
+    /// `train`: the recipe; its space and schedule are replaced by the member.
+    pub recipe: PathBuf,
+    /// `train`: passes over the training images; 0: the recipe's.
+    pub epochs: u32,
+    /// `run`: the run folder.
+    pub run: PathBuf,
+    /// `table`: the file, .json or .csv.
+    pub table: PathBuf,
+    /// `table`: what its keys are, `text` or `digits`.
+    pub keys: String,
+    /// `command`: the program.
+    pub program: String,
+    /// `command`: its arguments.
+    pub arguments: Vec<String>,
+    /// `command`: seconds after which it is stopped.
+    pub timeout: f64,
+    /// `command`: programs at once.
+    pub at_once: usize,
+    /// `command`: names of its constraints, violated above 0.
+    pub constraints: Vec<String>,
+}
+
+impl Default for ObjectiveRecipe {
+    fn default() -> Self {
+        Self {
+            kind: ObjectiveKind::default(),
+            names: vec!["accuracy".into()],
+            recipe: PathBuf::new(),
+            epochs: 0,
+            run: PathBuf::new(),
+            table: PathBuf::new(),
+            keys: "text".into(),
+            program: String::new(),
+            arguments: Vec::new(),
+            timeout: 3600.0,
+            at_once: 1,
+            constraints: Vec::new(),
+        }
+    }
+}
+
+impl StudyRecipe {
+    /// Reads a study file; paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// If it cannot be read, has unknown keys, or asks for what makes no sense.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut recipe: Self = parse_strictly(&text, &path.display().to_string(), &keys)?;
+        if !text.contains("name =") && !text.contains("name=") {
+            let stem = path.file_stem().unwrap_or_default();
+            recipe.name = stem.to_string_lossy().into_owned();
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = std::path::absolute(folder).map_err(|source| Error::File {
+            action: "find",
+            path: folder.to_owned(),
+            source,
+        })?;
+        let objective = &mut recipe.objective;
+        for file in [
+            &mut objective.recipe,
+            &mut objective.run,
+            &mut objective.table,
+        ] {
+            if !file.as_os_str().is_empty() {
+                *file = folder.join(&*file);
+            }
+        }
+        if let Some(file) = &mut recipe.space.file {
+            *file = folder.join(&*file);
+        }
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// As it stands in the study's folder.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a study is plain data")
+    }
+
+    fn check(&self) -> Result<()> {
+        let fails =
+            |message: &str| Err(Error::Request(format!("study `{}`: {message}", self.name)));
+        let mut seeds = self.seeds.clone();
+        seeds.sort_unstable();
+        seeds.dedup();
+        if seeds.is_empty() || seeds.len() < self.seeds.len() {
+            return fails("`seeds` needs at least one seed, each once");
+        }
+        if self.trials == 0 {
+            return fails("`trials` must be at least 1");
+        }
+        let objective = &self.objective;
+        if objective.names.is_empty() {
+            return fails("`objective.names` needs at least one name");
+        }
+        if self.searcher.kind == SearcherName::NsgaIi && objective.names.len() < 2 {
+            return fails("searcher `nsga-ii` needs two names in `objective.names` or more");
+        }
+        match objective.kind {
+            ObjectiveKind::Train if objective.recipe.as_os_str().is_empty() => {
+                fails("objective `train` needs `recipe`, a recipe of `oncefit train`")
+            }
+            ObjectiveKind::Run if objective.run.as_os_str().is_empty() => {
+                fails("objective `run` needs `run`, a run folder")
+            }
+            ObjectiveKind::Table if objective.table.as_os_str().is_empty() => {
+                fails("objective `table` needs `table`, a .json or .csv file")
+            }
+            ObjectiveKind::Command if objective.program.is_empty() => {
+                fails("objective `command` needs `program`")
+            }
+            _ if !matches!(objective.keys.as_str(), "text" | "digits") => {
+                fails("`objective.keys` is `text` or `digits`")
+            }
+            _ if !(objective.timeout > 0.0 && objective.timeout < 1e9) => {
+                fails("`objective.timeout` must be a number of seconds above 0")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The space whose members are tried.
+    ///
+    /// # Errors
+    /// If it cannot be read or built.
+    pub fn build_space(&self) -> Result<Space> {
+        let names_one = self.space.family.is_some() || self.space.file.is_some();
+        match self.objective.kind {
+            ObjectiveKind::Run => {
+                Ok(LoadedRun::open(&self.objective.run, WhichCheckpoint::Newest)?.space)
+            }
+            ObjectiveKind::Train => {
+                let recipe = Recipe::load(&self.objective.recipe)?;
+                let data = RunData::load(&recipe)?;
+                let space = if names_one {
+                    &self.space
+                } else {
+                    &recipe.space
+                };
+                let classes = data.train.class_names().len();
+                Ok(space.build(data.train.channels(), classes)?)
+            }
+            _ => match (&self.space.family, &self.space.file) {
+                (Some(family), None) => Ok(Space::builtin(family)?),
+                (None, Some(file)) => super::commands::space_of(&file.display().to_string()),
+                _ => Err(Error::Request(format!(
+                    "study `{}`: [space] needs either `family` (one of {}) or `file`",
+                    self.name,
+                    Space::builtin_names().join(", ")
+                ))),
+            },
+        }
+    }
+
+    /// The searcher of a seed.
+    ///
+    /// # Errors
+    /// If no member is within the limits, or a setting is unknown.
+    pub fn build_searcher(&self, space: &Space, seed: u64) -> Result<Box<dyn Searcher>> {
+        const MOST_MEMBERS: u64 = 1_000_000;
+        let limits = [
+            (Metric::Macs, self.limits.macs),
+            (Metric::Parameters, self.limits.parameters),
+            (Metric::PeakMemory, self.limits.peak_memory),
+        ];
+        let limits: Vec<Limit> = limits
+            .into_iter()
+            .filter(|(_, at_most)| *at_most > 0)
+            .map(|(metric, at_most)| Limit { metric, at_most })
+            .collect();
+        let region = Region::of_graph_limits(space, &limits)?;
+        let recipe = &self.searcher;
+        Ok(match recipe.kind {
+            SearcherName::Random => {
+                recipe.without_settings()?;
+                Box::new(RandomSearch::within(region, RandomKind::Paths, seed))
+            }
+            SearcherName::RandomLeaf => {
+                recipe.without_settings()?;
+                Box::new(RandomSearch::within(region, RandomKind::Leaves, seed))
+            }
+            SearcherName::TreeSearch => Box::new(Mcts::within(
+                region,
+                recipe.settings::<MctsSettings>()?,
+                seed,
+            )),
+            SearcherName::Surrogate => Box::new(Smbo::within(
+                region,
+                recipe.settings::<SmboSettings>()?,
+                seed,
+            )),
+            SearcherName::RegularisedEvolution => Box::new(RegularisedEvolution::within(
+                region,
+                recipe.settings::<RegularisedSettings>()?,
+                seed,
+            )),
+            SearcherName::Evolution => Box::new(Evolution::within(
+                region,
+                recipe.settings::<EvolutionSettings>()?,
+                seed,
+            )),
+            SearcherName::NsgaIi => Box::new(Nsga2::within(
+                region,
+                recipe.settings::<Nsga2Settings>()?,
+                seed,
+            )),
+            SearcherName::Exhaustive => {
+                recipe.without_settings()?;
+                Box::new(ExhaustiveSearch::within(region, MOST_MEMBERS)?)
+            }
+        })
+    }
+
+    /// How long a command may take.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.objective.timeout)
+    }
+}
+
+impl SearcherRecipe {
+    fn without_settings(&self) -> Result<()> {
+        match self.settings.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(Error::Request(format!(
+                "[searcher.settings]: unknown key `{key}`; this searcher has no settings"
+            ))),
+        }
+    }
+
+    fn settings<T: Default + DeserializeOwned + Serialize>(&self) -> Result<T> {
+        let invalid = |reason: String| Error::Request(format!("[searcher.settings]: {reason}"));
+        let usual =
+            toml::Table::try_from(T::default()).map_err(|error| invalid(error.to_string()))?;
+        if let Some(key) = self.settings.keys().find(|key| !usual.contains_key(*key)) {
+            let legal: Vec<&str> = usual.keys().map(String::as_str).collect();
+            return Err(invalid(format!(
+                "unknown key `{key}`; legal keys: {}",
+                legal.join(", ")
+            )));
+        }
+        let value = toml::Value::Table(self.settings.clone());
+        value
+            .try_into()
+            .map_err(|error: toml::de::Error| invalid(error.to_string()))
+    }
+}
+
+/// The legal keys of a section.
+fn keys(section: &str) -> &'static [&'static str] {
+    match section {
+        "" => field_names::<StudyRecipe>(),
+        "space" => field_names::<SpaceRecipe>(),
+        "searcher" => field_names::<SearcherRecipe>(),
+        "limits" => field_names::<LimitsRecipe>(),
+        "objective" => field_names::<ObjectiveRecipe>(),
+        _ => &[],
+    }
+}

@@ -1,0 +1,229 @@
+//! The pages of studies.
+
+use maud::{PreEscaped, html};
+use oncefit_search::statistics::{CurvePoint, curves};
+use oncefit_search::{Outcome, StudyRow, pareto_front};
+
+use crate::blocks::drawing;
+use crate::chart::{Chart, Mark, Series};
+use crate::error::Result;
+use crate::format::duration;
+use crate::report::{BLOCKS_EXPLAINED, figure, page};
+use crate::study::StudyFolder;
+
+/// The best so far, over the seeds.
+pub type Curve = Vec<CurvePoint>;
+
+/// The best main score after each outcome, in the order of the trials.
+pub fn best_so_far(rows: &[StudyRow]) -> Vec<Option<f64>> {
+    let mut best: Option<f64> = None;
+    let told = rows.iter().filter_map(|row| row.outcome.as_ref());
+    told.map(|outcome| {
+        if let Some(score) = outcome.score() {
+            best = Some(best.map_or(score, |best| best.max(score)));
+        }
+        best
+    })
+    .collect()
+}
+
+/// A study on one page.
+///
+/// # Errors
+/// If its logs cannot be read.
+pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
+    let recipe = &folder.recipe;
+    let mut seeds = Vec::new();
+    for &seed in &recipe.seeds {
+        seeds.push((seed, folder.rows(seed)?));
+    }
+    let each: Vec<Vec<Option<f64>>> = seeds.iter().map(|(_, rows)| best_so_far(rows)).collect();
+    let all = || {
+        seeds
+            .iter()
+            .flat_map(|(seed, rows)| rows.iter().map(move |row| (*seed, row)))
+    };
+    let told = all().filter(|(_, row)| row.outcome.is_some()).count();
+    let seconds: f64 = all().map(|(_, row)| row.seconds).sum();
+    let mut best: Vec<(u64, &StudyRow, f64)> = all()
+        .filter_map(|(seed, row)| Some((seed, row, row.outcome.as_ref()?.score()?)))
+        .collect();
+    best.sort_by(|one, other| other.2.total_cmp(&one.2));
+    // The same member may be the best of several seeds.
+    let mut members: Vec<(u64, &StudyRow, f64)> = Vec::new();
+    for one in best {
+        if members.len() < SHOWN && members.iter().all(|other| other.1.subnet != one.1.subnet) {
+            members.push(one);
+        }
+    }
+    let space = recipe.build_space()?;
+    let drawings: Vec<String> = members
+        .iter()
+        .filter_map(|(_, row, _)| {
+            let subnet = space.parse_subnet(&row.subnet).ok()?;
+            Some(drawing(subnet.graph(), &row.subnet))
+        })
+        .collect();
+    let names = &recipe.objective.names;
+    let main = format!("best {} so far", names[0].trim_start_matches('-'));
+    Ok(page(
+        &recipe.name,
+        html! {
+            h1 { (recipe.name) }
+            p {
+                (told) " of " (recipe.trials * recipe.seeds.len()) " trials over " (recipe.seeds.len())
+                " seed(s), " (duration(seconds)) " of evaluations. Space " code { (space.name()) } "."
+            }
+            h2 { "Best so far" }
+            (figure(curve_chart(&[("mean".into(), curves(&each))], &each, &main), "Mean over the seeds, and each seed."))
+            @if names.len() > 1 {
+                h2 { "Trade-off" }
+                (figure(front_chart(all().map(|(_, row)| row), names), "Every trial, and those that no other beats in both."))
+            }
+            h2 { "The best members" }
+            div.wide {
+                table {
+                    thead { tr { th { "member" } th { "seed" } th { "trial" } @for name in names { th { (name.trim_start_matches('-')) } } } }
+                    tbody {
+                        @for (seed, row, _) in &members {
+                            tr {
+                                td { code { (row.subnet) } } td { (seed) } td { (row.number) }
+                                @for (score, name) in scores(row).iter().zip(names) { td { (shown(*score, name)) } }
+                            }
+                        }
+                    }
+                }
+            }
+            @for drawing in &drawings { figure.wide { (PreEscaped(drawing)) } }
+            @if !drawings.is_empty() { (BLOCKS_EXPLAINED) }
+            h2 { "The study" }
+            p { "Made by " code { (command) } ". Every trial stands in " code { "seed-*/study.jsonl" } "." }
+            pre { (recipe.to_toml()) }
+        },
+    ))
+}
+
+/// Members shown.
+const SHOWN: usize = 5;
+
+fn scores(row: &StudyRow) -> &[f64] {
+    row.outcome
+        .as_ref()
+        .map(Outcome::scores)
+        .unwrap_or_default()
+}
+
+/// A score as its name says: what is compared is negative where less is better.
+fn shown(score: f64, name: &str) -> String {
+    match name.starts_with('-') {
+        true => format!("{:.5}", -score),
+        false => format!("{score:.5}"),
+    }
+}
+
+fn curve_chart(means: &[(String, Curve)], each: &[Vec<Option<f64>>], label: &str) -> Chart {
+    let mut series: Vec<Series> = each
+        .iter()
+        .enumerate()
+        .map(|(seed, curve)| Series {
+            name: if seed == 0 {
+                "each seed".into()
+            } else {
+                String::new()
+            },
+            mark: Mark::Line,
+            colour: 3,
+            points: curve
+                .iter()
+                .enumerate()
+                .filter_map(|(place, score)| {
+                    let score = (*score)?;
+                    Some((
+                        (place + 1) as f64,
+                        score,
+                        format!("{} trials: {score:.5}", place + 1),
+                    ))
+                })
+                .collect(),
+        })
+        .collect();
+    series.extend(means.iter().enumerate().map(|(index, (name, curve))| {
+        Series {
+            name: name.clone(),
+            mark: Mark::Line,
+            colour: [0, 1, 2, 4][index % 4],
+            points: curve
+                .iter()
+                .map(|point| {
+                    let [low, _, high] = point.quartiles;
+                    let text = format!(
+                        "{name}, {} trials: mean {:.5}, quartiles {low:.5} to {high:.5}",
+                        point.evaluations, point.summary.mean
+                    );
+                    (point.evaluations as f64, point.summary.mean, text)
+                })
+                .collect(),
+        }
+    }));
+    Chart {
+        title: label.into(),
+        x_label: "trials".into(),
+        y_label: label.into(),
+        series,
+    }
+}
+
+fn front_chart<'r>(rows: impl Iterator<Item = &'r StudyRow>, names: &[String]) -> Chart {
+    let points: Vec<(f64, f64, String)> = rows
+        .filter_map(|row| {
+            row.outcome.as_ref()?.score()?;
+            let [first, second, ..] = scores(row) else {
+                return None;
+            };
+            Some((*second, *first, row.subnet.clone()))
+        })
+        .collect();
+    // Both are better when higher; a cost is what is lost.
+    let costs: Vec<(f64, f64)> = points.iter().map(|(x, y, _)| (-x, *y)).collect();
+    let front = pareto_front(&costs);
+    let sign = |name: &str| if name.starts_with('-') { -1.0 } else { 1.0 };
+    let (x_sign, y_sign) = (sign(&names[1]), sign(&names[0]));
+    let drawn = |(x, y, subnet): &(f64, f64, String)| {
+        let text = format!("{} · {} · {subnet}", y_sign * y, x_sign * x);
+        (x_sign * x, y_sign * y, text)
+    };
+    let mut on_front: Vec<_> = front.iter().map(|&index| drawn(&points[index])).collect();
+    on_front.sort_by(|one, other| one.0.total_cmp(&other.0));
+    Chart {
+        title: "trade-off of the first two objectives".into(),
+        x_label: names[1].trim_start_matches('-').into(),
+        y_label: names[0].trim_start_matches('-').into(),
+        series: vec![
+            Series {
+                name: "trials".into(),
+                mark: Mark::Dots,
+                colour: 3,
+                points: points.iter().map(drawn).collect(),
+            },
+            Series {
+                name: "front".into(),
+                mark: Mark::Line,
+                colour: 0,
+                points: on_front,
+            },
+        ],
+    }
+}
+
+/// A page with the curves of several studies.
+pub fn comparison_page(studies: &[(String, Curve)], objective: &str, command: &str) -> String {
+    let label = format!("best {} so far", objective.trim_start_matches('-'));
+    page(
+        "Studies compared",
+        html! {
+            h1 { "Studies compared" }
+            (figure(curve_chart(studies, &[], &label), "Mean over the seeds; quartiles under the pointer."))
+            p { "Made by " code { (command) } "." }
+        },
+    )
+}
