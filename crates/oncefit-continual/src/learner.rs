@@ -12,9 +12,7 @@ use oncefit_random::Draws;
 use oncefit_space::{Graph, Op, Space};
 use serde::{Deserialize, Serialize};
 
-use crate::divergence::{
-    Divergence, binary_cross_entropy, cross_entropy, output_divergence,
-};
+use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
 use crate::importance::{fisher, output_sensitivity};
 use crate::memory::{Memory, MemoryPolicy, herding_order};

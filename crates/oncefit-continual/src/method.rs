@@ -398,8 +398,8 @@ impl Method {
             "a-gem" => Self::a_gem(128),
             "gdumb" => Self::gdumb(30),
             "icarl" => Self::icarl(1.0, 10),
-            "scr" | "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm"
-            | "vcl" | "ncl" => {
+            "scr" | "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "vcl"
+            | "ncl" => {
                 return Err(ContinualError::NotAvailable {
                     what: format!("method `{name}`"),
                     reason: format!("it is not built yet; methods: {}", Self::NAMES.join(", ")),

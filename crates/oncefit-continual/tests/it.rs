@@ -323,7 +323,11 @@ fn icarl_is_its_binary_losses_written_out() {
                     };
                     let is = |class: u32| f64::from(u8::from(class == label));
                     let labels = entropy(2, is(2)) + entropy(3, is(3));
-                    labels + 0.7 * (0..2).map(|class| entropy(class, sigmoid(old[class]))).sum::<f64>()
+                    labels
+                        + 0.7
+                            * (0..2)
+                                .map(|class| entropy(class, sigmoid(old[class])))
+                                .sum::<f64>()
                 })
                 .sum();
             total / examples.len() as f64
