@@ -354,7 +354,7 @@ impl LearningRecipe {
             }
         }
         let seconds = self.checkpoint.every_seconds;
-        if !(seconds >= 0.0) {
+        if seconds.is_nan() || seconds < 0.0 {
             return problem("checkpoint.every_seconds", seconds.to_string(), "0 or more");
         }
         let degrees = self.stream.largest_degrees;

@@ -229,7 +229,8 @@ pub struct Costs {
     /// Images, new and replayed, that ran forward and backward.
     pub images: u64,
     /// Their multiply-accumulates: three times those of a forward pass. Importances at the ends of
-    /// tasks, the previous network's outputs and evaluations are not in it.
+    /// tasks, the previous network's outputs and evaluations, of which GDumb's fresh network is a part,
+    /// are not in it.
     pub train_macs: u64,
     /// Seconds in all.
     pub seconds: f64,

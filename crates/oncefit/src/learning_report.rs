@@ -259,7 +259,7 @@ fn costs(results: &Results) -> Markup {
     ];
     html! {
         div.wide { table { tbody { @for (name, value) in rows { tr { td { (name) } td { (value) } } } } } }
-        p { "Train-MACs: three times those of a forward pass; importances at the ends of tasks, the previous network's outputs and evaluations are in the time, not in them." }
+        p { "Train-MACs: three times those of a forward pass; importances at the ends of tasks, the previous network's outputs and evaluations (GDumb's fresh network is part of them) are in the time, not in them." }
     }
 }
 

@@ -139,8 +139,8 @@ pub fn run_seed(
         .map(String::as_str)
         .collect();
     let path = folder.seed(seed);
-    let mut study = Study::open(&path, searcher, &names, &constraints)?;
     let mut objective = objective(folder, &space, seed, limits)?;
+    let mut study = Study::open(&path, searcher, &names, &constraints)?;
     loop {
         if limits.is_over() {
             return Ok(false);
@@ -437,7 +437,7 @@ impl Evaluate for Trained<'_> {
 }
 
 impl KeepBest for Trained<'_> {
-    /// Removes finished runs but the best; those that other processes are at work on are locked.
+    /// Removes runs but the best; those that other processes are at work on are locked.
     fn keep(&mut self, best: Option<u64>) {
         let best = best.map(|number| self.network(number));
         let entries = std::fs::read_dir(&self.folder)
@@ -445,10 +445,12 @@ impl KeepBest for Trained<'_> {
             .flatten()
             .flatten();
         for path in entries.map(|entry| entry.path()) {
-            let is_finished = || Run::open(&path).is_ok();
-            if Some(&path) != best.as_ref() && is_finished() {
+            if Some(&path) == best.as_ref() {
+                continue;
+            }
+            if let Ok(_locked) = Run::open(&path) {
                 // What cannot be removed now is removed after the next trial.
-                let _ = Run::remove(&path);
+                let _ = std::fs::remove_dir_all(&path);
             }
         }
     }

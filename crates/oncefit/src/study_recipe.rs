@@ -177,7 +177,10 @@ impl StudyRecipe {
             let stem = path.file_stem().unwrap_or_default();
             recipe.name = stem.to_string_lossy().into_owned();
         }
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let parent = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = parent.unwrap_or(Path::new("."));
         let folder = std::path::absolute(folder).map_err(|source| Error::File {
             action: "find",
             path: folder.to_owned(),

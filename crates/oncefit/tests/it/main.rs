@@ -13,6 +13,7 @@ mod fitting;
 mod language;
 mod learning;
 mod requests;
+mod studies;
 mod training;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oncefit");

@@ -1,0 +1,319 @@
+//! Studies as their users meet them.
+
+use super::*;
+
+/// The files and commands of the documentation's page: `name`: before a block names a file.
+struct Page {
+    files: Vec<(String, String)>,
+    commands: Vec<String>,
+}
+
+fn page() -> Page {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/studies.md");
+    let text = fs::read_to_string(path).unwrap();
+    let mut page = Page {
+        files: Vec::new(),
+        commands: Vec::new(),
+    };
+    let mut name = None;
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(file) = line
+            .strip_prefix('`')
+            .and_then(|rest| rest.strip_suffix("`:"))
+        {
+            name = Some(file.to_owned());
+        } else if line.starts_with("```") {
+            let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            if line == "```sh" {
+                page.commands
+                    .extend(block.iter().map(|&line| line.to_owned()));
+            } else if let Some(file) = name.take() {
+                page.files.push((file, block.join("\n") + "\n"));
+            }
+        }
+    }
+    page
+}
+
+#[test]
+fn the_newcomers_page_leads_to_a_file() {
+    let page = page();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let names: Vec<&str> = page.files.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["own.space", "train.toml", "study.toml"]);
+    for (name, text) in &page.files {
+        // The smallest of everything.
+        let text = text
+            .replace("epochs = 2", "epochs = 1")
+            .replace("validation = 2000", "validation = 7000");
+        fs::write(path.join(name), text).unwrap();
+    }
+    assert_eq!(page.commands.len(), 5);
+    let mut best: Option<(String, String)> = None;
+    for command in &page.commands {
+        let command = command.strip_prefix("oncefit ").unwrap();
+        let filled = match &best {
+            Some((run, member)) => command
+                .replace("studies/own/seed-0/networks/trial-N", run)
+                .replace("MEMBER", member),
+            None => command.to_owned(),
+        };
+        let said = succeed(path, &words(&filled));
+        if command.starts_with("study show") {
+            let line = said
+                .lines()
+                .find(|line| line.contains("oncefit export"))
+                .unwrap();
+            let parts: Vec<&str> = line.split_whitespace().collect();
+            let at = parts.iter().position(|word| *word == "export").unwrap();
+            best = Some((
+                parts[at + 1].to_owned(),
+                parts[at + 3].trim_matches('\'').to_owned(),
+            ));
+            assert!(said.contains("8 of 8"), "{said}");
+        }
+    }
+    assert!(succeed(path, &["show", "best.onnx"]).contains("own"));
+    let report = fs::read_to_string(path.join("studies/own/report.html")).unwrap();
+    assert!(report.contains("Trade-off") && report.contains("</html>"));
+    let kept = files(&path.join("studies/own/seed-0/networks"));
+    assert_eq!(kept.len(), 1, "only the best network is kept");
+}
+
+const TABLE_STUDY: &str = r#"
+trials = 20
+seeds = [0, 1, 2]
+[space]
+file = "two.space"
+[searcher]
+kind = "KIND"
+[objective]
+kind = "table"
+table = "two.csv"
+names = ["score"]
+"#;
+
+const TWO: &str = "space two
+decide a in (1, 2, 3, 4, 5, 6)
+decide b in (1, 2, 3, 4, 5, 6)
+input(4, 4, 1)
+conv(a)
+conv(b)
+global_average_pool
+linear(2)
+";
+
+/// A folder with a space of 36 members and a table of its scores; the best is a=5, b=2.
+fn table_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = String::from("subnet,score\n");
+    for a in 1..=6i32 {
+        for b in 1..=6i32 {
+            let score = 1.0 - 0.1 * f64::from((a - 5).pow(2) + (b - 2).pow(2));
+            table += &format!("a={a}:b={b},{score}\n");
+        }
+    }
+    fs::write(folder.path().join("two.csv"), table).unwrap();
+    fs::write(folder.path().join("two.space"), TWO).unwrap();
+    for kind in [
+        "random",
+        "surrogate",
+        "tree-search",
+        "regularised-evolution",
+        "exhaustive",
+    ] {
+        let text = TABLE_STUDY.replace("KIND", kind);
+        fs::write(folder.path().join(format!("{kind}.toml")), text).unwrap();
+    }
+    folder
+}
+
+fn log(path: &Path, study: &str) -> Vec<String> {
+    let file = path.join(format!("studies/{study}/seed-0/study.jsonl"));
+    let text = fs::read_to_string(file).unwrap();
+    // Times and processes differ.
+    let line = |line: &str| {
+        let mut event: serde_json::Value = serde_json::from_str(line).unwrap();
+        for event in event.as_object_mut().unwrap().values_mut() {
+            if let Some(fields) = event.as_object_mut() {
+                fields.remove("seconds");
+                fields.remove("by");
+            }
+        }
+        event.to_string()
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn studies_of_a_table_are_run_shown_resumed_and_compared() {
+    let folder = table_folder();
+    let path = folder.path();
+    for kind in ["random", "surrogate", "tree-search"] {
+        succeed(path, &["study", "run", &format!("{kind}.toml")]);
+    }
+    let said = succeed(path, &words("study show studies/surrogate"));
+    assert!(
+        said.contains("20 of 20") && said.contains("a=5:b=2"),
+        "{said}"
+    );
+    let said = succeed(
+        path,
+        &words("study compare studies/random studies/surrogate studies/tree-search --html c.html"),
+    );
+    assert!(said.contains("@20") && said.contains("sign test"), "{said}");
+    assert!(
+        fs::read_to_string(path.join("c.html"))
+            .unwrap()
+            .contains("</html>")
+    );
+    // A study that is finished has nothing left to do; one whose log was cut is finished again, with
+    // the same proposals.
+    let whole = log(path, "surrogate");
+    succeed(path, &words("study resume studies/surrogate"));
+    assert_eq!(log(path, "surrogate"), whole);
+    let file = path.join("studies/surrogate/seed-0/study.jsonl");
+    let text = fs::read(&file).unwrap();
+    fs::write(&file, &text[..text.len() / 2]).unwrap();
+    succeed(path, &words("study resume studies/surrogate"));
+    let again = log(path, "surrogate");
+    let told = |lines: &[String]| -> Vec<String> {
+        lines
+            .iter()
+            .filter(|line| line.contains("told"))
+            .cloned()
+            .collect()
+    };
+    assert_eq!(told(&again), told(&whole));
+    // The same study again, from the start: the same bytes but for times.
+    succeed(path, &words("study run surrogate.toml --overwrite"));
+    assert_eq!(log(path, "surrogate"), whole);
+    let json = succeed(path, &words("study show studies/random --json"));
+    let rows: serde_json::Value =
+        serde_json::from_str(&json[json.find('[').unwrap()..=json.rfind(']').unwrap()]).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 60);
+}
+
+#[test]
+fn two_processes_share_a_study_of_a_program() {
+    let folder = table_folder();
+    let path = folder.path();
+    let study = r#"
+name = "program"
+trials = 24
+[space]
+file = "two.space"
+[searcher]
+kind = "random"
+[objective]
+kind = "command"
+program = "sh"
+arguments = ["-c", "read line; echo x >> calls; sleep 0.05; echo '{\"score\": 0.5}'"]
+"#;
+    fs::write(path.join("program.toml"), study).unwrap();
+    let begin = || {
+        Command::new(PROGRAM)
+            .args(["study", "run", "program.toml"])
+            .current_dir(path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let (mut one, mut two) = (begin(), begin());
+    // A third one is killed at work; what it had claimed is done by the others.
+    let mut three = begin();
+    std::thread::sleep(Duration::from_millis(200));
+    three.kill().unwrap();
+    three.wait().unwrap();
+    assert!(one.wait().unwrap().success() && two.wait().unwrap().success());
+    let said = succeed(path, &words("study show studies/program"));
+    assert!(said.contains("24 of 24"), "{said}");
+    let lines = log(path, "program");
+    assert_eq!(
+        lines.iter().filter(|line| line.contains("told")).count(),
+        24
+    );
+    let calls = fs::read_to_string(path.join("calls"))
+        .unwrap()
+        .lines()
+        .count();
+    assert!(
+        (24..=25).contains(&calls),
+        "{calls} calls: none twice but the killed one's"
+    );
+}
+
+#[test]
+fn bad_studies_are_answered_clearly() {
+    let folder = table_folder();
+    let path = folder.path();
+    let study = TABLE_STUDY.replace("KIND", "random");
+    let answer = |from: &str, to: &str| {
+        assert!(study.contains(from), "{from}");
+        fs::write(path.join("bad.toml"), study.replace(from, to)).unwrap();
+        let said = text(&oncefit(
+            path,
+            &words("study run bad.toml --out studies/bad --overwrite"),
+        ));
+        assert!(!said.contains("panicked"), "{said}");
+        said
+    };
+    for (from, to, message) in [
+        ("trials = 20", "trails = 20", "legal keys"),
+        ("trials = 20", "trials = 0", "at least 1"),
+        ("seeds = [0, 1, 2]", "seeds = [0, 0]", "each once"),
+        ("kind = \"random\"", "kind = \"magic\"", "unknown variant"),
+        ("kind = \"random\"", "kind = \"nsga-ii\"", "two names"),
+        (
+            "kind = \"random\"",
+            "kind = \"tree-search\"\nsettings = { depth = 3 }",
+            "legal keys",
+        ),
+        (
+            "names = [\"score\"]",
+            "names = [\"other\"]",
+            "no column `other`; there are subnet, score",
+        ),
+        ("table = \"two.csv\"", "table = \"none.csv\"", "none.csv"),
+        ("file = \"two.space\"", "family = \"nothing\"", "fm-nano"),
+        ("[objective]", "[limits]\nmacs = 3\n[objective]", "ask for"),
+    ] {
+        let said = answer(from, to);
+        assert!(said.contains(message), "{to}: {said}");
+        assert!(!path.join("studies/bad/seed-0").exists(), "{to}");
+    }
+    // Scores that are no numbers are failures that are told, and the study goes on.
+    let table = fs::read_to_string(path.join("two.csv")).unwrap();
+    fs::write(
+        path.join("nan.csv"),
+        table.replace("a=1:b=1,", "a=1:b=1,NaN\nz,"),
+    )
+    .unwrap();
+    fs::write(
+        path.join("nan.toml"),
+        TABLE_STUDY
+            .replace("KIND", "exhaustive")
+            .replace("two.csv", "nan.csv")
+            .replace("trials = 20", "trials = 36"),
+    )
+    .unwrap();
+    let said = succeed(path, &words("study run nan.toml"));
+    assert!(
+        said.contains("not a number") && said.contains("36 of 36"),
+        "{said}"
+    );
+    // Another study in the folder, no study at all.
+    succeed(path, &words("study run random.toml --out studies/x"));
+    let said = fail(path, &words("study run surrogate.toml --out studies/x"), 2);
+    assert!(said.contains("holds another study"), "{said}");
+    let said = fail(path, &words("study resume studies"), 2);
+    assert!(said.contains("is no study"), "{said}");
+    let log = path.join("studies/x/seed-0/study.jsonl");
+    let damaged = fs::read_to_string(&log).unwrap().replacen("{", "?", 1);
+    fs::write(&log, damaged).unwrap();
+    let said = fail(path, &words("study resume studies/x"), 1);
+    assert!(said.contains("line 1 of its log is no event"), "{said}");
+}
