@@ -570,3 +570,44 @@ fn terms_of_one_draw_share_it() {
     train(&mut learner, 1, 3);
     assert_eq!(learner.images(), 10 + 2 * (10 + 20));
 }
+
+/// Training sees changed images; the memory keeps them as they came.
+#[test]
+fn augmentation_changes_steps_and_not_the_memory() {
+    use oncefit_continual::ImageChanges;
+    let data = data();
+    let changed = |augmentation| LearnerSettings {
+        augmentation: Some(ImageChanges {
+            augmentation,
+            shape: data.train.shape(),
+        }),
+        ..settings()
+    };
+    let with = |settings: LearnerSettings| {
+        let space = mlp(784, 20, 10).unwrap();
+        Learner::new(&space, Method::er(1.0, 10), settings)
+    };
+    let crop = oncefit_data::Augmentation {
+        crop_padding: 2,
+        ..oncefit_data::Augmentation::NONE
+    };
+    let mut plain = with(settings()).unwrap();
+    let mut none = with(changed(oncefit_data::Augmentation::NONE)).unwrap();
+    let mut cropped = with(changed(crop)).unwrap();
+    for learner in [&mut plain, &mut none, &mut cropped] {
+        train(learner, 1, 6);
+    }
+    assert_eq!(bits(plain.parameters()), bits(none.parameters()));
+    assert!(bits(plain.parameters()) != bits(cropped.parameters()));
+    let kept = |learner: &Learner| {
+        let memory = learner.memory().unwrap();
+        memory.examples(&(0..memory.len()).collect::<Vec<_>>())
+    };
+    assert_eq!(kept(&plain), kept(&cropped));
+    let mixed = oncefit_data::Augmentation {
+        mixup: 0.2,
+        ..oncefit_data::Augmentation::NONE
+    };
+    let error = with(changed(mixed)).unwrap_err();
+    assert!(error.to_string().contains("mixing"), "{error}");
+}
