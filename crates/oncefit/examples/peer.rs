@@ -226,7 +226,7 @@ fn network_of(case: &Case) -> Result<Network> {
 /// A network ready to run.
 enum Session {
     Ours {
-        session: oncefit_nn::Session,
+        session: Box<oncefit_nn::Session>,
         images: Vec<f32>,
         batch: usize,
     },
@@ -242,7 +242,7 @@ impl Session {
         let images = images(batch * network.graph.input_shape().len());
         match engine {
             "oncefit" => Ok(Self::Ours {
-                session: oncefit_nn::Session::new(&network)?,
+                session: Box::new(oncefit_nn::Session::new(&network)?),
                 images,
                 batch,
             }),

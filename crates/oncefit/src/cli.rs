@@ -60,6 +60,8 @@ pub enum Command {
     /// Search a space: try members, remember all, stop and go on
     #[command(subcommand)]
     Study(StudyCommand),
+    /// Try the claims of the papers at small scale, with fresh seeds and intervals
+    Reproduce(ReproduceArgs),
     /// Look at data
     #[command(subcommand)]
     Data(DataCommand),
@@ -214,6 +216,30 @@ pub struct FitArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReproduceArgs {
+    /// Paper (deep-architect), or `table` to write the page of all that was found
+    pub paper: Option<String>,
+    /// Only this claim: deep-architect.P1, or P1
+    #[arg(long, value_name = "ID")]
+    pub claim: Option<String>,
+    /// List all claims with their state
+    #[arg(long)]
+    pub list: bool,
+    /// 20 seeds instead of 100
+    #[arg(long)]
+    pub quick: bool,
+    /// Fresh seeds, from 1000 on
+    #[arg(long, value_name = "N", conflicts_with = "quick")]
+    pub seeds: Option<usize>,
+    /// Folder of NAS tables [default: the environment variable ONCEFIT_NAS]
+    #[arg(long, value_name = "DIR")]
+    pub nas: Option<PathBuf>,
+    /// Folder of what was found; claims that are there with the same seeds are not tried again
+    #[arg(long, default_value = "docs/results/claims", value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,7 @@ pub mod predicted;
 mod progress;
 mod provenance;
 pub mod report;
+pub mod reproduce;
 mod stop;
 mod study;
 #[allow(missing_docs, reason = "the help texts are the documentation")]
@@ -61,6 +62,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Front(args) => commands::front(&args),
         Command::Export(args) => commands::export(&args),
         Command::Report(args) => commands::report(&args),
+        Command::Reproduce(args) => commands::reproduce(&args),
         Command::Study(command) => commands::study(&command),
         Command::Space(command) => commands::space(&command),
         Command::Show(args) => commands::show(&args),

@@ -10,6 +10,7 @@ mod predict;
 mod profile;
 mod quickstart;
 mod report;
+mod reproduce;
 mod runs;
 mod show;
 mod space;
@@ -30,6 +31,7 @@ pub use predict::predict;
 pub use profile::profile;
 pub use quickstart::quickstart;
 pub use report::report;
+pub use reproduce::reproduce;
 pub use runs::{RunSummary, runs_compare, runs_list};
 pub(crate) use show::operation_name;
 pub use show::show;
@@ -37,6 +39,7 @@ pub use space::space;
 pub use stream::data_stream;
 pub use study::study;
 pub use train::train;
+pub(crate) use train::train_run;
 
 use std::path::Path;
 

@@ -61,7 +61,7 @@ fn default_folder(recipe: &Recipe) -> PathBuf {
 }
 
 /// Trains a run to its end and says what came of it.
-pub(super) fn train_run(run: &Run, progress: &mut TrainingProgress) -> Result<()> {
+pub(crate) fn train_run(run: &Run, progress: &mut TrainingProgress) -> Result<()> {
     let started = Instant::now();
     let data = RunData::load(run.recipe())?;
     let mut trainer = Trainer::new(run, &data)?;

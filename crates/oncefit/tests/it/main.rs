@@ -12,6 +12,7 @@ use oncefit_train::{MetricsRow, TEMPORARY_PREFIX};
 mod fitting;
 mod language;
 mod learning;
+mod reproducing;
 mod requests;
 mod studies;
 mod training;

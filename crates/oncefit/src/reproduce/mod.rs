@@ -1,0 +1,236 @@
+//! Reproduction of papers' claims at small scale: one rule for all.
+//!
+//! Settings are fixed before the fresh seeds are run. A claim is a difference, paired by seed, with its
+//! 95 % interval: above the threshold it is reproduced, below it is not, across it the seeds do not
+//! decide. What holds exactly or not at all is a fact. Each claim's numbers are kept in a file as soon as
+//! they exist, and a later call goes on from there.
+
+mod deep_architect;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use oncefit_continual::{Interval, paired_difference};
+use oncefit_train::write_atomically;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A claim of a paper and how it is tried here.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// `deep-architect.P1`
+    pub id: &'static str,
+    /// What is claimed.
+    pub claim: &'static str,
+    /// How it is tried.
+    pub setting: &'static str,
+}
+
+/// What came of a claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The interval is above the threshold.
+    Reproduced,
+    /// The interval is below the threshold.
+    NotReproduced,
+    /// The interval holds the threshold.
+    Inconclusive,
+    /// It holds exactly.
+    Fact,
+    /// It does not hold, and should exactly.
+    Violated,
+}
+
+impl Verdict {
+    /// The verdict on a difference that should be above 0.
+    pub fn of(difference: &Interval) -> Self {
+        let (low, high) = (
+            difference.mean - difference.half_width,
+            difference.mean + difference.half_width,
+        );
+        match (low > 0.0, high < 0.0) {
+            (true, _) => Self::Reproduced,
+            (_, true) => Self::NotReproduced,
+            _ => Self::Inconclusive,
+        }
+    }
+
+    /// As tables show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reproduced => "reproduced",
+            Self::NotReproduced => "not reproduced",
+            Self::Inconclusive => "inconclusive",
+            Self::Fact => "fact",
+            Self::Violated => "violated",
+        }
+    }
+}
+
+/// One comparison: values by seed, in the order of `seeds`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Comparison {
+    /// What is compared: `surrogate − random, accuracy after 64`.
+    pub what: String,
+    /// Values of the one.
+    pub one: Vec<f64>,
+    /// Values of the other.
+    pub other: Vec<f64>,
+    /// Mean of one − other.
+    pub mean: f64,
+    /// Half width of its 95 % interval.
+    pub half_width: f64,
+}
+
+impl Comparison {
+    /// Pairs values by seed.
+    ///
+    /// # Errors
+    /// If there are not as many of both.
+    pub fn new(what: &str, one: Vec<f64>, other: Vec<f64>) -> Result<(Self, Verdict)> {
+        let difference = paired_difference(&one, &other)?;
+        let verdict = Verdict::of(&difference);
+        let comparison = Self {
+            what: what.into(),
+            one,
+            other,
+            mean: difference.mean,
+            half_width: difference.half_width,
+        };
+        Ok((comparison, verdict))
+    }
+}
+
+/// What was found, as it is kept.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// The claim's name.
+    pub id: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// First seed and how many.
+    pub seeds: (u64, usize),
+    /// The comparisons that it rests on.
+    pub comparisons: Vec<Comparison>,
+    /// What else was measured, in words.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+    /// The command.
+    pub command: String,
+}
+
+/// What a reproduction is given.
+pub struct Request<'a> {
+    /// The first fresh seed.
+    pub first_seed: u64,
+    /// How many.
+    pub seeds: usize,
+    /// Where findings are kept.
+    pub folder: &'a Path,
+    /// Folder of NAS tables, where there is one.
+    pub nas: Option<PathBuf>,
+    /// A request to stop.
+    pub stop: &'a AtomicBool,
+}
+
+impl Request<'_> {
+    /// The seeds.
+    pub fn seeds(&self) -> impl Iterator<Item = u64> {
+        self.first_seed..self.first_seed + self.seeds as u64
+    }
+
+    /// Ends at once if that was asked for.
+    ///
+    /// # Errors
+    /// If so.
+    pub fn check(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Stopped(
+                "stopped; what was finished is kept, the same command goes on from there".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A paper's claims and who tries them.
+pub struct Paper {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Its claims.
+    pub claims: &'static [Claim],
+    /// Tries a claim.
+    pub run: fn(&str, &Request) -> Result<Tried>,
+}
+
+/// What trying a claim gives.
+pub struct Tried {
+    /// What came of it.
+    pub verdict: Verdict,
+    /// What it rests on.
+    pub comparisons: Vec<Comparison>,
+    /// What else was measured.
+    pub notes: Vec<String>,
+}
+
+/// All papers.
+pub const PAPERS: [Paper; 1] = [deep_architect::PAPER];
+
+/// The file of a claim.
+pub fn file(folder: &Path, id: &str) -> PathBuf {
+    folder.join(format!("{id}.json"))
+}
+
+/// What is kept of a claim, if it was tried.
+///
+/// # Errors
+/// If the file is damaged.
+pub fn known(folder: &Path, id: &str) -> Result<Option<Finding>> {
+    let path = file(folder, id);
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(None);
+    };
+    match serde_json::from_str(&text) {
+        Ok(finding) => Ok(Some(finding)),
+        Err(error) => Err(Error::Request(format!(
+            "{} is damaged ({error}); remove it to try the claim again",
+            path.display()
+        ))),
+    }
+}
+
+/// Tries a claim and keeps what came of it.
+///
+/// # Errors
+/// If it cannot be tried.
+pub fn try_claim(
+    paper: &Paper,
+    claim: &Claim,
+    request: &Request,
+    command: &str,
+) -> Result<Finding> {
+    let started = Instant::now();
+    let tried = (paper.run)(claim.id, request)?;
+    let finding = Finding {
+        id: claim.id.into(),
+        verdict: tried.verdict,
+        seeds: (request.first_seed, request.seeds),
+        comparisons: tried.comparisons,
+        notes: tried.notes,
+        seconds: started.elapsed().as_secs_f64(),
+        command: command.into(),
+    };
+    let folder = request.folder;
+    std::fs::create_dir_all(folder).map_err(|source| Error::File {
+        action: "create",
+        path: folder.to_owned(),
+        source,
+    })?;
+    let text = serde_json::to_string(&finding).expect("numbers and words");
+    write_atomically(&file(folder, claim.id), text.as_bytes())?;
+    Ok(finding)
+}

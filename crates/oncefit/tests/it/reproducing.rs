@@ -1,0 +1,64 @@
+//! Claims are tried once, kept, and shown.
+
+use super::*;
+
+#[test]
+fn claims_are_tried_kept_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let fixed = words("reproduce deep-architect --claim P6 --seeds 5 --out claims");
+    let said = succeed(path, &fixed);
+    assert!(said.contains("deep-architect.P6: fact"), "{said}");
+    let kept = fs::read(path.join("claims/deep-architect.P6.json")).unwrap();
+    let said = succeed(path, &fixed);
+    assert!(said.contains("kept from before"), "{said}");
+    assert_eq!(
+        fs::read(path.join("claims/deep-architect.P6.json")).unwrap(),
+        kept
+    );
+    // The same seeds give the same numbers.
+    let numbers = |out: &str| {
+        let command = format!("reproduce deep-architect --claim P3 --seeds 6 --out {out}");
+        succeed(path, &words(&command));
+        let text = fs::read_to_string(path.join(out).join("deep-architect.P3.json")).unwrap();
+        let finding: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(finding["comparisons"].as_array().unwrap().len(), 4);
+        (finding["comparisons"].clone(), finding["verdict"].clone())
+    };
+    assert_eq!(numbers("claims"), numbers("again"));
+    let said = succeed(path, &words("reproduce --list --out claims"));
+    assert!(
+        said.contains("not yet run") && said.contains("fact"),
+        "{said}"
+    );
+    succeed(path, &words("reproduce table --out claims"));
+    let page = fs::read_to_string(path.join("claims/README.md")).unwrap();
+    assert!(page.contains("deep-architect.P6") && page.contains("not yet run"));
+}
+
+#[test]
+fn bad_requests_of_reproduction_are_answered_clearly() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for (command, message) in [
+        ("reproduce", "deep-architect"),
+        ("reproduce bees", "none of: deep-architect"),
+        ("reproduce deep-architect --claim P99", "deep-architect.P1"),
+        ("reproduce deep-architect --seeds 2", "at least 5"),
+        (
+            "reproduce deep-architect --claim P1 --nas nowhere",
+            "ONCEFIT_NAS",
+        ),
+    ] {
+        let said = fail(path, &words(command), 2);
+        assert!(said.contains(message), "{command}: {said}");
+    }
+    fs::create_dir(path.join("claims")).unwrap();
+    fs::write(path.join("claims/deep-architect.P6.json"), "{").unwrap();
+    let said = fail(
+        path,
+        &words("reproduce deep-architect --claim P6 --seeds 5 --out claims"),
+        2,
+    );
+    assert!(said.contains("is damaged"), "{said}");
+}
