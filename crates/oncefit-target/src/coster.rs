@@ -180,9 +180,9 @@ impl Coster {
     }
 
     /// Also counts the bytes of exported files: those of the nodes and weights, to within a few
-    /// bytes for each segment of the space, and what files with this metadata have besides. The
-    /// largest member's size is exact; a member with shorter metadata is a little smaller than
-    /// said. What is known of the space so far is forgotten.
+    /// bytes for each segment of the space, and what files with this metadata have besides. Files
+    /// are never larger than said, and at most some 2 % smaller: a batch-norm that begins a segment is
+    /// counted as one that cannot be folded, and metadata may be shorter. What is known of the space so far is forgotten.
     ///
     /// # Errors
     /// If the largest member cannot be exported.
