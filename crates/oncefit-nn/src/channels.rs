@@ -24,7 +24,7 @@ impl Channels {
     /// The first `count`.
     pub fn first(count: usize) -> Self {
         Self {
-            ranges: vec![0..count],
+            ranges: std::iter::once(0..count).collect(),
         }
     }
 
