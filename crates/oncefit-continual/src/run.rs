@@ -10,13 +10,13 @@
 //! ```
 
 use std::fmt::Write;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use oncefit_data::LoadedData;
-use oncefit_train::{TrainError, lock_folder, write_atomically};
+use oncefit_train::{RunFolder, TrainError, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -31,12 +31,11 @@ const STATE: &str = "state.safetensors";
 const RESULTS: &str = "results.json";
 const ACCURACIES: &str = "accuracies.csv";
 
-/// A run folder, locked while it is held for writing.
+/// The folder of a learnt stream.
 #[derive(Debug)]
 pub struct LearningRun {
-    folder: PathBuf,
+    folder: RunFolder,
     recipe: LearningRecipe,
-    _lock: Option<File>,
 }
 
 impl LearningRun {
@@ -45,21 +44,9 @@ impl LearningRun {
     /// # Errors
     /// If there is a run already, or the folder cannot be written.
     pub fn create(folder: &Path, recipe: &LearningRecipe) -> Result<Self> {
-        let path = folder.join("recipe.toml");
-        if path.exists() {
-            return Err(at(
-                folder,
-                "there is a run already; `--resume` continues it, `--overwrite` removes it first",
-            )
-            .into());
-        }
-        fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-        let lock = lock_folder(folder)?;
-        write_atomically(&path, recipe.to_toml().as_bytes())?;
         Ok(Self {
-            folder: folder.to_owned(),
+            folder: RunFolder::create(folder, &recipe.to_toml())?,
             recipe: recipe.clone(),
-            _lock: Some(lock),
         })
     }
 
@@ -68,11 +55,9 @@ impl LearningRun {
     /// # Errors
     /// If it is no run of continual learning, or another process has it.
     pub fn open(folder: &Path) -> Result<Self> {
-        let run = Self::open_to_read(folder)?;
-        Ok(Self {
-            _lock: Some(lock_folder(folder)?),
-            ..run
-        })
+        let Self { folder, recipe } = Self::open_to_read(folder)?;
+        let folder = folder.locked()?;
+        Ok(Self { folder, recipe })
     }
 
     /// Opens a run to read it.
@@ -80,20 +65,9 @@ impl LearningRun {
     /// # Errors
     /// If it is no run of continual learning.
     pub fn open_to_read(folder: &Path) -> Result<Self> {
-        let path = folder.join("recipe.toml");
-        if !path.exists() {
-            return Err(at(
-                folder,
-                "it is no run folder (it has no recipe.toml); `oncefit learn RECIPE` makes one",
-            )
-            .into());
-        }
-        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            recipe: LearningRecipe::parse(&text, &path.display().to_string())?,
-            _lock: None,
-        })
+        let (folder, text, name) = RunFolder::open_to_read(folder, "learn")?;
+        let recipe = LearningRecipe::parse(&text, &name)?;
+        Ok(Self { folder, recipe })
     }
 
     /// Removes what a run consists of, and nothing else, from a folder.
@@ -101,29 +75,13 @@ impl LearningRun {
     /// # Errors
     /// If it is another process's or cannot be removed.
     pub fn remove(folder: &Path) -> Result<()> {
-        if !folder.join("recipe.toml").exists() {
-            return Ok(());
-        }
-        let _lock = lock_folder(folder)?;
-        let names = [
-            STATE,
-            RESULTS,
-            ACCURACIES,
-            "provenance.json",
-            "report.html",
-            "recipe.toml",
-        ];
-        for path in names.map(|name| folder.join(name)) {
-            if path.exists() {
-                fs::remove_file(&path).map_err(TrainError::file("remove", &path))?;
-            }
-        }
-        Ok(())
+        let names = [STATE, RESULTS, ACCURACIES, "provenance.json", "report.html"];
+        Ok(RunFolder::remove(folder, &names)?)
     }
 
     /// The folder.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.folder.path()
     }
 
     /// The resolved recipe.
@@ -133,7 +91,7 @@ impl LearningRun {
 
     /// A file of the run.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.folder.file(name)
     }
 
     /// What is known so far; `None` before the first task ended.

@@ -11,7 +11,7 @@ use crate::calibration::Calibration;
 use crate::channels::Channels;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
-use crate::plan::{KernelLink, NormInfo, Plan, PoolKind, Step, View};
+use crate::plan::{NormInfo, Plan, PoolKind, Step, View};
 use crate::session::Prepared;
 
 /// Images of a batch: `count × height × width × channels`, channels-last, normalised.
@@ -302,24 +302,12 @@ impl Executor {
             Step::Depthwise {
                 source,
                 window,
-                weight,
-                stored_kernel,
-                stored_channels,
-                links,
                 out,
+                ..
             } => {
-                let channels = plan.tensors[*out].shape.channels;
                 if !matches!(prepared, Prepared::Depthwise(_)) {
-                    tape.kernels[index] = bake_kernel(
-                        self.cpu,
-                        &mut self.pool,
-                        parameters,
-                        *weight,
-                        *stored_kernel,
-                        *stored_channels,
-                        links,
-                        channels,
-                    );
+                    tape.kernels[index] =
+                        bake_kernel(self.cpu, &mut self.pool, parameters, plan, step);
                 }
                 let shape = plan.tensors[*out].shape;
                 let mut output = self
@@ -538,18 +526,27 @@ fn norm_sums(plan: &Plan, tensor: usize, takes_statistics: bool) -> Option<Chann
     (takes_statistics && info.view.norm.is_some()).then(|| ChannelSums::new(info.shape.channels))
 }
 
-/// The kernels of `links`, from the stored one down; a kernel of the stored size is a plain copy.
-#[allow(clippy::too_many_arguments, reason = "the parts of one step")]
+/// The kernels of a depthwise convolution's links, from the stored one down; a kernel of the stored
+/// size is a plain copy. Of other steps there are none.
 pub(crate) fn bake_kernel(
     cpu: Cpu,
     pool: &mut BufferPool,
     parameters: &Parameters,
-    weight: usize,
-    stored_kernel: usize,
-    stored_channels: usize,
-    links: &[KernelLink],
-    channels: usize,
+    plan: &Plan,
+    step: &Step,
 ) -> Vec<Buffer> {
+    let &Step::Depthwise {
+        weight,
+        stored_kernel,
+        stored_channels,
+        ref links,
+        out,
+        ..
+    } = step
+    else {
+        return Vec::new();
+    };
+    let channels = plan.tensors[out].shape.channels;
     let stored = &parameters.at(weight).data;
     let mut kernel = pool.take(stored_kernel * stored_kernel * channels);
     for (tap, taps) in kernel.chunks_exact_mut(channels).enumerate() {

@@ -254,6 +254,17 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
+    /// Two views that the next step reads to make a node's tensor, without gates, and that tensor.
+    fn read_both(&mut self, node: &GraphNode, left: View, right: View) -> (View, View, usize) {
+        let left = self.without_gate(left);
+        let right = self.without_gate(right);
+        let out = self.new_tensor(node.shape);
+        let step = self.plan.steps.len();
+        self.read(left, step);
+        self.read(right, step);
+        (left, right, out)
+    }
+
     /// The stored channels of a node's output.
     fn channels_of(&self, node: &GraphNode) -> Result<Channels> {
         let of = |input: usize| &self.channels[node.inputs[input]];
@@ -471,23 +482,13 @@ impl Lowering<'_> {
                 if source.tensor == right.tensor {
                     return Err(self.unsupported(node, "both inputs are the same tensor"));
                 }
-                let left = self.without_gate(source);
-                let right = self.without_gate(right);
-                let out = self.new_tensor(node.shape);
-                let step = self.plan.steps.len();
-                self.read(left, step);
-                self.read(right, step);
+                let (left, right, out) = self.read_both(node, source, right);
                 self.plan.steps.push(Step::Add { left, right, out });
                 Ok(View::stored(out))
             }
             Op::Concat { .. } => {
                 let right = self.second(node)?;
-                let left = self.without_gate(source);
-                let right = self.without_gate(right);
-                let out = self.new_tensor(node.shape);
-                let step = self.plan.steps.len();
-                self.read(left, step);
-                self.read(right, step);
+                let (left, right, out) = self.read_both(node, source, right);
                 self.plan.steps.push(Step::Concat { left, right, out });
                 Ok(View::stored(out))
             }

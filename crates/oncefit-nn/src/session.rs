@@ -10,6 +10,7 @@ use oncefit_kernels as kernels;
 use oncefit_kernels::{ConvWeight, Cpu, PackedWeight};
 use rayon::prelude::*;
 
+use crate::buffers::BufferPool;
 use crate::error::{NnError, Result};
 use crate::execute::{AppliedNorm, Executor, Images, bake_kernel};
 use crate::plan::{Plan, Step};
@@ -83,25 +84,9 @@ impl Session {
                     let norm = norm.map(|norm| &norms[norm]);
                     fold(cpu, network, step, norm, in_channels, out_channels)
                 }
-                Step::Depthwise {
-                    weight,
-                    stored_kernel,
-                    stored_channels,
-                    links,
-                    out,
-                    ..
-                } => {
-                    let channels = plan.tensors[*out].shape.channels;
-                    let baked = bake_kernel(
-                        cpu,
-                        &mut crate::buffers::BufferPool::default(),
-                        &network.parameters,
-                        *weight,
-                        *stored_kernel,
-                        *stored_channels,
-                        links,
-                        channels,
-                    );
+                Step::Depthwise { .. } => {
+                    let mut pool = BufferPool::default();
+                    let baked = bake_kernel(cpu, &mut pool, &network.parameters, &plan, step);
                     let last = baked.last().map(|kernel| kernel.to_vec());
                     Prepared::Depthwise(last.unwrap_or_default())
                 }

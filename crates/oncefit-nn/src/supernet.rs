@@ -118,26 +118,9 @@ impl Supernet {
                 let own = gathered(&self.parameters, &plan, *weight, *out, *window, gather);
                 baked.insert(*weight, own.data);
             }
-            if let Step::Depthwise {
-                weight,
-                stored_kernel,
-                stored_channels,
-                links,
-                out,
-                ..
-            } = step
-            {
-                let channels = plan.tensors[*out].shape.channels;
-                let kernels = bake_kernel(
-                    Cpu::detect(),
-                    &mut BufferPool::default(),
-                    &self.parameters,
-                    *weight,
-                    *stored_kernel,
-                    *stored_channels,
-                    links,
-                    channels,
-                );
+            if let Step::Depthwise { weight, .. } = step {
+                let mut pool = BufferPool::default();
+                let kernels = bake_kernel(Cpu::detect(), &mut pool, &self.parameters, &plan, step);
                 let last = kernels.last().map(|kernel| kernel.to_vec());
                 baked.insert(*weight, last.unwrap_or_default());
             }

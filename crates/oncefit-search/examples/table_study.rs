@@ -20,25 +20,8 @@ use oncefit_search::{
 };
 use oncefit_space::Space;
 
-/// The decisions of NAS-Bench-Macro: eight layers, each nothing or one of two blocks. Widths are
-/// simplified: the accuracies come from the table.
-const SPACE: &str = "
-space nas-bench-macro(classes = 10)
-define layer(kernel, expand) {
-  residual { conv(in * expand); batch_norm; relu6; depthwise(kernel); batch_norm; relu6; conv(in / expand); batch_norm }
-}
-input(32, 32, 3)
-stem: seq { conv(16, kernel = 3); batch_norm; relu6 }
-body: repeat layers in (8) {
-  choice kind {
-    identity: { }
-    small: { layer(3, 3) }
-    large: { layer(5, 6) }
-  }
-}
-global_average_pool
-linear(classes)
-";
+/// Eight layers, each nothing or one of two blocks.
+const SPACE: &str = include_str!("../../oncefit-space/spaces/deep-architect/nas_bench_macro.space");
 
 fn searchers(region: &Region, seed: u64) -> Vec<(&'static str, Box<dyn Searcher>)> {
     let mcts = |settings| Box::new(Mcts::within(region.clone(), settings, seed));

@@ -6,6 +6,8 @@
 //! from the graph of that segment, and looked up from then on: a network of twenty blocks costs
 //! some twenty look-ups. The results are those of the whole graph, exactly.
 
+mod exact;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use oncefit_export::{Metadata, file_bytes, piece_bytes};
@@ -15,6 +17,8 @@ use crate::error::{Result, TargetError};
 use crate::fusion::{Granularity, fuse};
 use crate::operator::Operator;
 use crate::table::{OperatorTable, Price, to_milliseconds};
+
+pub use exact::{Bounds, SumScore};
 
 /// The costs of a subnet.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -182,7 +186,8 @@ impl Coster {
     /// Also counts the bytes of exported files: those of the nodes and weights, to within a few
     /// bytes for each segment of the space, and what files with this metadata have besides. Files
     /// are never larger than said, and at most some 2 % smaller: a batch-norm that begins a segment is
-    /// counted as one that cannot be folded, and metadata may be shorter. What is known of the space so far is forgotten.
+    /// counted as one that cannot be folded, and metadata may be shorter. What is known of the space
+    /// so far is forgotten.
     ///
     /// # Errors
     /// If the largest member cannot be exported.
@@ -437,13 +442,7 @@ impl Coster {
     pub fn explore(&mut self, most: usize) -> Result<Vec<Operator>> {
         /// A way to reach a segment: the state, and the decisions that are read again.
         type Way = (u32, BTreeMap<usize, usize>);
-        let mut last_read = vec![0; self.offsets.len()];
-        for (number, part) in self.parts.iter().enumerate() {
-            let guards = part.guards.iter().map(|(slot, _)| *slot);
-            for slot in guards.chain(part.slots.iter().map(|(slot, _)| *slot)) {
-                last_read[slot] = number;
-            }
-        }
+        let last_read = self.last_read();
         let mut cases = 0;
         let mut used: HashSet<u32> = HashSet::new();
         let mut ways: HashSet<Way> = HashSet::from([(0, BTreeMap::new())]);
@@ -504,6 +503,18 @@ impl Coster {
             .collect();
         found.sort_by_cached_key(Operator::to_string);
         Ok(found)
+    }
+
+    /// For each decision, the last segment that reads it.
+    fn last_read(&self) -> Vec<usize> {
+        let mut last_read = vec![0; self.offsets.len()];
+        for (number, part) in self.parts.iter().enumerate() {
+            let guards = part.guards.iter().map(|(slot, _)| *slot);
+            for slot in guards.chain(part.slots.iter().map(|(slot, _)| *slot)) {
+                last_read[slot] = number;
+            }
+        }
+        last_read
     }
 
     /// How many cases of segments are known.

@@ -23,7 +23,7 @@ pub use additive::{
     AdditiveModel, FEWEST_NETWORKS, Measurements, NetworkTime, OperatorTime, Validation, fit,
     validate,
 };
-pub use coster::{Cost, Coster};
+pub use coster::{Bounds, Cost, Coster, SumScore};
 pub use engine::time_network;
 pub use error::{Result, TargetError};
 pub use fusion::{Granularity, operators};

@@ -28,7 +28,7 @@ pub use recipe::{
     OptimiserKind, OptimiserRecipe, PhaseRecipe, Recipe, SamplerKind, ScheduleKind, ScheduleRecipe,
     SortKind, SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind, parse_strictly,
 };
-pub use run::{EVALUATIONS, METRICS, MetricsRow, RowLog, Run, lock_folder, read_rows};
+pub use run::{EVALUATIONS, METRICS, MetricsRow, RowLog, Run, RunFolder, lock_folder, read_rows};
 pub use sampler::{Pick, RESOLUTION, Sampler, StepSpace, at_resolution};
 pub use schedule::{
     Aggregation, ChannelSort, Distance, Lesson, Networks, Phase, Place, Sandwich, Schedule,

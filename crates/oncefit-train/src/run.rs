@@ -23,12 +23,111 @@ use crate::error::{Result, TrainError};
 use crate::files::write_atomically;
 use crate::recipe::Recipe;
 
-/// A run folder, locked while it is held: two processes cannot write to one run.
+/// A folder with a `recipe.toml`, locked while it is held for writing: two processes cannot write to
+/// one run.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: Option<File>,
+}
+
+const RECIPE: &str = "recipe.toml";
+
+impl RunFolder {
+    /// Makes a new one and writes its recipe.
+    ///
+    /// # Errors
+    /// If there is a run already, or the folder cannot be written.
+    pub fn create(path: &Path, recipe: &str) -> Result<Self> {
+        let file = path.join(RECIPE);
+        if file.exists() {
+            return Err(TrainError::Run {
+                path: path.to_owned(),
+                reason: "there is a run already; `--resume` continues it, `--overwrite` removes it first".into(),
+            });
+        }
+        fs::create_dir_all(path).map_err(TrainError::file("create", path))?;
+        let lock = lock_folder(path)?;
+        write_atomically(&file, recipe.as_bytes())?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: Some(lock),
+        })
+    }
+
+    /// Opens one to read it, as others may do at the same time; returns the recipe's text and the
+    /// name of its file. `command` makes such folders.
+    ///
+    /// # Errors
+    /// If it is no run folder.
+    pub fn open_to_read(path: &Path, command: &str) -> Result<(Self, String, String)> {
+        let file = path.join(RECIPE);
+        if !file.exists() {
+            return Err(TrainError::Run {
+                path: path.to_owned(),
+                reason: format!(
+                    "it is no run folder (it has no {RECIPE}); `oncefit {command} RECIPE` makes one"
+                ),
+            });
+        }
+        let text = fs::read_to_string(&file).map_err(TrainError::file("read", &file))?;
+        let folder = Self {
+            path: path.to_owned(),
+            _lock: None,
+        };
+        Ok((folder, text, file.display().to_string()))
+    }
+
+    /// Holds it for writing.
+    ///
+    /// # Errors
+    /// If another process has it.
+    pub fn locked(self) -> Result<Self> {
+        Ok(Self {
+            _lock: Some(lock_folder(&self.path)?),
+            ..self
+        })
+    }
+
+    /// Removes its recipe and the files and folders of these names, and nothing else. Nothing is done
+    /// in a folder without a recipe.
+    ///
+    /// # Errors
+    /// If it is another process's or cannot be removed.
+    pub fn remove(path: &Path, names: &[&str]) -> Result<()> {
+        if !path.join(RECIPE).exists() {
+            return Ok(());
+        }
+        let _lock = lock_folder(path)?;
+        // The recipe last: what is left of an interrupted removal can be removed.
+        for name in names.iter().chain([&RECIPE]) {
+            let path = path.join(name);
+            let removed = match (path.is_dir(), path.exists()) {
+                (true, _) => fs::remove_dir_all(&path),
+                (false, true) => fs::remove_file(&path),
+                (false, false) => Ok(()),
+            };
+            removed.map_err(TrainError::file("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+/// The folder of a training.
 #[derive(Debug)]
 pub struct Run {
-    folder: PathBuf,
+    folder: RunFolder,
     recipe: Recipe,
-    _lock: Option<File>,
 }
 
 impl Run {
@@ -37,20 +136,9 @@ impl Run {
     /// # Errors
     /// If there is a run already, or the folder cannot be written.
     pub fn create(folder: &Path, recipe: &Recipe) -> Result<Self> {
-        let recipe_path = folder.join("recipe.toml");
-        if recipe_path.exists() {
-            return Err(TrainError::Run {
-                path: folder.to_owned(),
-                reason: "there is a run already; `--resume` continues it, `--overwrite` removes it first".into(),
-            });
-        }
-        fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-        let lock = lock_folder(folder)?;
-        write_atomically(&recipe_path, recipe.to_toml().as_bytes())?;
         Ok(Self {
-            folder: folder.to_owned(),
+            folder: RunFolder::create(folder, &recipe.to_toml())?,
             recipe: recipe.clone(),
-            _lock: Some(lock),
         })
     }
 
@@ -59,11 +147,9 @@ impl Run {
     /// # Errors
     /// If it is no run folder, another process has it, or its recipe is damaged.
     pub fn open(folder: &Path) -> Result<Self> {
-        let run = Self::open_to_read(folder)?;
-        Ok(Self {
-            _lock: Some(lock_folder(folder)?),
-            ..run
-        })
+        let Self { folder, recipe } = Self::open_to_read(folder)?;
+        let folder = folder.locked()?;
+        Ok(Self { folder, recipe })
     }
 
     /// Opens a run to read it; others may do so at the same time.
@@ -71,22 +157,9 @@ impl Run {
     /// # Errors
     /// If it is no run folder or its recipe is damaged.
     pub fn open_to_read(folder: &Path) -> Result<Self> {
-        let path = folder.join("recipe.toml");
-        if !path.exists() {
-            return Err(TrainError::Run {
-                path: folder.to_owned(),
-                reason:
-                    "it is no run folder (it has no recipe.toml); `oncefit train RECIPE` makes one"
-                        .into(),
-            });
-        }
-        let text = fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
-        let recipe = Recipe::parse(&text, &path.display().to_string())?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            recipe,
-            _lock: None,
-        })
+        let (folder, text, name) = RunFolder::open_to_read(folder, "train")?;
+        let recipe = Recipe::parse(&text, &name)?;
+        Ok(Self { folder, recipe })
     }
 
     /// Removes what a run consists of, and nothing else, from a folder.
@@ -94,12 +167,7 @@ impl Run {
     /// # Errors
     /// If it is another process's or cannot be removed.
     pub fn remove(folder: &Path) -> Result<()> {
-        if !folder.join("recipe.toml").exists() {
-            return Ok(());
-        }
-        let _lock = lock_folder(folder)?;
-        for name in [
-            "recipe.toml",
+        let names = [
             "space.txt",
             METRICS,
             EVALUATIONS,
@@ -109,22 +177,14 @@ impl Run {
             "predictor.json",
             "provenance.json",
             "report.html",
-        ] {
-            let path = folder.join(name);
-            if path.exists() {
-                fs::remove_file(&path).map_err(TrainError::file("remove", &path))?;
-            }
-        }
-        let checkpoints = folder.join(CHECKPOINTS);
-        if checkpoints.exists() {
-            fs::remove_dir_all(&checkpoints).map_err(TrainError::file("remove", &checkpoints))?;
-        }
-        Ok(())
+            CHECKPOINTS,
+        ];
+        RunFolder::remove(folder, &names)
     }
 
     /// The folder.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.folder.path()
     }
 
     /// The resolved recipe.
@@ -134,12 +194,12 @@ impl Run {
 
     /// The folder of its checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
-        self.folder.join(CHECKPOINTS)
+        self.file(CHECKPOINTS)
     }
 
     /// A file of the run.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.folder.file(name)
     }
 
     /// Writes a text file of the run.

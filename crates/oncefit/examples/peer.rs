@@ -12,7 +12,6 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufRead, Write};
-use std::path::Path;
 use std::time::Instant;
 
 use oncefit_export::{Metadata, OnnxModel, onnx_bytes};
@@ -107,13 +106,12 @@ impl State {
 
 /// `sandwich` steps through networks of the CIFAR-sized MobileNetV3; the others are one network.
 fn load_case(name: &str) -> Result<Case> {
-    let from_file = |file: &str| -> Result<Space> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/peers");
-        let text = std::fs::read_to_string(path.join(file))?;
-        Ok(Space::parse(&text, file)?)
-    };
     let space = match name {
-        "bench-mb" | "resnet18" => from_file(&format!("{name}.space"))?,
+        "bench-mb" => {
+            let text = include_str!("../../../bench/peers/bench-mb.space");
+            Space::parse(text, "bench-mb.space")?
+        }
+        "resnet18" => oncefit_continual::resnet18(32, 3, 20, 10)?,
         "sandwich" => Space::builtin("deps-cifar-mobilenet-v3")?,
         "ofa-mobilenet-v3" => Space::builtin(name)?.restrict("resolution", &[Value::Int(224)])?,
         "ofa-resnet50d" => Space::builtin(name)?.restrict("resolution", &[Value::Int(128)])?,

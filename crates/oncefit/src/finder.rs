@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oncefit_export::Metadata;
-use oncefit_random::fnv1a64;
+use oncefit_random::{Draws, fnv1a64};
 use oncefit_search::{
     Assessment, CompactObjective, Coster, EvolutionSettings, Limit, Metric, Nsga2, Nsga2Settings,
-    Outcome, Region, Searcher, evolve, pareto_front,
+    Outcome, Region, Ridge, Searcher, evolve, pareto_front,
 };
 use oncefit_space::{Candidate, Space, Subnet};
-use oncefit_target::{Codes, Cost, OperatorTable, Predictor, TargetError};
+use oncefit_target::{Bounds, Codes, Cost, OperatorTable, Predictor, SumScore, TargetError};
 
 use crate::error::{Error, Result};
 
@@ -127,6 +127,22 @@ impl Budget {
         Ok(())
     }
 
+    /// The same limits as the exact solver takes them.
+    fn bounds(&self) -> Bounds {
+        let most = |metric: Metric| {
+            let of_metric = self.limits.iter().filter(|limit| limit.metric == metric);
+            of_metric.map(|limit| limit.at_most).min()
+        };
+        Bounds {
+            macs: most(Metric::Macs),
+            parameters: most(Metric::Parameters),
+            peak_activation_bytes: most(Metric::PeakMemory),
+            latency_ms: most(Metric::Latency).map(|nanoseconds| nanoseconds as f64 / 1e6),
+            file_bytes: most(Metric::FileSize),
+            leaves_out: self.leaves_out,
+        }
+    }
+
     /// How far costs are above the limits at most, as a share; 0 within them.
     fn excess(&self, cost: &Cost) -> f64 {
         let above = self.limits.iter().map(|limit| {
@@ -147,6 +163,13 @@ pub enum Scope {
     },
     /// All, of a space that has at most two million.
     All,
+    /// All, by dynamic programming: accuracies are taken for sums over decisions, which are fitted
+    /// to the predictor's answers; of the members with the best sums
+    /// ([`oncefit_target::Coster::best_sums`]) those that are predicted best.
+    Sums {
+        /// Seed of the members that the sums are fitted on.
+        seed: u64,
+    },
 }
 
 impl Scope {
@@ -211,12 +234,59 @@ impl<'p> Finder<'p> {
         let found = match scope {
             Scope::Evolution { seed } => objective.evolved(start, keep, seed)?,
             Scope::All => objective.best_of_all(keep)?,
+            Scope::Sums { seed } => return self.best_sums(budget, keep, seed),
         };
         found
             .into_iter()
             .filter(|(_, assessment)| assessment.excess == 0.0)
             .map(|(indices, assessment)| self.promising(&indices, assessment.score))
             .collect()
+    }
+
+    fn best_sums(&mut self, budget: &Budget, keep: usize, seed: u64) -> Result<Vec<Promising>> {
+        /// Members that the sums are fitted on.
+        const FITTED_ON: u64 = 2000;
+        const PENALTY: f64 = 1e-2;
+        const MOST_CASES: usize = 2_000_000;
+        /// Best sums among which the predictor chooses.
+        const BEST: usize = 1000;
+        let sizes: Vec<usize> = self.sizes();
+        let (mut codes, mut code) = (Codes::default(), Vec::new());
+        let positions = sizes.iter().sum();
+        let mut ridge = Ridge::new(positions, PENALTY);
+        for index in 0..FITTED_ON {
+            let mut draws = Draws::new(seed, "members of sums", index, 0);
+            let indices: Vec<usize> = sizes.iter().map(|&size| draws.below(size)).collect();
+            match self.coster.cost_and_code(&indices, &mut code) {
+                Ok(_) => {}
+                Err(TargetError::MissingOperators { .. }) if budget.leaves_out => continue,
+                Err(error) => return Err(error.into()),
+            }
+            codes.push(&code);
+            ridge.push(code.iter().map(|&one| (one as usize, 1.0)).collect());
+        }
+        let model = ridge.fit(&self.predictor.predict_codes(&codes));
+        let score = SumScore {
+            weights: model.weights,
+            intercept: model.intercept,
+        };
+        let found = self
+            .coster
+            .best_sums(&score, &budget.bounds(), keep.max(BEST), MOST_CASES)?;
+        let indices: Vec<Vec<usize>> = found.into_iter().map(|(indices, _)| indices).collect();
+        let assessed = self.assess(&indices, budget)?;
+        let mut ranked: Vec<_> = indices.into_iter().zip(assessed).collect();
+        ranked.sort_by(|(_, one), (_, other)| other.1.total_cmp(&one.1));
+        ranked.truncate(keep);
+        let each = ranked.iter();
+        each.map(|(indices, (_, accuracy, _))| self.promising(indices, *accuracy))
+            .collect()
+    }
+
+    /// How many values each decision has.
+    fn sizes(&self) -> Vec<usize> {
+        let slots = self.space.decisions().iter();
+        slots.map(|slot| slot.domain.values.len()).collect()
     }
 
     /// The subnets within a budget that no other is predicted to beat both in accuracy and in a
@@ -354,8 +424,7 @@ impl WithinBudget<'_, '_> {
     ) -> Result<Vec<(Vec<usize>, Assessment)>> {
         /// As in Once-for-All.
         const GENERATIONS: usize = 500;
-        let slots = self.finder.space.decisions().iter();
-        let sizes: Vec<usize> = slots.map(|slot| slot.domain.values.len()).collect();
+        let sizes = self.finder.sizes();
         let settings = EvolutionSettings::default();
         let found = evolve(&sizes, &[start], settings, GENERATIONS, keep, seed, self)?;
         let pairs = found.into_iter().map(|one| (one.indices, one.assessment));

@@ -29,6 +29,9 @@ pub enum SearcherKind {
     Predictor,
     /// All subnets of a small space on predicted accuracies; the most promising are then measured.
     Exhaustive,
+    /// The best subnets of a space of any size if accuracies were sums over decisions; the most
+    /// promising are then measured.
+    Exact,
     /// The same evolution on measured accuracies.
     Evolution,
     /// Independent random members: the control.
@@ -264,7 +267,7 @@ pub fn find(
             settings.seed,
         )),
         // Predictors have their own ways in.
-        SearcherKind::Evolution | SearcherKind::Predictor | SearcherKind::Exhaustive => {
+        _ => {
             let evolution = EvolutionSettings {
                 population,
                 ..Default::default()

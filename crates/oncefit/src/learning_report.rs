@@ -1,6 +1,6 @@
 //! Pages of continual learning: the `report.html` of a run, and methods compared over seeds.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 use oncefit_continual::{AccuracyMatrix, Learner, LearningRun, Memory, Results};
 use oncefit_data::{Dataset, LoadedData, contact_sheet};
 
@@ -9,6 +9,7 @@ use crate::commands::Compared;
 use crate::error::Result;
 use crate::format::{bytes, count, duration, percent};
 use crate::heat_map::HeatMap;
+use crate::page::{figure, page};
 
 /// Tasks beyond which a chart of each task's accuracy is not readable.
 const MOST_TASKS_DRAWN: usize = 10;
@@ -81,27 +82,7 @@ pub fn report(
         h2 { "Recipe" }
         pre { (run.recipe().to_toml()) }
     };
-    Ok(page(&results.name, &body))
-}
-
-fn page(title: &str, body: &Markup) -> String {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) " · Oncefit" }
-                style { (PreEscaped(include_str!("report.css"))) }
-            }
-            body { (body) }
-        }
-    };
-    page.into_string()
-}
-
-fn figure(chart: &Chart, caption: &str) -> Markup {
-    html! { figure { (PreEscaped(chart.to_svg())) figcaption { (caption) } } }
+    Ok(page(&results.name, body))
 }
 
 fn optional(value: Option<f64>) -> String {
@@ -361,7 +342,7 @@ pub fn comparison(
         div.charts { @for chart in cost_charts { (figure(&chart, "Cost does not depend on the machine.")) } }
         p { "Made by " code { (command) } ". Every run's raw matrix is in its folder." }
     };
-    page("Methods compared", &body)
+    page("Methods compared", body)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod heat_map;
 mod learning_args;
 mod learning_report;
 mod loaded;
+mod page;
 pub mod predicted;
 mod progress;
 mod provenance;

@@ -1,5 +1,6 @@
 //! Where a run came from: enough to repeat it and to judge its numbers.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use oncefit_continual::LearningRun;
@@ -56,26 +57,45 @@ impl Machine {
     }
 }
 
-/// Writes `provenance.json`, unless the run has one: a resumed run keeps its origin.
+impl Provenance<'_> {
+    fn new(command: &str, seed: u64, train: impl Display, test: impl Display) -> Self {
+        Self {
+            oncefit: env!("CARGO_PKG_VERSION"),
+            command: command.to_owned(),
+            started: jiff::Timestamp::now().to_string(),
+            seed,
+            space_hash: None,
+            train_data_hash: train.to_string(),
+            validation_data_hash: None,
+            test_data_hash: test.to_string(),
+            machine: Machine::this(),
+        }
+    }
+
+    /// Writes it, unless there is one: a resumed run keeps its origin.
+    fn save(&self, path: &Path) -> Result<()> {
+        if path.exists() {
+            return Ok(());
+        }
+        let text = serde_json::to_string_pretty(self).expect("provenance is plain data");
+        Ok(write_atomically(path, text.as_bytes())?)
+    }
+}
+
+const FILE: &str = "provenance.json";
+
+/// Writes `provenance.json` of a training, unless the run has one.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn write(run: &Run, data: &RunData, space_hash: &str, command: &str) -> Result<()> {
-    if run.file("provenance.json").exists() {
-        return Ok(());
-    }
+    let (train, test) = (data.train.hash(), data.test.hash());
     let provenance = Provenance {
-        oncefit: env!("CARGO_PKG_VERSION"),
-        command: command.to_owned(),
-        started: jiff::Timestamp::now().to_string(),
-        seed: run.recipe().seed,
         space_hash: Some(space_hash.to_owned()),
-        train_data_hash: data.train.hash().to_string(),
         validation_data_hash: Some(data.validation.hash().to_string()),
-        test_data_hash: data.test.hash().to_string(),
-        machine: Machine::this(),
+        ..Provenance::new(command, run.recipe().seed, train, test)
     };
-    save(&run.file("provenance.json"), &provenance)
+    provenance.save(&run.file(FILE))
 }
 
 /// As [`write`], for continual learning: what it learns from and what it is measured on.
@@ -83,25 +103,6 @@ pub fn write(run: &Run, data: &RunData, space_hash: &str, command: &str) -> Resu
 /// # Errors
 /// If it cannot be written.
 pub fn write_learning(run: &LearningRun, data: &LoadedData, command: &str) -> Result<()> {
-    let path = run.file("provenance.json");
-    if path.exists() {
-        return Ok(());
-    }
-    let provenance = Provenance {
-        oncefit: env!("CARGO_PKG_VERSION"),
-        command: command.to_owned(),
-        started: jiff::Timestamp::now().to_string(),
-        seed: run.recipe().seed,
-        space_hash: None,
-        train_data_hash: data.train.hash().to_string(),
-        validation_data_hash: None,
-        test_data_hash: data.test.hash().to_string(),
-        machine: Machine::this(),
-    };
-    save(&path, &provenance)
-}
-
-fn save(path: &Path, provenance: &Provenance) -> Result<()> {
-    let text = serde_json::to_string_pretty(provenance).expect("provenance is plain data");
-    Ok(write_atomically(path, text.as_bytes())?)
+    let (train, test) = (data.train.hash(), data.test.hash());
+    Provenance::new(command, run.recipe().seed, train, test).save(&run.file(FILE))
 }

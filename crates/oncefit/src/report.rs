@@ -1,6 +1,6 @@
 //! `report.html`: a run on one self-contained page.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 use oncefit_search::{Metric, pareto_front};
 use oncefit_target::{Predictor, Quality};
 use oncefit_train::{MetricsRow, Split};
@@ -14,6 +14,7 @@ use crate::fit::Fitted;
 use crate::format::{bytes, count, duration, percent};
 use crate::heat_map::HeatMap;
 use crate::loaded::{EvaluationRow, LoadedRun};
+use crate::page::{BLOCKS_EXPLAINED, figure, page};
 use crate::predicted::PREDICTOR;
 
 /// The page for a run. `fitted` are the networks that were chosen, if any.
@@ -51,13 +52,13 @@ pub fn report(run: &LoadedRun, fitted: &[Fitted], command: &str) -> Result<Strin
                 (classes(fitted, run.data.train.class_names()))
             }
             h2 { "Accuracy against cost" }
-            (figure(front_chart(&evaluations, fitted), &front_caption(&evaluations)))
+            (figure(&front_chart(&evaluations, fitted), &front_caption(&evaluations)))
             @if let Some(quality) = &quality { (predictor_section(quality)) }
             (latency_section(fitted))
             h2 { "Learning curves" }
             div.charts {
-                (figure(accuracy_chart(&metrics), "Validation accuracy, each network calibrated."))
-                (figure(loss_chart(&metrics), "Training loss of the largest network, mean over an epoch."))
+                (figure(&accuracy_chart(&metrics), "Validation accuracy, each network calibrated."))
+                (figure(&loss_chart(&metrics), "Training loss of the largest network, mean over an epoch."))
             }
             h2 { "Provenance" }
             p { "Made by " code { (command) } ". Every number comes from " code { "metrics.jsonl" } " and " code { "evaluations.jsonl" } " beside this page." }
@@ -106,13 +107,6 @@ fn choices(fitted: &[Fitted], drawings: &[String]) -> Markup {
         p { "Chosen by validation accuracy; the test images were not looked at before. Each file was run in an engine and gave the network's logits." }
     }
 }
-
-/// What the drawings of networks mean.
-pub(crate) const BLOCKS_EXPLAINED: PreEscaped<&str> = PreEscaped(
-    "<p>Bars: 3×3 and larger convolutions (blue), 1×1 convolutions (grey), depthwise convolutions \
-     with their kernel (orange), linear layers (green); as high as the feature map, as wide as its \
-     channels.</p>",
-);
 
 /// What the predictor is worth.
 fn predictor_section(quality: &Quality) -> Markup {
@@ -177,8 +171,8 @@ fn predictor_section(quality: &Quality) -> Markup {
             }
         }
         div.charts {
-            (figure(scatter, "Predicted and measured accuracy of subnets that took no part in training the predictor."))
-            (figure(learning, "How the error falls with the number of subnets it learns from."))
+            (figure(&scatter, "Predicted and measured accuracy of subnets that took no part in training the predictor."))
+            (figure(&learning, "How the error falls with the number of subnets it learns from."))
         }
     }
 }
@@ -241,7 +235,7 @@ fn latency_section(fitted: &[Fitted]) -> Markup {
             }
         }
         @if !chart.series.is_empty() {
-            (figure(chart, "Promising subnets, exported and timed in the target's engine on this machine."))
+            (figure(&chart, "Promising subnets, exported and timed in the target's engine on this machine."))
         }
     }
 }
@@ -306,10 +300,6 @@ fn file_name(one: &Fitted) -> String {
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
-}
-
-pub(crate) fn figure(chart: Chart, caption: &str) -> Markup {
-    html! { figure { (PreEscaped(chart.to_svg())) figcaption { (caption) } } }
 }
 
 /// What the dots are and how far they can be trusted.
@@ -514,7 +504,7 @@ pub fn front_page(
                 "Subnets that no other is predicted to beat both in accuracy and in " (name)
                 "; each was then calibrated and measured on the validation images."
             }
-            (figure(chart, "Line: as predicted. Discs: measured."))
+            (figure(&chart, "Line: as predicted. Discs: measured."))
             h2 { "The networks" }
             @for (point, drawing) in points.iter().zip(&drawings) {
                 p {
@@ -528,23 +518,6 @@ pub fn front_page(
             p { "Made by " code { (command) } "." }
         },
     ))
-}
-
-/// A whole page.
-pub(crate) fn page(title: &str, body: Markup) -> String {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) " · Oncefit" }
-                style { (PreEscaped(include_str!("report.css"))) }
-            }
-            body { (body) }
-        }
-    };
-    page.into_string()
 }
 
 /// A page with the learning curves of several runs over their cost.
@@ -604,7 +577,7 @@ pub fn comparison(
         html! {
             h1 { "Runs compared" }
             (rows(results))
-            div.charts { @for name in &names { (figure(chart(name), "Over the training's cost, which does not depend on the machine.")) } }
+            div.charts { @for name in &names { (figure(&chart(name), "Over the training's cost, which does not depend on the machine.")) } }
             @if !differences.is_empty() { h2 { "Where the recipes differ" } (rows(differences)) }
             p { "Made by " code { (command) } "." }
         },

@@ -39,7 +39,7 @@ pub struct StudyRecipe {
 impl Default for StudyRecipe {
     fn default() -> Self {
         Self {
-            name: "study".into(),
+            name: String::new(),
             seeds: vec![0],
             trials: 64,
             space: SpaceRecipe::default(),
@@ -173,7 +173,7 @@ impl StudyRecipe {
             source,
         })?;
         let mut recipe: Self = parse_strictly(&text, &path.display().to_string(), &keys)?;
-        if !text.contains("name =") && !text.contains("name=") {
+        if recipe.name.is_empty() {
             let stem = path.file_stem().unwrap_or_default();
             recipe.name = stem.to_string_lossy().into_owned();
         }

@@ -8,7 +8,7 @@ use crate::blocks::drawing;
 use crate::chart::{Chart, Mark, Series};
 use crate::error::Result;
 use crate::format::duration;
-use crate::report::{BLOCKS_EXPLAINED, figure, page};
+use crate::page::{BLOCKS_EXPLAINED, figure, page};
 use crate::study::StudyFolder;
 
 /// The best so far, over the seeds.
@@ -75,20 +75,24 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
                 " seed(s), " (duration(seconds)) " of evaluations. Space " code { (space.name()) } "."
             }
             h2 { "Best so far" }
-            (figure(curve_chart(&[("mean".into(), curves(&each))], &each, &main), "Mean over the seeds, and each seed."))
+            @if each.len() > 1 {
+                (figure(&curve_chart(&[("mean".into(), curves(&each))], &each, &main), "Mean over the seeds, and each seed."))
+            } @else {
+                (figure(&curve_chart(&[("best so far".into(), curves(&each))], &[], &main), "The highest score until then."))
+            }
             @if names.len() > 1 {
                 h2 { "Trade-off" }
-                (figure(front_chart(all().map(|(_, row)| row), names), "Every trial, and those that no other beats in both."))
+                (figure(&front_chart(all().map(|(_, row)| row), names), "Every trial, and those that no other beats in both."))
             }
             h2 { "The best members" }
             div.wide {
                 table {
-                    thead { tr { th { "member" } th { "seed" } th { "trial" } @for name in names { th { (name.trim_start_matches('-')) } } } }
+                    thead { tr { @for name in names { th { (name.trim_start_matches('-')) } } th { "seed" } th { "trial" } th { "member" } } }
                     tbody {
                         @for (seed, row, _) in &members {
                             tr {
-                                td { code { (row.subnet) } } td { (seed) } td { (row.number) }
                                 @for (score, name) in scores(row).iter().zip(names) { td { (shown(*score, name)) } }
+                                td { (seed) } td { (row.number) } td { code { (row.subnet) } }
                             }
                         }
                     }
@@ -114,10 +118,11 @@ fn scores(row: &StudyRow) -> &[f64] {
 }
 
 /// A score as its name says: what is compared is negative where less is better.
-fn shown(score: f64, name: &str) -> String {
-    match name.starts_with('-') {
-        true => format!("{:.5}", -score),
-        false => format!("{score:.5}"),
+pub fn shown(score: f64, name: &str) -> String {
+    let value = if name.starts_with('-') { -score } else { score };
+    match value.fract() == 0.0 && value.abs() >= 1.0 {
+        true => format!("{value}"),
+        false => format!("{value:.5}"),
     }
 }
 
@@ -188,15 +193,23 @@ fn front_chart<'r>(rows: impl Iterator<Item = &'r StudyRow>, names: &[String]) -
     let front = pareto_front(&costs);
     let sign = |name: &str| if name.starts_with('-') { -1.0 } else { 1.0 };
     let (x_sign, y_sign) = (sign(&names[1]), sign(&names[0]));
+    let largest = points
+        .iter()
+        .fold(0.0f64, |most, (x, ..)| most.max(x.abs()));
+    let (unit, unit_name) = match largest {
+        1e7.. => (1e6, ", million"),
+        1e4.. => (1e3, ", thousand"),
+        _ => (1.0, ""),
+    };
     let drawn = |(x, y, subnet): &(f64, f64, String)| {
         let text = format!("{} · {} · {subnet}", y_sign * y, x_sign * x);
-        (x_sign * x, y_sign * y, text)
+        (x_sign * x / unit, y_sign * y, text)
     };
     let mut on_front: Vec<_> = front.iter().map(|&index| drawn(&points[index])).collect();
     on_front.sort_by(|one, other| one.0.total_cmp(&other.0));
     Chart {
         title: "trade-off of the first two objectives".into(),
-        x_label: names[1].trim_start_matches('-').into(),
+        x_label: format!("{}{unit_name}", names[1].trim_start_matches('-')),
         y_label: names[0].trim_start_matches('-').into(),
         series: vec![
             Series {
@@ -222,7 +235,7 @@ pub fn comparison_page(studies: &[(String, Curve)], objective: &str, command: &s
         "Studies compared",
         html! {
             h1 { "Studies compared" }
-            (figure(curve_chart(studies, &[], &label), "Mean over the seeds; quartiles under the pointer."))
+            (figure(&curve_chart(studies, &[], &label), "Mean over the seeds; quartiles under the pointer."))
             p { "Made by " code { (command) } "." }
         },
     )

@@ -428,9 +428,15 @@ fn deep_architects_spaces_have_the_counts_of_the_brief() {
         }
         space
     };
-    let deepconv = read(include_str!("../spaces/deepconv_ss0.space"), "deepconv_ss0");
+    let deepconv = read(
+        include_str!("../../spaces/deep-architect/deepconv_ss0.space"),
+        "deepconv_ss0",
+    );
     assert_eq!(deepconv.count().unwrap(), BigUint::from(60_466_176u32));
-    let resnet = read(include_str!("../spaces/resnet_ss0.space"), "resnet_ss0");
+    let resnet = read(
+        include_str!("../../spaces/deep-architect/resnet_ss0.space"),
+        "resnet_ss0",
+    );
     let half: BigUint = [1, 2, 4, 8]
         .map(|r| BigUint::from(17_496u32).pow(r))
         .iter()
@@ -439,7 +445,7 @@ fn deep_architects_spaces_have_the_counts_of_the_brief() {
     assert_eq!(resnet.count().unwrap(), &half * (2u32 * &half + 1u32));
     assert_eq!(format!("{:.3}", resnet.log10_count().unwrap()), "68.188");
     let bench = read(
-        include_str!("../spaces/nas_bench_macro.space"),
+        include_str!("../../spaces/deep-architect/nas_bench_macro.space"),
         "nas_bench_macro",
     );
     let members = enumerate(&bench);

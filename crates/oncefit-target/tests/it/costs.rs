@@ -212,3 +212,109 @@ fn wrong_values_are_errors() {
         assert!(OperatorTable::new("d", KeyStyle::Oncefit, 0.0, entries).is_err());
     }
 }
+
+/// Two stages whose widths meet, a depth, a choice: 3 · 3 · (1 + 2) · 2 · 2 members.
+const SEPARABLE: &str = "space separable
+input(6, 6, 1)
+decide first in (1, 2, 3)
+conv(first, kernel = 3); batch_norm; relu
+decide second in (1, 2, 4)
+conv(second); batch_norm
+body: repeat depth in (1, 2) { decide ratio in (1, 2)
+residual { conv(in * ratio); relu; conv(second) } }
+choice end { a: { conv(2) } b: { relu; conv(3, kernel = 3) } }
+global_average_pool
+linear(2)
+";
+
+#[test]
+fn the_best_sums_are_those_of_brute_force() {
+    let space = Space::parse(SEPARABLE, "separable").unwrap();
+    let table = table(&space, KeyStyle::Oncefit);
+    let mut coster = Coster::with_table(&space, &table);
+    let length = space.encode(&space.largest().unwrap()).len();
+    for seed in 0..20u64 {
+        let mut draws = Draws::new(seed, "weights of sums", 0, 0);
+        let score = SumScore {
+            weights: (0..length).map(|_| draws.normal()).collect(),
+            intercept: draws.normal(),
+        };
+        // Every member: its cost, score and indices.
+        let mut members = Vec::new();
+        let mut next = Some(space.candidate(|_, _| 0).unwrap());
+        while let Some(candidate) = next {
+            let subnet = space.subnet_of(&candidate).unwrap();
+            let indices = coster.indices(&subnet).unwrap();
+            let ones = space.encode(&subnet);
+            let sum: f64 = ones
+                .iter()
+                .zip(&score.weights)
+                .map(|(one, weight)| f64::from(*one) * weight)
+                .sum();
+            members.push((coster.cost(&indices).unwrap(), score.intercept + sum));
+            next = space.next_candidate(&candidate).unwrap();
+        }
+        let middle = &members[draws.below(members.len())].0;
+        let all = Bounds::default();
+        for bounds in [
+            all,
+            Bounds {
+                parameters: Some(middle.parameters),
+                ..all
+            },
+            Bounds {
+                peak_activation_bytes: Some(middle.peak_activation_bytes),
+                ..all
+            },
+            Bounds {
+                parameters: Some(middle.parameters),
+                peak_activation_bytes: Some(middle.peak_activation_bytes),
+                ..all
+            },
+        ] {
+            let holds = |most: Option<u64>, value: u64| most.is_none_or(|most| value <= most);
+            let within = members.iter().filter(|(cost, _)| {
+                holds(bounds.parameters, cost.parameters)
+                    && holds(bounds.peak_activation_bytes, cost.peak_activation_bytes)
+            });
+            let best = within
+                .map(|(_, score)| *score)
+                .fold(f64::NEG_INFINITY, f64::max);
+            let found = coster.best_sums(&score, &bounds, 3, 100_000).unwrap();
+            assert!(
+                (found[0].1 - best).abs() < 1e-9,
+                "{seed} {bounds:?}: {} {best}",
+                found[0].1
+            );
+            assert!(found.windows(2).all(|pair| pair[0].1 >= pair[1].1));
+        }
+        // Bounds that are not whole steps: never broken, and next to nothing is missed.
+        let bounds = Bounds {
+            latency_ms: middle.latency_ms,
+            macs: Some(middle.macs),
+            ..all
+        };
+        for (indices, _) in coster.best_sums(&score, &bounds, 3, 100_000).unwrap() {
+            let cost = coster.cost(&indices).unwrap();
+            assert!(cost.macs <= middle.macs && cost.latency_ms <= middle.latency_ms);
+        }
+    }
+    let short = SumScore {
+        weights: vec![0.0],
+        intercept: 0.0,
+    };
+    let error = coster
+        .best_sums(&short, &Bounds::default(), 1, 1000)
+        .unwrap_err();
+    assert!(error.to_string().contains("weights, not 1"), "{error}");
+    let tied = Space::parse(ODD, "odd").unwrap();
+    let mut coster = Coster::new(&tied);
+    let score = SumScore {
+        weights: vec![0.0; tied.encode(&tied.largest().unwrap()).len()],
+        intercept: 0.0,
+    };
+    let error = coster
+        .best_sums(&score, &Bounds::default(), 1, 1000)
+        .unwrap_err();
+    assert!(error.to_string().contains("more than"), "{error}");
+}

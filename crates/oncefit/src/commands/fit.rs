@@ -54,12 +54,12 @@ pub fn fit(args: &FitArgs) -> Result<()> {
     let outputs = outputs(args)?;
     let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
     let fitted = match args.searcher {
-        SearcherKind::Predictor | SearcherKind::Exhaustive => {
+        SearcherKind::Predictor | SearcherKind::Exhaustive | SearcherKind::Exact => {
             fit_predicted(args, &mut run, &targets, &outputs, &limits)?
         }
         _ if !targets.is_empty() => {
             return Err(Error::Request(
-                "--target needs `--searcher predictor` or `exhaustive`; the others measure accuracies only".into(),
+                "--target needs `--searcher predictor`, `exhaustive` or `exact`; the others measure accuracies only".into(),
             ));
         }
         _ => vec![fit_measured(args, &mut run, limits)?],
@@ -138,6 +138,7 @@ fn fit_predicted(
     let metadata = metadata_for(run, limits)?;
     let scope = match args.searcher {
         SearcherKind::Exhaustive => Scope::All,
+        SearcherKind::Exact => Scope::Sums { seed: args.seed },
         _ => Scope::Evolution { seed: args.seed },
     };
     let requests: Vec<PredictedFit> = targets

@@ -20,7 +20,7 @@ use crate::study_args::{
     StudyCommand, StudyCompareArgs, StudyResumeArgs, StudyRunArgs, StudyShowArgs,
 };
 use crate::study_recipe::StudyRecipe;
-use crate::study_report::{Curve, best_so_far, comparison_page, study_page};
+use crate::study_report::{Curve, best_so_far, comparison_page, shown, study_page};
 
 pub fn study(command: &StudyCommand) -> Result<()> {
     match command {
@@ -174,7 +174,8 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
     });
     best.truncate(top);
     let mut header = vec!["seed", "trial"];
-    header.extend(recipe.objective.names.iter().map(String::as_str));
+    let names = recipe.objective.names.iter();
+    header.extend(names.map(|name| name.trim_start_matches('-')));
     header.push("subnet");
     let rows = best.iter().map(|(seed, row)| {
         let mut cells = vec![seed.to_string(), row.number.to_string()];
@@ -183,12 +184,8 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
             .as_ref()
             .map(Outcome::scores)
             .unwrap_or_default();
-        // Where less is better, what is compared is the negative value.
-        let shown = scores.iter().zip(&recipe.objective.names);
-        cells.extend(shown.map(|(score, name)| match name.starts_with('-') {
-            true => format!("{:.5}", -score),
-            false => format!("{score:.5}"),
-        }));
+        let named = scores.iter().zip(&recipe.objective.names);
+        cells.extend(named.map(|(score, name)| shown(*score, name)));
         cells.push(row.subnet.clone());
         cells
     });
@@ -291,7 +288,7 @@ fn compare(args: &StudyCompareArgs) -> Result<()> {
         rows.collect::<Vec<_>>(),
     ));
     print(&format!(
-        "mean of the best so far over {} seeds; wins over {} by seed, one-sided sign test",
+        "mean of the best so far over {} seed(s); wins over {} by seed, one-sided sign test",
         seeds.len(),
         first.path.display()
     ));

@@ -203,23 +203,10 @@ impl Networks {
     }
 }
 
-/// The decisions of NAS-Bench-Macro: eight layers, each nothing or one of two blocks. The accuracies
-/// come from the table, so widths are simplified.
+/// NAS-Bench-Macro: eight layers, each nothing or one of two blocks.
 fn macro_space() -> Result<Space> {
-    const TEXT: &str = "
-space nas-bench-macro(classes = 10)
-define layer(kernel, expand) {
-  residual { conv(in * expand); batch_norm; relu6; depthwise(kernel); batch_norm; relu6; conv(in / expand); batch_norm }
-}
-input(32, 32, 3)
-stem: seq { conv(16, kernel = 3); batch_norm; relu6 }
-body: repeat layers in (8) {
-  choice kind { identity: { } small: { layer(3, 3) } large: { layer(5, 6) } }
-}
-global_average_pool
-linear(classes)
-";
-    Ok(Space::parse(TEXT, "nas-bench-macro")?)
+    let text = include_str!("../../../oncefit-space/spaces/deep-architect/nas_bench_macro.space");
+    Ok(Space::parse(text, "nas_bench_macro")?)
 }
 
 /// Compares searchers with random search on the table; the first decides the verdict.
@@ -551,12 +538,12 @@ fn counts() -> Result<Tried> {
     ));
     for (text, name, digits) in [
         (
-            include_str!("../../../oncefit-space/tests/spaces/deepconv_ss0.space"),
+            include_str!("../../../oncefit-space/spaces/deep-architect/deepconv_ss0.space"),
             "deepconv_ss0",
             "60466176",
         ),
         (
-            include_str!("../../../oncefit-space/tests/spaces/resnet_ss0.space"),
+            include_str!("../../../oncefit-space/spaces/deep-architect/resnet_ss0.space"),
             "resnet_ss0",
             "",
         ),

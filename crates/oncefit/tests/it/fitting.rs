@@ -58,6 +58,15 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
         ),
     );
     assert!(fs::metadata(path.join("tiny.onnx")).unwrap().len() <= 22_000);
+    let said = succeed(
+        path,
+        &words(
+            "fit runs/small --max-macs 160k --searcher exact --evaluations 12 --verify 2 --json",
+        ),
+    );
+    let fitted: serde_json::Value =
+        serde_json::from_str(&said[said.find('[').unwrap()..=said.rfind(']').unwrap()]).unwrap();
+    assert!(fitted[0]["macs"].as_u64().unwrap() <= 160_000, "{said}");
     succeed(
         path,
         &words(
