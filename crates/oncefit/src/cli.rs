@@ -1,15 +1,19 @@
 //! What can be typed.
 
+pub mod learning;
+pub mod space;
+pub mod study;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use oncefit_search::Count;
 
-use crate::cli_space::SpaceCommand;
+use crate::cli::learning::{CompareArgs, DataStreamArgs, LearnArgs};
+use crate::cli::space::SpaceCommand;
+use crate::cli::study::StudyCommand;
 use crate::fit::SearcherKind;
-use crate::learning_args::{CompareArgs, DataStreamArgs, LearnArgs};
 use crate::loaded::WhichCheckpoint;
-use crate::study_args::StudyCommand;
 
 /// Train one network once, fit it to every device and budget.
 ///

@@ -7,8 +7,6 @@ mod blocks;
 mod chart;
 #[allow(missing_docs, reason = "the help texts are the documentation")]
 mod cli;
-#[allow(missing_docs, reason = "the help texts are the documentation")]
-mod cli_space;
 mod commands;
 mod drawing;
 mod error;
@@ -16,7 +14,6 @@ pub mod finder;
 pub mod fit;
 mod format;
 mod heat_map;
-mod learning_args;
 mod learning_report;
 mod loaded;
 mod page;
@@ -27,8 +24,6 @@ pub mod report;
 pub mod reproduce;
 mod stop;
 mod study;
-#[allow(missing_docs, reason = "the help texts are the documentation")]
-mod study_args;
 mod study_recipe;
 mod study_report;
 

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::learn::learn_run;
 use super::{command_line, print, print_json};
+use crate::cli::learning::CompareArgs;
 use crate::error::{Error, Result};
 use crate::format::{count, duration, percent, table};
-use crate::learning_args::CompareArgs;
 use crate::{learning_report, stop};
 
 /// A method over seeds.

@@ -8,9 +8,9 @@ use oncefit_data::LoadedData;
 use oncefit_train::write_atomically;
 
 use super::{command_line, print};
+use crate::cli::learning::LearnArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent, table};
-use crate::learning_args::LearnArgs;
 use crate::progress::LearningProgress;
 use crate::{learning_report, provenance, stop};
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::show::{operation_name, show_space};
 use super::{print, print_json, space_of};
-use crate::cli_space::{
+use crate::cli::space::{
     SpaceCheckArgs, SpaceCommand, SpaceDiffArgs, SpaceDrawArgs, SpaceEnumerateArgs, SpaceSampleArgs,
 };
 use crate::drawing::drawing;

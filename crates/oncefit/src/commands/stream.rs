@@ -5,9 +5,9 @@ use oncefit_data::{Dataset, contact_sheet};
 use oncefit_train::write_atomically;
 
 use super::print;
+use crate::cli::learning::DataStreamArgs;
 use crate::error::{Error, Result};
 use crate::format::table;
-use crate::learning_args::DataStreamArgs;
 
 pub fn data_stream(args: &DataStreamArgs) -> Result<()> {
     let mut recipe = LearningRecipe::load(&args.recipe)?;

@@ -11,14 +11,14 @@ use serde::Serialize;
 
 use super::profile::time_limit;
 use super::{command_line, print, print_json};
+use crate::cli::study::{
+    StudyCommand, StudyCompareArgs, StudyResumeArgs, StudyRunArgs, StudyShowArgs,
+};
 use crate::error::{Error, Result};
 use crate::format::{duration, table};
 use crate::progress::Progress;
 use crate::stop;
 use crate::study::{Limits, StudyFolder, network_folder, run_seed};
-use crate::study_args::{
-    StudyCommand, StudyCompareArgs, StudyResumeArgs, StudyRunArgs, StudyShowArgs,
-};
 use crate::study_recipe::StudyRecipe;
 use crate::study_report::{Curve, best_so_far, comparison_page, shown, study_page};
 

@@ -548,17 +548,11 @@ fn counts() -> Result<Tried> {
             "",
         ),
     ] {
-        let count = Space::parse(text, name)?.count()?;
-        let text = count.to_string();
-        let log10 = (text.len() - 1) as f64
-            + text[..text.len().min(15)]
-                .parse::<f64>()
-                .unwrap_or(0.0)
-                .log10()
-            - (text.len().min(15) - 1) as f64;
+        let space = Space::parse(text, name)?;
+        let (count, log10) = (space.count()?.to_string(), space.log10_count()?);
         holds &= match digits {
             "" => (log10 - 68.188).abs() < 5e-4,
-            digits => text == digits,
+            digits => count == digits,
         };
         notes.push(format!("{name}: {count}, log10 {log10:.3}"));
     }
