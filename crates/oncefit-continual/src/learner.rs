@@ -1,5 +1,6 @@
 //! A network that learns a stream: network, optimiser, memory and method state as one value.
 
+mod contrastive_step;
 mod evaluation;
 mod task_end;
 
@@ -12,6 +13,7 @@ use oncefit_random::Draws;
 use oncefit_space::{Graph, Op, Space};
 use serde::{Deserialize, Serialize};
 
+use crate::contrastive::add_projection;
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
 use crate::importance::{fisher, output_sensitivity};
@@ -93,7 +95,7 @@ impl ImageChanges {
 pub struct StepReport {
     /// Steps done.
     pub step: u64,
-    /// Mean cross-entropy of the new images.
+    /// Mean cross-entropy of the new images; the contrastive loss of methods with one.
     pub loss: f64,
     /// New images whose label had the largest logit before the step (prequential accuracy).
     pub correct: usize,
@@ -180,12 +182,25 @@ impl Learner {
     /// As [`Learner::new`], or if the weights are not those of the network.
     pub fn with_weights(
         space: &Space,
-        parameters: Parameters,
+        mut parameters: Parameters,
         method: Method,
         settings: LearnerSettings,
     ) -> Result<Self> {
         let subnet = single_member(space)?;
         let graph = subnet.graph().clone();
+        if let Some(contrastive) = &method.contrastive {
+            contrastive.check()?;
+            if method.classifier != Classifier::NearestMean {
+                return Err(setting(
+                    "the classifier of a contrastive method",
+                    "not `nearest-mean`",
+                    "`nearest-mean`: the loss does not train the head",
+                ));
+            }
+            let plan = Plan::new(&contrastive_step::without_head(&graph), &parameters)?;
+            let features = plan.output_shape().len();
+            add_projection(&mut parameters, features, contrastive.width, settings.seed);
+        }
         let plan = Plan::new(&graph, &parameters)?;
         let has_norms = graph
             .nodes
@@ -430,6 +445,10 @@ impl Learner {
                 )?;
             }
         }
+        let mut total = if learns { total } else { 0 };
+        if let Some(contrastive) = self.method.contrastive.clone() {
+            (loss, total) = self.contrast(&contrastive, examples)?;
+        }
         let projected = self.project()?;
         let has_paths = self.paths.iter().any(Option::is_some);
         let before = has_paths.then(|| (self.gradients.clone(), self.parameters.clone()));
@@ -469,8 +488,7 @@ impl Learner {
         }
         self.step += 1;
         self.batches += 1;
-        let images = if learns { total } else { 0 };
-        self.images += images as u64;
+        self.images += total as u64;
         let rows = first_logits.chunks_exact(classes).zip(&examples.labels);
         let correct = rows
             .filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
@@ -480,7 +498,7 @@ impl Learner {
             loss,
             correct,
             new_images: examples.len(),
-            images,
+            images: total,
             projected,
         })
     }

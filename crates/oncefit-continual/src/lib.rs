@@ -10,6 +10,7 @@
 //! Bregman divergences D ("A Unified and General Framework for Continual Learning", ICLR 2024): a
 //! [`Method`] is a value that lists terms. A term of weight 0 is not executed.
 
+mod contrastive;
 mod divergence;
 mod error;
 mod experiment;
@@ -19,12 +20,14 @@ mod memory;
 mod method;
 mod metrics;
 mod networks;
+mod onpro;
 mod recipe;
 mod run;
 mod state;
 mod statistics;
 mod stream;
 
+pub use contrastive::{Contrastive, supervised_contrastive};
 pub use divergence::{Divergence, output_divergence};
 pub use error::{ContinualError, Result};
 pub use experiment::{Experiment, Finished, Moment, Running};
@@ -37,6 +40,7 @@ pub use method::{
 };
 pub use metrics::{AccuracyMatrix, Metrics};
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
+pub use onpro::{PairAllocation, allocate_pairs, prototype_equilibrium, turned_copies};
 pub use recipe::{
     ClassifierKind, ConventionKind, FisherKind, LearningRecipe, MemoryRecipe, MethodRecipe,
     NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,

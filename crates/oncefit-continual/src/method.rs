@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::contrastive::Contrastive;
 use crate::divergence::Divergence;
 use crate::error::{ContinualError, Result};
 use crate::importance::FisherEstimator;
@@ -136,6 +137,9 @@ pub struct Method {
     /// A-GEM: images drawn for the reference gradient g_r; where g·g_r < 0 the step is
     /// g − (g·g_r / g_r·g_r) g_r.
     pub projection: Option<usize>,
+    /// A contrastive loss on views of new and replayed images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contrastive: Option<Contrastive>,
     /// How test images are classified.
     pub classifier: Classifier,
     /// Which examples the memory keeps.
@@ -199,6 +203,7 @@ impl Method {
             outputs: Vec::new(),
             weights: Vec::new(),
             projection: None,
+            contrastive: None,
             classifier: Classifier::Head,
             memory: None,
         }
@@ -369,6 +374,24 @@ impl Method {
         }
     }
 
+    /// Supervised contrastive replay (Mai et al. 2021): a contrastive loss of new and drawn images and
+    /// a changed view of each, the nearest mean of the memory's features. The views are changed by
+    /// [`LearnerSettings::augmentation`](crate::LearnerSettings::augmentation).
+    pub fn scr(temperature: f64, replay: usize) -> Self {
+        Self {
+            name: "scr".into(),
+            cross_entropy: 0.0,
+            contrastive: Some(Contrastive {
+                replay,
+                temperature,
+                width: 128,
+            }),
+            classifier: Classifier::NearestMean,
+            memory: Some(MemoryPolicy::Reservoir),
+            ..Self::fine_tune()
+        }
+    }
+
     /// The method called `name` with the weights of mammoth's small-data presets for a memory of
     /// 200 (benchmark brief, section 6; where it has none, ours, not tuned).
     ///
@@ -398,7 +421,8 @@ impl Method {
             "a-gem" => Self::a_gem(128),
             "gdumb" => Self::gdumb(30),
             "icarl" => Self::icarl(1.0, 10),
-            "scr" | "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "vcl"
+            "scr" => Self::scr(0.07, 100),
+            "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "onpro" | "vcl"
             | "ncl" => {
                 return Err(ContinualError::NotAvailable {
                     what: format!("method `{name}`"),
@@ -416,7 +440,7 @@ impl Method {
     }
 
     /// The names that [`Method::preset`] knows.
-    pub const NAMES: [&str; 17] = [
+    pub const NAMES: [&str; 18] = [
         "fine-tune",
         "joint",
         "er",
@@ -434,6 +458,7 @@ impl Method {
         "a-gem",
         "gdumb",
         "icarl",
+        "scr",
     ];
 
     /// Whether the memory must keep logits.
@@ -449,6 +474,11 @@ impl Method {
             Images::Memory { count, .. } => count,
             Images::Current => 0,
         });
-        counts.chain(self.projection).max().unwrap_or(0)
+        let contrastive = self.contrastive.as_ref().map(|settings| settings.replay);
+        counts
+            .chain(self.projection)
+            .chain(contrastive)
+            .max()
+            .unwrap_or(0)
     }
 }

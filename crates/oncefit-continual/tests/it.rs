@@ -455,6 +455,34 @@ fn replay_forgets_less_than_fine_tuning() {
 }
 
 #[test]
+fn contrastive_replay_keeps_what_fine_tuning_forgets_and_refuses_an_untrained_head() {
+    let accuracy = |name: &str| {
+        let mut learner = learner(Method::preset(name, 10).unwrap());
+        train(&mut learner, 3, 99);
+        let found = learner.evaluate(&stream()).unwrap();
+        found[..3]
+            .iter()
+            .map(|task| task.class_incremental)
+            .sum::<f64>()
+            / 3.0
+    };
+    let (scr, fine_tune) = (accuracy("scr"), accuracy("fine-tune"));
+    assert!(scr > fine_tune + 0.1, "{scr} {fine_tune}");
+    let method = Method {
+        classifier: oncefit_continual::Classifier::Head,
+        ..Method::scr(0.07, 10)
+    };
+    let error = Learner::new(&mlp(784, 20, 10).unwrap(), method, settings()).unwrap_err();
+    assert!(
+        error.to_string().contains("does not train the head"),
+        "{error}"
+    );
+    let cold = Method::scr(0.0, 10);
+    let error = Learner::new(&mlp(784, 20, 10).unwrap(), cold, settings()).unwrap_err();
+    assert!(error.to_string().contains("above 0"), "{error}");
+}
+
+#[test]
 fn herding_fills_the_memory_class_by_class() {
     let method = Method {
         memory: Some(MemoryPolicy::Herding),
@@ -476,9 +504,12 @@ fn networks_with_and_without_batch_norm_run() {
         small_cnn(28, 1, 4, 10).unwrap(),
         resnet18(28, 1, 4, 10).unwrap(),
     ];
-    for space in spaces {
-        let mut learner =
-            Learner::new(&space, Method::preset("er", 10).unwrap(), settings()).unwrap();
+    let pairs = spaces
+        .iter()
+        .flat_map(|space| [(space, "er"), (space, "scr")]);
+    for (space, name) in pairs {
+        let method = Method::preset(name, 10).unwrap();
+        let mut learner = Learner::new(space, method, settings()).unwrap();
         for examples in stream.iterate(0, 0).take(4) {
             learner.step(&examples).unwrap();
         }
@@ -533,7 +564,7 @@ fn bad_input_is_said_and_loses_nothing() {
         ..settings()
     };
     assert!(Learner::new(&space, Method::fine_tune(), not_finite).is_err());
-    for name in ["scr", "bic", "lucir", "gem"] {
+    for name in ["bic", "lucir", "gem", "onpro"] {
         assert!(
             Method::preset(name, 10)
                 .unwrap_err()

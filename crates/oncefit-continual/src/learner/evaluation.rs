@@ -46,8 +46,7 @@ impl Learner {
 
     /// Features before the head, scaled to unit length, and their width.
     pub(super) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
-        let mut graph = self.graph.clone();
-        graph.nodes.pop();
+        let graph = super::contrastive_step::without_head(&self.graph);
         let (plan, calibration) = self.calibration(&graph)?;
         let width = plan.output_shape().len();
         let mut features = self.outputs(&plan, &calibration, images)?;

@@ -62,7 +62,7 @@ pub struct MethodRecipe {
     /// the penalty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
-    /// `lwf`: temperature.
+    /// `lwf`, `scr`: temperature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
     /// `si`: ξ.
@@ -118,6 +118,7 @@ fn options(name: &str) -> &'static [&'static str] {
         "si" => &["beta", "damping"],
         "mas" => &["beta", "importance_images"],
         "gdumb" => &["memory_epochs"],
+        "scr" => &["temperature"],
         _ => &[],
     }
 }
@@ -163,6 +164,12 @@ impl LearningRecipe {
         }
         if let (Some(count), Some(given)) = (&mut method.projection, self.training.replay_batch) {
             *count = given;
+        }
+        if let Some(contrastive) = &mut method.contrastive {
+            contrastive.replay = self.training.replay_batch.unwrap_or(contrastive.replay);
+            if let Some(given) = recipe.temperature {
+                contrastive.temperature = f64::from(given);
+            }
         }
         for term in &mut method.weights {
             if let Some(weight) = recipe.beta {
