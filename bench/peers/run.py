@@ -136,6 +136,7 @@ def inference(cases, rounds, threads, folder):
             ours.ask("export", name, file)
         contenders = {
             "oncefit": lambda count: ours.ask("infer", "oncefit", name, batch, count),
+            "oncefit int8": lambda count: ours.ask("infer", "int8", name, batch, count),
             "onnxruntime": lambda count: runtime.ask("infer", name, file, batch, count),
             "tract": lambda count: ours.ask("infer", "tract", name, batch, count),
         }

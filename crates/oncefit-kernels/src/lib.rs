@@ -19,6 +19,7 @@ mod cpu;
 mod depthwise;
 mod elementwise;
 mod gemm;
+mod int8;
 mod kernel_transform;
 mod loss;
 mod optimiser;
@@ -42,6 +43,12 @@ pub use depthwise::{depthwise_backward, depthwise_forward};
 pub use elementwise::{
     activate, activate_backward_in_place, activation_backward, activation_backward_in_place, add,
     materialise,
+};
+pub use int8::{
+    LayerFinish, Quantisation, QuantisedConvolution, QuantisedDepthwise, QuantisedGate,
+    QuantisedOutput, QuantisedTensor, dequantise, quantise, quantised_add, quantised_average_pool,
+    quantised_convolution, quantised_depthwise, quantised_global_average_pool, quantised_map,
+    quantised_max_pool,
 };
 pub use kernel_transform::{crop_center, kernel_transform_backward, kernel_transform_forward};
 pub use loss::{AlphaDivergence, Target, softmax, softmax_cross_entropy};

@@ -71,6 +71,13 @@ impl Scratch {
         }
     }
 
+    /// Its memory as bytes.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        let values: &mut [f32] = self;
+        // SAFETY: every pattern of bytes is an f32 and a row of bytes, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+    }
+
     /// A buffer of `length` zeros.
     pub fn zeros(length: usize) -> Self {
         let mut scratch = Self::take(length);

@@ -191,7 +191,7 @@ impl Executor {
         tape
     }
 
-    fn run_all(
+    pub(crate) fn run_all(
         &mut self,
         plan: &Plan,
         parameters: &Parameters,
@@ -401,7 +401,7 @@ impl Executor {
 }
 
 impl<'a> Tape<'a> {
-    fn new(plan: &Plan, images: Images<'a>) -> Self {
+    pub(crate) fn new(plan: &Plan, images: Images<'a>) -> Self {
         Self {
             images,
             tensors: vec![None; plan.tensors.len()],

@@ -307,6 +307,7 @@ fn check_extracted_networks_give_the_same_bits(space: &Space) {
         assert!(sliced.output().iter().any(|logit| *logit != 0.0));
         assert_eq!(sliced.output(), extracted.output(), "{}", subnet.text());
         check_session(&network, batch, extracted.output());
+        check_quantised_session(&network, batch, extracted.output());
     }
 }
 
@@ -348,6 +349,41 @@ fn check_session(network: &Network, batch: Images, expected: &[f32]) {
             .to_string()
             .contains("not calibrated")
     );
+}
+
+/// In eight bits a network gives nearly its logits, on every processor the same up to single steps,
+/// and each image those that it has alone, bit for bit.
+fn check_quantised_session(network: &Network, batch: Images, expected: &[f32]) {
+    let ranges = ActivationRanges::measure(network, batch).unwrap();
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values
+            .map(|value| f64::from(value).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let size = norm(&mut expected.iter().copied());
+    for cpu in Cpu::available() {
+        let session = QuantisedSession::on(cpu, network, &ranges).unwrap();
+        let together = session.run(batch).unwrap();
+        let differences = together.iter().zip(expected);
+        let error = norm(&mut differences.map(|(found, wanted)| found - wanted)) / size;
+        assert!(
+            error > 0.0 && error < 0.3,
+            "{cpu:?}: a relative error of {error}"
+        );
+        let image = batch.data.len() / batch.count;
+        let alone: Vec<f32> = batch
+            .data
+            .chunks(image)
+            .flat_map(|data| session.run(Images { data, count: 1 }).unwrap())
+            .collect();
+        assert_eq!(together, alone);
+    }
+    let mut broken = network.clone();
+    let weight = broken.parameters.iter_mut().next().expect("a parameter");
+    weight.data[0] = f32::NAN;
+    let error = ActivationRanges::measure(&broken, batch).unwrap_err();
+    assert!(error.to_string().contains("NaN"), "{error}");
 }
 
 #[test]
