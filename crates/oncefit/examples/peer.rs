@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use oncefit_export::{Metadata, OnnxModel, onnx_bytes};
 use oncefit_nn::{
-    ActivationRanges, Executor, Gradients, Images, Mode, Network, Optimiser, QuantisedSession, Supernet, Target, TransformDecay,
-    UpdateRule, softmax_cross_entropy,
+    ActivationRanges, Executor, Gradients, Images, Mode, Network, Optimiser, QuantisedSession,
+    Supernet, Target, TransformDecay, UpdateRule, softmax_cross_entropy,
 };
 use oncefit_random::Draws;
 use oncefit_space::{Space, Subnet, Value};
