@@ -24,6 +24,12 @@ impl<T> DerefMut for Buffer<T> {
     }
 }
 
+/// Times that a buffer may be larger than what it is taken for: a larger one would be held for
+/// little, and missed by the next that needs it.
+const LARGER: usize = 2;
+/// Lengths that are never too large.
+const SMALL: usize = 4096;
+
 /// A pool of buffers, taken best fit first.
 #[derive(Default, Debug)]
 pub(crate) struct BufferPool<T = f32> {
@@ -35,12 +41,21 @@ impl<T: Clone + Default> BufferPool<T> {
     /// A buffer of `length` values; what they are is not specified.
     pub fn take(&mut self, length: usize) -> Buffer<T> {
         let at = self.free.partition_point(|memory| memory.len() < length);
-        let memory = if at < self.free.len() {
+        let fits = |memory: &Vec<T>| memory.len() <= (LARGER * length).max(SMALL);
+        let memory = if self.free.get(at).is_some_and(fits) {
             self.free.remove(at)
         } else {
             vec![T::default(); length]
         };
         Buffer { memory, length }
+    }
+
+    /// Bytes of the buffers that are free.
+    pub fn bytes(&self) -> usize {
+        self.free
+            .iter()
+            .map(|memory| size_of_val(&memory[..]))
+            .sum()
     }
 
     /// Takes a buffer back.

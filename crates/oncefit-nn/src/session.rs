@@ -159,7 +159,7 @@ pub(crate) fn run_in_groups(
     let mut outputs = vec![0.0; images.count * output.len()];
     let threads = rayon::current_num_threads();
     if images.count < threads || threads == 1 {
-        kernels::in_pool(|| run(images, &mut outputs));
+        kernels::in_team(|| run(images, &mut outputs));
         return Ok(outputs);
     }
     let group = group.min(images.count.div_ceil(threads));

@@ -4,6 +4,7 @@
 //! ```text
 //! networks CASE                        the supernet's largest network and those of a step
 //! train CASE BATCH REPETITIONS         milliseconds of training steps
+//! recompute CASE BATCH REPETITIONS     the same without keeping wide tensors
 //! export CASE FILE                     the largest network as an ONNX file
 //! infer ENGINE CASE BATCH REPETITIONS  milliseconds of forward passes (oncefit, int8, tract)
 //! memory                               most memory that this process ever had, in KiB
@@ -65,13 +66,14 @@ impl State {
                 let largest = case.space.largest()?;
                 Ok(serde_json::json!({ "largest": largest.graph(), "steps": steps }))
             }
-            ["train", name, batch, repetitions] => {
+            [mode @ ("train" | "recompute"), name, batch, repetitions] => {
                 let training = match self.trainings.entry((*name).to_owned()) {
                     std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                     std::collections::hash_map::Entry::Vacant(free) => {
                         free.insert(Training::new(load_case(name)?)?)
                     }
                 };
+                training.executor.recompute(*mode == "recompute");
                 Ok(serde_json::json!(
                     training.run(batch.parse()?, repetitions.parse()?)?
                 ))
