@@ -2,7 +2,8 @@
 //! `split_fashion [method] [seeds] [embedded] [rate]` prints the class-incremental accuracy matrix.
 
 use oncefit_continual::{
-    Experiment, Learner, LearnerSettings, Method, Stream, StreamSettings, interval, mlp,
+    Experiment, HeadSettings, Learner, LearnerSettings, Method, Stream, StreamSettings, interval,
+    mlp,
 };
 use oncefit_data::{DataSource, Normalisation};
 
@@ -39,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 seed,
                 normalisation: Normalisation::of(&data.train)?,
                 augmentation: None,
+                head: HeadSettings::default(),
             },
         )?;
         let mut experiment = Experiment::new(stream, learner);

@@ -5,7 +5,7 @@ mod task_end;
 
 use oncefit_data::{Augmentation, ImageShape, Normalisation};
 use oncefit_nn::{
-    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, Parameters, Plan, Supernet,
+    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, Parameters, Supernet,
     TransformDecay, UpdateRule,
 };
 use oncefit_random::Draws;
@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
+use crate::head::{HeadSettings, OutputGradients, to_unit_lengths};
 use crate::importance::{fisher, output_sensitivity};
 use crate::memory::{Memory, MemoryPolicy, herding_order};
 use crate::method::{BatchClasses, ClassRange, Images, Importance, Method, Reference};
+use crate::model::Model;
 use crate::networks::single_member;
 use crate::stream::{Examples, Stream, normalised};
 
@@ -37,7 +39,7 @@ pub enum Classifier {
 }
 
 /// What a learner is made of, beside network and method.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct LearnerSettings {
     /// Learning rate.
     pub learning_rate: f32,
@@ -54,8 +56,11 @@ pub struct LearnerSettings {
     /// How bytes become values.
     pub normalisation: Normalisation,
     /// How images are changed, new and replayed ones each time anew.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<ImageChanges>,
+    /// How logits are made of features.
+    #[serde(skip_serializing_if = "HeadSettings::is_default")]
+    pub head: HeadSettings,
 }
 
 /// Changes of images of a shape. The memory keeps images as they were; logits that it keeps are
@@ -130,8 +135,7 @@ pub struct Learner {
     pub(crate) settings: LearnerSettings,
     pub(crate) method: Method,
     space: Space,
-    graph: Graph,
-    plan: Plan,
+    model: Model,
     has_norms: bool,
     pub(crate) parameters: Parameters,
     pub(crate) optimiser: Optimiser,
@@ -185,13 +189,14 @@ impl Learner {
         settings: LearnerSettings,
     ) -> Result<Self> {
         let subnet = single_member(space)?;
-        let graph = subnet.graph().clone();
-        let plan = Plan::new(&graph, &parameters)?;
+        let (model, parameters) =
+            Model::new(subnet.graph(), &settings.head, parameters, settings.seed)?;
+        let graph = model.graph();
         let has_norms = graph
             .nodes
             .iter()
             .any(|node| matches!(node.op, Op::BatchNorm { .. }));
-        let input = plan.input_shape();
+        let input = model.input_shape();
         settings
             .normalisation
             .check(settings.normalisation.mean.len())?;
@@ -212,7 +217,7 @@ impl Learner {
                     policy,
                     settings.memory,
                     input.len(),
-                    plan.output_shape().channels,
+                    model.classes(),
                     method.stores_logits(),
                     settings.seed,
                 )?)
@@ -274,8 +279,7 @@ impl Learner {
             batches: 0,
             images: 0,
             space: space.clone(),
-            graph,
-            plan,
+            model,
             has_norms,
             parameters,
             settings,
@@ -298,9 +302,14 @@ impl Learner {
         &self.parameters
     }
 
-    /// The network's graph.
+    /// Encoder and head.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The graph that is executed: the network's, or its encoder's where the head is not its own.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        self.model.graph()
     }
 
     /// The memory, if the method has one.
@@ -324,7 +333,15 @@ impl Learner {
     }
 
     fn classes(&self) -> usize {
-        self.plan.output_shape().channels
+        self.model.classes()
+    }
+
+    /// The classes that a softmax over all outputs ranges over.
+    fn classes_of_head(&self) -> Vec<u32> {
+        match self.settings.head.only_seen {
+            true => self.seen.clone(),
+            false => (0..self.classes() as u32).collect(),
+        }
     }
 
     fn check(&self, examples: &Examples) -> Result<()> {
@@ -332,7 +349,7 @@ impl Learner {
         if examples.is_empty() {
             return Err(setting("the number of images in a batch", 0, "1 or more"));
         }
-        let needed = examples.len() * self.plan.input_shape().len();
+        let needed = examples.len() * self.model.input_shape().len();
         if examples.images.len() != needed {
             return Err(setting(
                 "the bytes of a batch",
@@ -340,7 +357,7 @@ impl Learner {
                 format!(
                     "{needed}: {} images of {}",
                     examples.len(),
-                    self.plan.input_shape()
+                    self.model.input_shape()
                 ),
             ));
         }
@@ -379,7 +396,7 @@ impl Learner {
         let classes = self.classes();
         let (mut pixels, segments) = self.segments(examples);
         let total = segments.last().map_or(0, |segment| segment.rows.end);
-        let values = self.plan.input_shape().len();
+        let values = self.model.input_shape().len();
         let inputs = self.inputs(std::mem::take(&mut pixels), "augmentation");
         let learns = self.method.cross_entropy != 0.0 || !self.method.outputs.is_empty();
         self.gradients.clear();
@@ -399,14 +416,19 @@ impl Learner {
                 };
                 let previous = self.previous_logits(images)?;
                 let mode = Mode::Train { dropout: None };
-                let tape = self
-                    .executor
-                    .forward(&self.plan, &self.parameters, images, mode)?;
-                let mut gradient = vec![0.0; rows.len() * classes];
+                let executor = &mut self.executor;
+                let output = self
+                    .model
+                    .forward(executor, &self.parameters, images, mode)?;
+                let mut outputs = OutputGradients {
+                    logits: vec![0.0; rows.len() * classes],
+                    ..OutputGradients::default()
+                };
+                let gradient = &mut outputs.logits;
                 for segment in group {
                     let range = (segment.rows.start - rows.start) * classes
                         ..(segment.rows.end - rows.start) * classes;
-                    let logits = &tape.output()[range.clone()];
+                    let logits = &output.logits()[range.clone()];
                     let old = previous.as_ref().map(|all| &all[range.clone()]);
                     let found = self.objective(segment, logits, old, &mut gradient[range.clone()]);
                     if segment.draw.is_none() {
@@ -421,11 +443,11 @@ impl Learner {
                         detail: format!("image {} of the step", rows.start + at / classes),
                     });
                 }
-                self.executor.backward(
-                    &self.plan,
+                self.model.backward(
+                    &mut self.executor,
                     &self.parameters,
-                    tape,
-                    &gradient,
+                    output,
+                    &outputs,
                     &mut self.gradients,
                 )?;
             }
@@ -462,6 +484,12 @@ impl Learner {
             }
         }
         if let Some(memory) = &mut self.memory {
+            if self.settings.head.only_seen && self.method.stores_logits() {
+                // A class that has not come yet has no logit.
+                let logits = first_logits.iter_mut().enumerate();
+                let unseen = logits.filter(|(at, _)| !self.seen.contains(&((at % classes) as u32)));
+                unseen.for_each(|(_, logit)| *logit = f32::NAN);
+            }
             memory.offer(examples, self.task, &first_logits);
         }
         if self.has_norms {
@@ -541,11 +569,11 @@ impl Learner {
         let Some(previous) = self.previous.as_ref().filter(|_| is_needed) else {
             return Ok(None);
         };
-        let tape = self
-            .executor
-            .forward(&self.plan, previous, images, Mode::BatchStatistics)?;
-        let logits = tape.output().to_vec();
-        self.executor.recycle(tape);
+        let executor = &mut self.executor;
+        let mode = Mode::BatchStatistics;
+        let output = self.model.forward(executor, previous, images, mode)?;
+        let logits = output.logits().to_vec();
+        self.model.recycle(executor, output);
         Ok(Some(logits))
     }
 
@@ -558,7 +586,7 @@ impl Learner {
         gradient: &mut [f32],
     ) -> f64 {
         let classes = self.classes();
-        let all: Vec<u32> = (0..classes as u32).collect();
+        let all = self.classes_of_head();
         let mut loss = 0.0;
         if segment.draw.is_none() && self.method.cross_entropy != 0.0 {
             let range = match self.method.batch_classes {
@@ -656,20 +684,22 @@ impl Learner {
         into: &mut Gradients,
     ) -> Result<()> {
         let classes = self.classes();
-        let all: Vec<u32> = (0..classes as u32).collect();
+        let all = self.classes_of_head();
         let images = Batch {
             data: inputs,
             count: labels.len(),
         };
         let mode = Mode::Train { dropout: None };
-        let tape = self
-            .executor
-            .forward(&self.plan, &self.parameters, images, mode)?;
-        let mut gradient = vec![0.0; labels.len() * classes];
-        cross_entropy(tape.output(), labels, classes, &all, 1.0, &mut gradient);
-        self.executor
-            .backward(&self.plan, &self.parameters, tape, &gradient, into)?;
-        Ok(())
+        let (executor, parameters) = (&mut self.executor, &self.parameters);
+        let output = self.model.forward(executor, parameters, images, mode)?;
+        let mut outputs = OutputGradients {
+            logits: vec![0.0; labels.len() * classes],
+            ..OutputGradients::default()
+        };
+        let gradient = &mut outputs.logits;
+        cross_entropy(output.logits(), labels, classes, &all, 1.0, gradient);
+        self.model
+            .backward(executor, parameters, output, &outputs, into)
     }
 
     /// Adds `β F (θ − θ*)` of every weight term.
@@ -697,7 +727,7 @@ impl Learner {
         self.recent.labels.drain(..surplus);
         self.recent
             .images
-            .drain(..surplus * self.plan.input_shape().len());
+            .drain(..surplus * self.model.input_shape().len());
     }
 }
 

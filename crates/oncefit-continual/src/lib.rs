@@ -13,11 +13,13 @@
 mod divergence;
 mod error;
 mod experiment;
+mod head;
 mod importance;
 mod learner;
 mod memory;
 mod method;
 mod metrics;
+mod model;
 mod networks;
 mod recipe;
 mod run;
@@ -28,6 +30,7 @@ mod stream;
 pub use divergence::{Divergence, output_divergence};
 pub use error::{ContinualError, Result};
 pub use experiment::{Experiment, Finished, Moment, Running};
+pub use head::{HeadKind, HeadSettings, Rows, Targets};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
 pub use learner::{Classifier, ImageChanges, Learner, LearnerSettings, StepReport, TaskAccuracy};
 pub use memory::{Memory, MemoryPolicy, herding_order};
@@ -36,11 +39,12 @@ pub use method::{
     WeightTerm,
 };
 pub use metrics::{AccuracyMatrix, Metrics};
+pub use model::Model;
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    ClassifierKind, ConventionKind, FisherKind, LearningRecipe, MemoryRecipe, MethodRecipe,
-    NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
-    StreamRecipe,
+    ClassifierKind, ConventionKind, FisherKind, HeadKindName, HeadRecipe, LearningRecipe,
+    MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe,
+    StepsRecipe, StreamKind, StreamRecipe,
 };
 pub use run::{
     Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,

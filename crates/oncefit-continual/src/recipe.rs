@@ -4,6 +4,7 @@
 //! that show the place and the legal keys, as in the recipes of `oncefit-train`.
 
 mod build;
+mod head;
 mod method;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use oncefit_data::Augmentation;
 use oncefit_train::{DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly};
 use serde::{Deserialize, Serialize};
 
+pub use self::head::{HeadKindName, HeadRecipe};
 pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
 use crate::error::Result;
 use crate::memory::MemoryPolicy;
@@ -31,6 +33,9 @@ pub struct LearningRecipe {
     pub stream: StreamRecipe,
     /// Which network learns.
     pub network: NetworkRecipe,
+    /// How it makes logits of features.
+    #[serde(skip_serializing_if = "HeadRecipe::is_empty")]
+    pub head: HeadRecipe,
     /// How it keeps what it learnt.
     pub method: MethodRecipe,
     /// Which images it may keep.
@@ -56,6 +61,7 @@ impl Default for LearningRecipe {
             },
             stream: StreamRecipe::default(),
             network: NetworkRecipe::default(),
+            head: HeadRecipe::default(),
             method: MethodRecipe::default(),
             memory: MemoryRecipe::default(),
             optimiser: SgdRecipe::default(),
@@ -374,6 +380,7 @@ impl LearningRecipe {
             .check_ranges()
             .map_err(|error| error.to_string())?;
         self.network.validate()?;
+        self.validate_head()?;
         self.stream.validate()
     }
 }
@@ -386,6 +393,7 @@ fn keys(section: &str) -> &'static [&'static str] {
         "stream" => field_names::<StreamRecipe>(),
         "network" => field_names::<NetworkRecipe>(),
         "network.space" => field_names::<SpaceRecipe>(),
+        "head" => field_names::<HeadRecipe>(),
         "method" => field_names::<MethodRecipe>(),
         "memory" => field_names::<MemoryRecipe>(),
         "optimiser" => field_names::<SgdRecipe>(),

@@ -235,7 +235,7 @@ impl Results {
             tasks: TaskSummary::all(stream),
             costs: Costs {
                 images: learner.images(),
-                train_macs: 3 * learner.graph().macs() * learner.images(),
+                train_macs: 3 * learner.model().macs() * learner.images(),
                 seconds: finished.seconds,
                 step_seconds: finished.task_seconds.iter().sum(),
                 memory_bytes: finished.memory_bytes,

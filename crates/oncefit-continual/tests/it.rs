@@ -1,7 +1,7 @@
 //! Laws that every method must pass, with the embedded data.
 
 use oncefit_continual::{
-    BatchClasses, Classifier, ContinualError, Examples, Experiment, Images, Learner,
+    BatchClasses, Classifier, ContinualError, Examples, Experiment, HeadSettings, Images, Learner,
     LearnerSettings, MemoryPolicy, Method, Stream, StreamSettings, mlp, resnet18, small_cnn,
 };
 use oncefit_data::{LoadedData, Normalisation};
@@ -33,6 +33,7 @@ fn settings() -> LearnerSettings {
             std: vec![0.353],
         },
         augmentation: None,
+        head: HeadSettings::default(),
     }
 }
 
@@ -611,3 +612,5 @@ fn augmentation_changes_steps_and_not_the_memory() {
     let error = with(changed(mixed)).unwrap_err();
     assert!(error.to_string().contains("mixing"), "{error}");
 }
+
+mod heads;

@@ -3,32 +3,34 @@
 use super::*;
 
 impl Learner {
-    fn calibration(&mut self, graph: &Graph) -> Result<(Plan, Calibration)> {
-        let plan = Plan::new(graph, &self.parameters)?;
+    /// Batch-norm statistics of recent and stored images.
+    fn calibration(&mut self, of_features: bool) -> Result<Calibration> {
         if !self.has_norms {
-            return Ok((plan, Calibration::None));
+            return Ok(Calibration::None);
         }
         let mut images = self.recent.images.clone();
         if let Some(memory) = &self.memory {
             images.extend_from_slice(&memory.images);
         }
         let inputs = normalised(&images, &self.settings.normalisation);
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
         let batches = inputs.chunks(128 * values).map(|data| Batch {
             data,
             count: data.len() / values,
         });
-        let found = self.executor.calibrate(&plan, &self.parameters, batches)?;
-        Ok((plan, found))
+        let (executor, parameters) = (&mut self.executor, &self.parameters);
+        self.model
+            .calibrate(executor, parameters, batches, of_features)
     }
 
+    /// Logits of images, N × classes, or with `of_features` their features.
     fn outputs(
         &mut self,
-        plan: &Plan,
         calibration: &Calibration,
         images: &[u8],
+        of_features: bool,
     ) -> Result<Vec<f32>> {
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
         let mut outputs = Vec::new();
         for bytes in images.chunks(500 * values) {
             let data = normalised(bytes, &self.settings.normalisation);
@@ -36,22 +38,21 @@ impl Learner {
                 data: &data,
                 count: data.len() / values,
             };
-            let mode = Mode::Evaluate(calibration);
-            let tape = self.executor.forward(plan, &self.parameters, batch, mode)?;
-            outputs.extend_from_slice(tape.output());
-            self.executor.recycle(tape);
+            let (executor, parameters) = (&mut self.executor, &self.parameters);
+            let found =
+                self.model
+                    .evaluate(executor, parameters, batch, calibration, of_features)?;
+            outputs.extend_from_slice(&found);
         }
         Ok(outputs)
     }
 
     /// Features before the head, scaled to unit length, and their width.
     pub(super) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
-        let mut graph = self.graph.clone();
-        graph.nodes.pop();
-        let (plan, calibration) = self.calibration(&graph)?;
-        let width = plan.output_shape().len();
-        let mut features = self.outputs(&plan, &calibration, images)?;
-        features.chunks_exact_mut(width).for_each(to_unit_length);
+        let calibration = self.calibration(true)?;
+        let width = self.model.feature_width();
+        let mut features = self.outputs(&calibration, images, true)?;
+        to_unit_lengths(&mut features, width);
         Ok((features, width))
     }
 
@@ -68,15 +69,14 @@ impl Learner {
 
     fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
         if self.has_norms && self.recent.is_empty() {
-            let values = self.plan.input_shape().len();
+            let values = self.model.input_shape().len();
             self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
-            let found = self.calibration(&self.graph.clone());
+            let found = self.calibration(false);
             self.recent.images.clear();
-            let (plan, calibration) = found?;
-            return self.outputs(&plan, &calibration, images);
+            return self.outputs(&found?, images, false);
         }
-        let (plan, calibration) = self.calibration(&self.graph.clone())?;
-        self.outputs(&plan, &calibration, images)
+        let calibration = self.calibration(false)?;
+        self.outputs(&calibration, images, false)
     }
 
     fn nearest_mean_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
@@ -96,7 +96,7 @@ impl Learner {
             let mean = means[label as usize * width..][..width].iter_mut();
             mean.zip(row).for_each(|(sum, value)| *sum += value);
         }
-        means.chunks_exact_mut(width).for_each(to_unit_length);
+        to_unit_lengths(&mut means, width);
         let (features, _) = self.unit_features(images)?;
         let mut scores = Vec::with_capacity(features.len() / width * classes);
         for row in features.chunks_exact(width) {
@@ -163,12 +163,5 @@ impl Learner {
             });
         }
         Ok(accuracies)
-    }
-}
-
-fn to_unit_length(row: &mut [f32]) {
-    let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if norm > 0.0 {
-        row.iter_mut().for_each(|value| *value /= norm);
     }
 }

@@ -51,7 +51,7 @@ impl Learner {
             let mut order: Vec<usize> = (0..examples.len()).collect();
             Draws::new(self.settings.seed, "importance", self.task as u64, 0).shuffle(&mut order);
             order.truncate(limit.max(1));
-            let bytes = self.plan.input_shape().len();
+            let bytes = self.model.input_shape().len();
             let images = order
                 .iter()
                 .flat_map(|&at| &examples.images[at * bytes..(at + 1) * bytes]);
@@ -59,6 +59,7 @@ impl Learner {
             let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
             (normalised(&images, &self.settings.normalisation), labels)
         };
+        let range = self.classes_of_head();
         match importance {
             Importance::Identity => {
                 let mut ones = self.parameters.clone();
@@ -74,10 +75,11 @@ impl Learner {
                 let executor = &mut self.executor;
                 fisher(
                     executor,
-                    &self.plan,
+                    &self.model,
                     &self.parameters,
                     &images,
                     &labels,
+                    &range,
                     *estimator,
                 )
             }
@@ -86,10 +88,11 @@ impl Learner {
                 let executor = &mut self.executor;
                 output_sensitivity(
                     executor,
-                    &self.plan,
+                    &self.model,
                     &self.parameters,
                     &images,
                     labels.len(),
+                    &range,
                 )
             }
             Importance::PathIntegral { damping } => {
@@ -153,7 +156,7 @@ impl Learner {
     }
 
     fn herd(&mut self, examples: &Examples) -> Result<()> {
-        let bytes = self.plan.input_shape().len();
+        let bytes = self.model.input_shape().len();
         let mut present = examples.labels.clone();
         present.sort_unstable();
         present.dedup();

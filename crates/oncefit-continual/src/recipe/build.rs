@@ -192,6 +192,7 @@ impl LearningRecipe {
             seed: self.seed,
             normalisation: Normalisation::of(&data.train)?,
             augmentation: is_changed.then_some(augmentation),
+            head: self.build_head(),
         };
         let method = self.build_method(classes)?;
         match weights {
