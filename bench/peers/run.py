@@ -24,6 +24,7 @@ PEER = HERE.parent.parent / "target/release/examples/peer"
 TRAINING = [
     ("bench-mb", 64), ("bench-mb", 128), ("bench-mb", 4), ("bench-mb", 16),
     ("sandwich", 32), ("ofa-mobilenet-v3", 8), ("ofa-resnet50d", 8), ("resnet18", 32),
+    ("quickstart", 64),
 ]
 INFERENCE = [
     (name, batch)
@@ -118,7 +119,7 @@ def training(cases, rounds, threads, modes, folder):
             "oncefit recomputing": lambda count: ours.ask("recompute", name, batch, count),
         }
         for mode in modes:
-            if mode == "compile" and name == "sandwich":
+            if mode == "compile" and name in ("sandwich", "quickstart"):
                 continue  # 32 networks to compile
             contenders[f"torch {mode}"] = (
                 lambda count, mode=mode: torch[mode].ask("train", name, batch, count)

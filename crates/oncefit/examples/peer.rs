@@ -106,7 +106,8 @@ impl State {
     }
 }
 
-/// `sandwich` steps through networks of the CIFAR-sized MobileNetV3; the others are one network.
+/// `sandwich` and `quickstart` step through networks of the CIFAR-sized MobileNetV3 and of fm-nano; the
+/// others are one network.
 fn load_case(name: &str) -> Result<Case> {
     let space = match name {
         "bench-mb" => {
@@ -115,12 +116,13 @@ fn load_case(name: &str) -> Result<Case> {
         }
         "resnet18" => oncefit_continual::resnet18(32, 3, 20, 10)?,
         "sandwich" => Space::builtin("deps-cifar-mobilenet-v3")?,
+        "quickstart" => Space::builtin("fm-nano")?.restrict("resolution", &[Value::Int(28)])?,
         "ofa-mobilenet-v3" => Space::builtin(name)?.restrict("resolution", &[Value::Int(224)])?,
         "ofa-resnet50d" => Space::builtin(name)?.restrict("resolution", &[Value::Int(128)])?,
         _ => return Err(format!("there is no case `{name}`").into()),
     };
     let steps = match name {
-        "sandwich" => {
+        "sandwich" | "quickstart" => {
             let step = |index: u64| {
                 let random = |which| space.sample(&mut Draws::new(0, "sandwich", index, which));
                 Ok(vec![

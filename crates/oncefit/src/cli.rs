@@ -228,7 +228,7 @@ pub struct FitArgs {
 
 #[derive(Debug, Args)]
 pub struct ReproduceArgs {
-    /// Paper (deep-architect), or `table` to write the page of all that was found
+    /// Paper (deep-architect, deps, ofa), or `table` to write the page of all that was found
     pub paper: Option<String>,
     /// Only this claim: deep-architect.P1, or P1
     #[arg(long, value_name = "ID")]
@@ -236,7 +236,7 @@ pub struct ReproduceArgs {
     /// List all claims with their state
     #[arg(long)]
     pub list: bool,
-    /// 20 seeds instead of 100
+    /// Fewer seeds and shorter trainings, kept apart in DIR/quick: does it run, and roughly what comes?
     #[arg(long)]
     pub quick: bool,
     /// Fresh seeds, from 1000 on

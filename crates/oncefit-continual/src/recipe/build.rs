@@ -141,14 +141,14 @@ impl LearningRecipe {
     pub fn load_data(&self) -> Result<LoadedData> {
         let source: DataSource = self.data.source()?;
         let loaded = source.load()?;
-        if self.data.validation == 0 {
-            return Ok(loaded);
-        }
-        let (train, validation) = loaded.train.hold_out(ValidationSplit {
-            size: self.data.validation,
-            seed: self.data.validation_seed,
-        })?;
-        Ok(LoadedData::new(train, validation)?)
+        let (train, measured) = match self.data.validation {
+            0 => (loaded.train, loaded.test),
+            size => loaded.train.hold_out(ValidationSplit {
+                size,
+                seed: self.data.validation_seed,
+            })?,
+        };
+        Ok(LoadedData::new(self.data.limited(train)?, measured)?)
     }
 
     /// The stream of tasks.
