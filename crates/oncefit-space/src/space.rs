@@ -65,7 +65,7 @@ impl Space {
         Self::new(tree)
     }
 
-    fn new(tree: Tree) -> Result<Self> {
+    pub(crate) fn new(tree: Tree) -> Result<Self> {
         let mut program = elaborate(&tree)?;
         let mut envelope = envelope(&program, &tree.source)?;
         if envelope.has_concatenations() {
@@ -131,6 +131,10 @@ impl Space {
     /// a space is.
     pub fn envelope(&self) -> Result<Envelope> {
         Ok(self.inner.envelope.clone())
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.inner.tree
     }
 
     pub(crate) fn program(&self) -> &Program {
