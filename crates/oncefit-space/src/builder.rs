@@ -30,7 +30,7 @@
 //! })?;
 //!
 //! assert_eq!(space.count()?, 24u32.into()); // 2 widths · (3 + 3²)
-//! assert_eq!(space.largest()?.graph().macs(), 116_176);
+//! assert_eq!(space.largest()?.graph().macs(), 436_064);
 //! assert_eq!(Space::parse(&space.to_text(), "tiny.space")?.hash(), space.hash());
 //! # Ok::<(), oncefit_space::SpaceError>(())
 //! ```
@@ -380,6 +380,21 @@ impl Block {
             is_tied: false,
             block: self,
         }
+    }
+
+    /// Goes on from what the node with this label, in this block or around it, made.
+    pub fn read(&mut self, label: &str) {
+        if !is_label(label) {
+            let message = || format!("`{label}` is no label");
+            self.shared.fail(&self.place, message);
+        }
+        self.node(Node::Read(label.to_owned()));
+    }
+
+    /// Ends a branch of a `sum` that adds nothing. A sum of which all branches add nothing passes
+    /// its input on.
+    pub fn nothing(&mut self) {
+        self.node(Node::Nothing);
     }
 
     /// The block, if a condition on parameters and decisions holds: see [`When::otherwise`].

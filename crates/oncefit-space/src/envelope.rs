@@ -60,6 +60,7 @@ pub(crate) fn envelope(program: &Program, source: &Source) -> Result<Envelope> {
         nodes: Vec::new(),
         paths: HashSet::new(),
         current: 0,
+        kept: vec![0; program.tensors],
     };
     walk.sequence(&program.body)?;
     Ok(Envelope { nodes: walk.nodes })
@@ -72,9 +73,14 @@ struct Walk<'p> {
     variables: Vec<Vec<Value>>,
     nodes: Vec<EnvelopeNode>,
     paths: HashSet<String>,
-    /// The node whose output arrives at the next step.
+    /// The node whose output arrives at the next step, or [`NOTHING`].
     current: usize,
+    /// The node of each remembered tensor.
+    kept: Vec<usize>,
 }
+
+/// Arrives behind a branch that is left out in all members.
+const NOTHING: usize = usize::MAX;
 
 impl<'p> Walk<'p> {
     fn sequence(&mut self, sequence: &'p Sequence) -> Result<()> {
@@ -110,6 +116,9 @@ impl<'p> Walk<'p> {
                 self.variables[*variable] = self.program.slots[*slot].domain.values.clone();
             }
             Step::Operation(operation) => self.operation(operation)?,
+            Step::Keep { tensor } => self.kept[*tensor] = self.current,
+            Step::Read { tensor } => self.current = self.kept[*tensor],
+            Step::Nothing { .. } => self.current = NOTHING,
             Step::Residual { path, body } => {
                 self.sequence(body)?;
                 self.shortcut(path, before)?;
@@ -127,6 +136,9 @@ impl<'p> Walk<'p> {
                 for (index, branch) in branches.iter().enumerate() {
                     self.current = before;
                     self.sequence(branch)?;
+                    if self.current == NOTHING {
+                        continue;
+                    }
                     if let Some(sum) = sum {
                         let path = &paths[index - 1];
                         match combine {
@@ -141,6 +153,13 @@ impl<'p> Walk<'p> {
                     }
                     sum = Some(self.current);
                 }
+                // Members that leave all branches out pass the input on.
+                self.current = match (sum, paths.last()) {
+                    (Some(sum), Some(path)) if branches.iter().all(Sequence::may_be_nothing) => {
+                        self.meet(&format!("{path}.join"), Some(before), sum)
+                    }
+                    _ => sum.unwrap_or(before),
+                };
             }
             Step::If {
                 join,
@@ -170,9 +189,11 @@ impl<'p> Walk<'p> {
         for branch in branches {
             self.current = before;
             self.sequence(branch)?;
-            joined = Some(self.meet(join, joined, self.current));
+            if self.current != NOTHING {
+                joined = Some(self.meet(join, joined, self.current));
+            }
         }
-        self.current = joined.unwrap_or(before);
+        self.current = joined.unwrap_or(NOTHING);
         Ok(())
     }
 

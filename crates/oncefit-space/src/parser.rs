@@ -16,9 +16,9 @@ const DEEPEST: usize = 64;
 const MOST_PERMUTED: usize = 5;
 
 /// Words that open a statement.
-const OPENERS: [&str; 17] = [
+const OPENERS: [&str; 19] = [
     "input", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if", "choice",
-    "optional", "repeat", "decide", "let", "define", "fix", "import",
+    "optional", "repeat", "decide", "let", "define", "fix", "import", "read", "nothing",
 ];
 
 /// Whether `text` is one word, as a label is, and begins no statement before its colon.
@@ -262,6 +262,10 @@ impl Parser<'_> {
             if self.tokens.get(self.at + 1).map(|token| &token.0) == Some(&Token::Symbol(":")) {
                 self.at += 2;
                 let node = self.node()?;
+                if matches!(node, Node::Read(_) | Node::Nothing) {
+                    let message = "`read` and `nothing` take no label";
+                    return Err(self.source.error(at, message));
+                }
                 return Ok(Statement::Node {
                     label: Some(word),
                     node,
@@ -302,6 +306,8 @@ impl Parser<'_> {
             "dense" => Ok(Node::Dense(self.block()?)),
             "sum" => Ok(Node::Sum(self.blocks()?)),
             "concat" => Ok(Node::Concat(self.blocks()?)),
+            "read" => Ok(Node::Read(self.word("the label of a node")?)),
+            "nothing" => Ok(Node::Nothing),
             "permute" => {
                 let name = self.name("the name of the decision")?;
                 let blocks = self.blocks()?;

@@ -141,6 +141,10 @@ impl Printer<'_> {
             Node::Sum(branches) => self.several("sum", branches),
             Node::Concat(branches) => self.several("concat", branches),
             Node::Permute { name, blocks } => self.several(&format!("permute {name}"), blocks),
+            Node::Read(name) => {
+                let _ = write!(self.text, "read {name}");
+            }
+            Node::Nothing => self.text.push_str("nothing"),
             Node::If {
                 condition,
                 then,

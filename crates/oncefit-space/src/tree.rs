@@ -144,6 +144,10 @@ pub(crate) enum Node {
         name: String,
         blocks: Vec<Block>,
     },
+    /// Goes on from what the node with this label made.
+    Read(String),
+    /// Ends a branch that adds nothing.
+    Nothing,
     If {
         condition: Written,
         then: Block,
@@ -170,7 +174,11 @@ impl Node {
     /// The blocks within it, in order.
     pub fn blocks(&self) -> Vec<&Block> {
         match self {
-            Self::Input(_) | Self::Op { .. } | Self::Call { .. } => Vec::new(),
+            Self::Input(_)
+            | Self::Op { .. }
+            | Self::Call { .. }
+            | Self::Read(_)
+            | Self::Nothing => Vec::new(),
             Self::Seq(body)
             | Self::Residual(body)
             | Self::Gate(body)
@@ -190,7 +198,11 @@ impl Node {
     /// The blocks within it, in order.
     pub fn blocks_mut(&mut self) -> Vec<&mut Block> {
         match self {
-            Self::Input(_) | Self::Op { .. } | Self::Call { .. } => Vec::new(),
+            Self::Input(_)
+            | Self::Op { .. }
+            | Self::Call { .. }
+            | Self::Read(_)
+            | Self::Nothing => Vec::new(),
             Self::Seq(body)
             | Self::Residual(body)
             | Self::Gate(body)
@@ -223,6 +235,8 @@ impl Node {
             | Self::Concat(_)
             | Self::Permute { .. }
             | Self::Optional { .. }
+            | Self::Read(_)
+            | Self::Nothing
             | Self::Choice { .. } => Vec::new(),
         }
     }
@@ -321,7 +335,7 @@ pub(crate) const OPS: [OpKind; 13] = [
 ];
 
 /// Words that mean something in a space's text and cannot name a value, a decision or a template.
-pub(crate) const KEYWORDS: [&str; 27] = [
+pub(crate) const KEYWORDS: [&str; 29] = [
     "space",
     "input",
     "define",
@@ -334,6 +348,8 @@ pub(crate) const KEYWORDS: [&str; 27] = [
     "concat",
     "dense",
     "permute",
+    "read",
+    "nothing",
     "log",
     "if",
     "then",
