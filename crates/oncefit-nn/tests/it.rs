@@ -123,6 +123,40 @@ linear(classes)
     Space::parse(text, "tiny-densenet.space").unwrap()
 }
 
+/// A small relative of Genetic CNN: nodes that add what the edges into them bring, with elastic
+/// widths; tensors of several readers, and none.
+fn tiny_genetic() -> Space {
+    let text = r#"
+space tiny-genetic(channels = 2, classes = 10)
+
+define node(width) { conv(width, kernel = 3); batch_norm; relu }
+
+decide resolution in (8, 9)
+decide width in (4, 6)
+decide edge12 in (false, true)
+decide leaves2 in (false, true)
+input(resolution, resolution, channels)
+entry: node(width)
+node1: node(width)
+read entry
+if edge12 { read node1 }
+node2: choice kind { plain: node(width)
+  pooled: { max_pool(3, padding = 1); conv(width); batch_norm } }
+read entry
+node3: sum { choice edge13 { off: nothing
+    on: read node1 } } { choice edge23 { off: nothing
+    on: read node2 } } { choice edge03 { off: nothing
+    on: node(width) } }
+node(width)
+last: seq { }
+read entry
+sum { read last } { if leaves2 { read node2 } else { nothing } }
+global_average_pool
+linear(classes)
+"#;
+    Space::parse(text, "tiny-genetic.space").unwrap()
+}
+
 fn some_subnets(space: &Space) -> Vec<Subnet> {
     let mut draws = Draws::new(11, "subnets", 0, 0);
     let mut subnets = vec![space.largest().unwrap(), space.smallest().unwrap()];
@@ -174,7 +208,7 @@ fn add_pass(
 /// Each parameter's gradient against the loss's change along a random direction.
 #[test]
 fn gradients_are_finite_differences_for_every_parameter() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_gradients_are_finite_differences_for_every_parameter);
 }
@@ -266,7 +300,7 @@ fn resized(subnet: &Subnet) -> String {
 
 #[test]
 fn extracted_networks_give_the_same_bits() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_extracted_networks_give_the_same_bits);
 }
@@ -650,7 +684,7 @@ fn optimiser_leaves_absent_parameters_alone() {
 /// What a subnet reads is where its gradient can be other than zero, and nowhere else.
 #[test]
 fn coverage_is_where_gradients_are() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_coverage_is_where_gradients_are);
 }
@@ -687,7 +721,7 @@ fn check_coverage_is_where_gradients_are(space: &Space) {
 
 #[test]
 fn training_passes_give_the_same_bits_with_any_number_of_threads() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_training_passes_give_the_same_bits_with_any_number_of_threads);
 }
