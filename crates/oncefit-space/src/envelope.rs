@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Op, output_shape};
 use crate::program::{
-    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_size,
+    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_kernel,
+    with_size,
 };
 use crate::tree::Source;
 use crate::value::Value;
@@ -311,37 +312,40 @@ impl<'p> Walk<'p> {
     }
 
     fn operation(&mut self, operation: &Operation) -> Result<()> {
-        let Operation { path, op, size, at } = operation;
-        let Some(formula) = size else {
-            let channels = match *op {
-                Op::Convolution {
-                    out_channels: size, ..
-                }
-                | Op::Linear {
-                    out_features: size, ..
-                } => Some(vec![size]),
-                _ => None,
-            };
-            self.push(path, *op, vec![self.current], channels)?;
-            if let Op::Depthwise { kernel, .. } = *op {
-                self.set_kernels(vec![kernel]);
-            }
-            return Ok(());
-        };
-        let sizes = self.sizes(formula, *at, "the size of an operation")?;
-        let op = with_size(*op, largest(&sizes));
-        match op {
-            Op::Depthwise { .. } => {
-                self.push(path, op, vec![self.current], None)?;
-                self.set_kernels(sizes);
-                Ok(())
-            }
-            _ => self.push(path, op, vec![self.current], Some(sizes)),
+        let Operation { path, op, at, .. } = operation;
+        let mut op = *op;
+        let mut kernels = Vec::new();
+        if let Some(formula) = &operation.kernel {
+            kernels = self.sizes(formula, *at, "the kernel of a convolution")?;
+            op = with_kernel(op, largest(&kernels));
         }
-    }
-
-    fn set_kernels(&mut self, kernels: Vec<usize>) {
+        let sizes = match &operation.size {
+            None => Vec::new(),
+            Some(formula) => self.sizes(formula, *at, "the size of an operation")?,
+        };
+        if !sizes.is_empty() {
+            op = with_size(op, largest(&sizes));
+        }
+        let channels = match op {
+            Op::Convolution {
+                out_channels: size, ..
+            }
+            | Op::Linear {
+                out_features: size, ..
+            } if sizes.is_empty() => Some(vec![size]),
+            Op::Convolution { .. } | Op::Linear { .. } => Some(sizes),
+            Op::Depthwise { kernel, .. } => {
+                kernels = match sizes.is_empty() {
+                    true => vec![kernel],
+                    false => sizes,
+                };
+                None
+            }
+            _ => None,
+        };
+        self.push(path, op, vec![self.current], channels)?;
         self.nodes[self.current].kernels = kernels;
+        Ok(())
     }
 
     /// Adds an operation; its channels are those of its first input unless they are given.

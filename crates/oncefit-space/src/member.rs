@@ -2,7 +2,9 @@
 
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Graph, GraphNode, Op, output_shape};
-use crate::program::{Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size};
+use crate::program::{
+    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size, with_kernel, with_size,
+};
 use crate::trace::{Choice, Trace};
 use crate::tree::Source;
 use crate::value::{DecisionSlot, Value};
@@ -267,14 +269,16 @@ impl<'p> Walk<'p, '_> {
     }
 
     fn operation(&mut self, operation: &Operation) -> Result<()> {
-        let op = match &operation.size {
-            None => operation.op,
-            Some(formula) => {
-                let value = self.evaluate(formula, operation.at)?;
-                let sized = operation.sized(&value);
-                sized.map_err(|message| self.source.error(operation.at, message))?
-            }
-        };
+        let Operation {
+            size, kernel, at, ..
+        } = operation;
+        let mut op = operation.op;
+        if let Some(formula) = size {
+            op = with_size(op, self.size(formula, *at, "the size of an operation")?);
+        }
+        if let Some(formula) = kernel {
+            op = with_kernel(op, self.size(formula, *at, "the kernel of a convolution")?);
+        }
         self.push(&operation.path, op, vec![self.current])
     }
 

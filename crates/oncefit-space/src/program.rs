@@ -251,6 +251,8 @@ pub(crate) struct Operation {
     pub op: Op,
     /// Output channels, output features or the kernel of a depthwise convolution.
     pub size: Option<Formula>,
+    /// The kernel of a dense convolution.
+    pub kernel: Option<Formula>,
     pub at: usize,
 }
 
@@ -267,17 +269,6 @@ pub(crate) fn size(value: &Value, what: &str) -> Result<usize, String> {
         other => Err(format!(
             "{what} is an integer from 1 to {LARGEST_SIZE}, this is `{other}`"
         )),
-    }
-}
-
-impl Operation {
-    /// The operation with its size.
-    ///
-    /// # Errors
-    /// If the value is no size.
-    pub fn sized(&self, value: &Value) -> Result<Op, String> {
-        let size = size(value, "the size of an operation")?;
-        Ok(with_size(self.op, size))
     }
 }
 
@@ -305,6 +296,24 @@ pub(crate) fn with_size(op: Op, size: usize) -> Op {
             kernel: size,
             stride,
             transform,
+        },
+        other => other,
+    }
+}
+
+/// A dense convolution with another kernel.
+pub(crate) fn with_kernel(op: Op, size: usize) -> Op {
+    match op {
+        Op::Convolution {
+            out_channels,
+            stride,
+            bias,
+            ..
+        } => Op::Convolution {
+            out_channels,
+            kernel: size,
+            stride,
+            bias,
         },
         other => other,
     }

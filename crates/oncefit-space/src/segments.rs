@@ -295,7 +295,8 @@ impl Found {
                     self.sets.insert(*variable);
                 }
                 Step::Operation(operation) => {
-                    operation.size.iter().for_each(|size| self.formula(size));
+                    let formulas = operation.size.iter().chain(&operation.kernel);
+                    formulas.for_each(|formula| self.formula(formula));
                 }
                 Step::If { condition, .. } => self.formula(condition),
                 Step::Choose { slot, .. }
