@@ -170,7 +170,7 @@ impl Pass<'_, '_> {
                 };
                 let mut sink = self.sink(*source);
                 if let Some(gather) = gather {
-                    let own = gathered(self.parameters, plan, *weight, *out, *window, gather);
+                    let own = gathered(self.parameters, plan, *weight, *out, gather);
                     let mut gradient = vec![0.0; own.data.len()];
                     let bias_gradient = bias.map(|bias| {
                         &mut self.gradients.at_mut(bias)[..plan.tensors[*out].shape.channels]

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use oncefit_kernels as kernels;
-use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source, Window};
+use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source};
 use oncefit_random::Draws;
 
 use crate::buffers::{Buffer, BufferPool};
 use crate::calibration::Calibration;
-use crate::channels::Channels;
+use crate::channels::WeightPart;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
 use crate::plan::{NormInfo, Plan, PoolKind, Step, View};
@@ -281,7 +281,7 @@ impl Executor {
                 let mut output = new_tensor(*out);
                 let gathered = gather
                     .as_ref()
-                    .map(|gather| gathered(parameters, plan, *weight, *out, *window, gather));
+                    .map(|part| gathered(parameters, plan, *weight, *out, part));
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
                 let (weight, bias) = match prepared {
@@ -489,7 +489,7 @@ impl NormInfo {
     }
 }
 
-/// A convolution's weight with the input channels of one subnet only.
+/// A convolution's weight with the kernel and the input channels of one subnet only.
 pub(crate) struct GatheredWeight {
     pub data: Vec<f32>,
     pub out_stride: usize,
@@ -506,23 +506,22 @@ impl GatheredWeight {
     }
 }
 
-/// The weight of a convolution behind a concatenation.
+/// The weight of a convolution behind a concatenation, or with a smaller kernel than the stored one.
 pub(crate) fn gathered(
     parameters: &Parameters,
     plan: &Plan,
     weight: usize,
     out: usize,
-    window: Window,
-    gather: &Channels,
+    part: &WeightPart,
 ) -> GatheredWeight {
     let stored = parameters.at(weight);
-    let taps = window.kernel * window.kernel;
-    let rows = plan.tensors[out].shape.channels * taps;
+    let outputs = plan.tensors[out].shape.channels;
     let stride = stored.shape[stored.shape.len() - 1];
+    let in_stride = part.channels.count();
     GatheredWeight {
-        data: gather.gather(&stored.data, rows, stride),
-        out_stride: taps * gather.count(),
-        in_stride: gather.count(),
+        data: part.gather(&stored.data, outputs, stride),
+        out_stride: part.kernel * part.kernel * in_stride,
+        in_stride,
     }
 }
 

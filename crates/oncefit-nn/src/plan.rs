@@ -15,7 +15,7 @@
 use oncefit_kernels::{PoolWindow, Window};
 use oncefit_space::{Activation, FeatureShape, Graph, GraphNode, Op};
 
-use crate::channels::Channels;
+use crate::channels::{Channels, WeightPart};
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
 
@@ -87,8 +87,8 @@ pub(crate) enum Step {
         weight: usize,
         out_stride: usize,
         in_stride: usize,
-        /// Which of the stored input channels, if they are not the first ones.
-        gather: Option<Channels>,
+        /// Which part of the weight it reads, if not the whole kernel and the first input channels.
+        gather: Option<WeightPart>,
         bias: Option<usize>,
         out: usize,
     },
@@ -336,6 +336,23 @@ impl Lowering<'_> {
         (!channels.are_first()).then_some(channels)
     }
 
+    /// Which part of a stored weight `node` reads, if not the whole kernel and the first channels.
+    fn weight_part(
+        &self,
+        node: &GraphNode,
+        stored_channels: usize,
+        stored_kernel: usize,
+        kernel: usize,
+    ) -> Option<WeightPart> {
+        let gather = self.gather(node, stored_channels);
+        (gather.is_some() || kernel < stored_kernel).then(|| WeightPart {
+            channels: gather
+                .unwrap_or_else(|| Channels::first(self.shape_of(node.inputs[0]).channels)),
+            stored_kernel,
+            kernel,
+        })
+    }
+
     fn lower(&mut self, index: usize) -> Result<View> {
         let node = &self.graph.nodes[index];
         let source = node.inputs.first().map(|&input| self.views[input]);
@@ -359,17 +376,19 @@ impl Lowering<'_> {
                 let weight = self.parameter(node, "weight")?;
                 let shape = self.parameters.at(weight).shape.clone();
                 let fits = shape.len() == 4
-                    && shape[1] == *kernel
-                    && shape[2] == *kernel
+                    && shape[1] == shape[2]
+                    && shape[1] >= *kernel
                     && shape[0] >= *out_channels
                     && (shape[3] == in_channels || shape[3] >= self.channels[node.inputs[0]].end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
-                        format!("[≥{out_channels}, {kernel}, {kernel}, ≥{in_channels}] is needed"),
+                        format!(
+                            "[≥{out_channels}, ≥{kernel}, ≥{kernel}, ≥{in_channels}] is needed"
+                        ),
                     ));
                 }
-                let gather = self.gather(node, shape[3]);
+                let gather = self.weight_part(node, shape[3], shape[1], *kernel);
                 let bias = self.optional_vector(node, "bias", *bias, *out_channels)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
@@ -408,7 +427,7 @@ impl Lowering<'_> {
                         format!("[≥{out_features}, ≥{}] is needed", shape.channels),
                     ));
                 }
-                let gather = self.gather(node, stored[1]);
+                let gather = self.weight_part(node, stored[1], 1, 1);
                 let bias = self.optional_vector(node, "bias", *bias, *out_features)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);

@@ -85,7 +85,7 @@ linear(classes)
     Space::parse(text, "tiny-resnet.space").unwrap()
 }
 
-/// A small relative of DenseNet: elastic growth and depth, batch-norms on concatenated tensors that
+/// A small relative of DenseNet: elastic growth, kernels and depth, batch-norms on concatenated tensors that
 /// are read again, branches side by side, a linear layer behind channels with room between.
 fn tiny_densenet() -> Space {
     let text = r#"
@@ -95,7 +95,8 @@ define layer() {
   decide growth in (2, 3, 5)
   dense {
     reduce: seq { batch_norm; relu; conv(8) }
-    grow: seq { batch_norm; relu; conv(growth, kernel = 3, bias = true) }
+    grow: seq { decide kernel in (1, 3, 5)
+      batch_norm; relu; conv(growth, kernel = kernel, bias = true) }
   }
 }
 
@@ -121,6 +122,40 @@ global_average_pool
 linear(classes)
 "#;
     Space::parse(text, "tiny-densenet.space").unwrap()
+}
+
+/// A small relative of Genetic CNN: nodes that add what the edges into them bring, with elastic
+/// widths and kernels; tensors of several readers, and none.
+fn tiny_genetic() -> Space {
+    let text = r#"
+space tiny-genetic(channels = 2, classes = 10)
+
+define node(width) { decide kernel in (1, 3); conv(width, kernel = kernel); batch_norm; relu }
+
+decide resolution in (8, 9)
+decide width in (4, 6)
+decide edge12 in (false, true)
+decide leaves2 in (false, true)
+input(resolution, resolution, channels)
+entry: node(width)
+node1: node(width)
+read entry
+if edge12 { read node1 }
+node2: choice kind { plain: node(width)
+  pooled: { max_pool(3, padding = 1); conv(width); batch_norm } }
+read entry
+node3: sum { choice edge13 { off: nothing
+    on: read node1 } } { choice edge23 { off: nothing
+    on: read node2 } } { choice edge03 { off: nothing
+    on: node(width) } }
+node(width)
+last: seq { }
+read entry
+sum { read last } { if leaves2 { read node2 } else { nothing } }
+global_average_pool
+linear(classes)
+"#;
+    Space::parse(text, "tiny-genetic.space").unwrap()
 }
 
 fn some_subnets(space: &Space) -> Vec<Subnet> {
@@ -174,7 +209,7 @@ fn add_pass(
 /// Each parameter's gradient against the loss's change along a random direction.
 #[test]
 fn gradients_are_finite_differences_for_every_parameter() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_gradients_are_finite_differences_for_every_parameter);
 }
@@ -289,7 +324,7 @@ fn resized(subnet: &Subnet) -> String {
 
 #[test]
 fn extracted_networks_give_the_same_bits() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_extracted_networks_give_the_same_bits);
 }
@@ -571,6 +606,68 @@ fn sorting_channels_keeps_the_full_width_function_and_improves_order() {
     assert_eq!(supernet.parameters, once);
 }
 
+/// Channels that reach a concatenation are sorted within their part of it, wherever it is read.
+#[test]
+fn sorting_channels_before_a_concat_keeps_the_function() {
+    let space = tiny_densenet();
+    let mut supernet = supernet(&space);
+    let envelope = space.envelope().unwrap();
+    let subnet = space.largest().unwrap();
+    let data = images(&subnet, 8);
+    let before = supernet.parameters.clone();
+    let (loss, _) = pass(&supernet, &subnet, &data);
+    sort_channels(&mut supernet.parameters, &envelope, Tiers::Global);
+    let (after, _) = pass(&supernet, &subnet, &data);
+    assert!((loss - after).abs() < 1e-5, "{loss} {after}");
+    for name in [
+        "block1[0].grow.conv.weight",
+        "mixed.conv.weight",
+        "mixed.conv_2.weight",
+    ] {
+        let changed = supernet.parameters.get(name).unwrap();
+        assert_ne!(changed, before.get(name).unwrap(), "{name}");
+    }
+    // What each layer adds is sorted by all that read it.
+    let mut importance = vec![0.0f32; 5];
+    let readers = [
+        "block1[1].reduce.conv",
+        "block1[2].reduce.conv",
+        "transition.conv",
+    ];
+    for reader in readers {
+        let weight = supernet
+            .parameters
+            .get(&format!("{reader}.weight"))
+            .unwrap();
+        for row in weight.data.chunks(weight.shape[3]) {
+            for (sum, weight) in importance.iter_mut().zip(&row[6..]) {
+                *sum += weight.abs();
+            }
+        }
+    }
+    assert!(
+        importance.is_sorted_by(|left, right| left >= right),
+        "{importance:?}"
+    );
+    // Networks between two trained widths stay what they are.
+    let space = tiny_densenet();
+    let mut supernet = self::supernet(&space);
+    let trained = space
+        .restrict("growth", &[3.into_value(), 5.into_value()])
+        .unwrap();
+    let choose = |slot: &oncefit_space::DecisionSlot| match slot.name.as_str() {
+        "growth" => slot.domain.position(&3.into_value()).unwrap(),
+        _ => slot.domain.values.len() - 1,
+    };
+    let subnet = space.build(&mut { choose }).unwrap();
+    let (loss, _) = pass(&supernet, &subnet, &data);
+    let tiers = trained.envelope().unwrap();
+    let order = sort_channels(&mut supernet.parameters, &envelope, Tiers::Between(&tiers));
+    assert_ne!(order, ChannelOrder::default());
+    let (after, _) = pass(&supernet, &subnet, &data);
+    assert!((loss - after).abs() < 1e-5, "{loss} {after}");
+}
+
 /// Sorting in the middle of a run, the optimiser's buffers with it, and then a step is a step and then
 /// sorting.
 #[test]
@@ -709,7 +806,7 @@ fn optimiser_leaves_absent_parameters_alone() {
 /// What a subnet reads is where its gradient can be other than zero, and nowhere else.
 #[test]
 fn coverage_is_where_gradients_are() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_coverage_is_where_gradients_are);
 }
@@ -746,7 +843,7 @@ fn check_coverage_is_where_gradients_are(space: &Space) {
 
 #[test]
 fn training_passes_give_the_same_bits_with_any_number_of_threads() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_training_passes_give_the_same_bits_with_any_number_of_threads);
 }

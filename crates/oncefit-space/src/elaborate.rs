@@ -1,7 +1,7 @@
 //! Tree to program: expands templates, unrolls repeats, gives every operation and decision its
 //! path, computes what is constant and checks what does not depend on shapes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 mod values;
 
@@ -34,6 +34,11 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         .parameters
         .iter()
         .map(|(name, value)| (name.as_str(), Expression::Constant(value.clone())));
+    let mut read_labels = HashSet::new();
+    let templates = tree.definitions.iter().map(|definition| &definition.body);
+    for block in templates.chain([&tree.body]) {
+        collect_reads(block, &mut read_labels);
+    }
     let mut elaborator = Elaborator {
         tree,
         environment: environment.collect(),
@@ -46,8 +51,13 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         budget: MOST_STATEMENTS,
         depth: 0,
         has_input: false,
+        read_labels,
+        labels: Vec::new(),
+        kept: 0,
     };
     let body = elaborator.sequence(&tree.body)?;
+    body.check_nothing(false)
+        .map_err(|(at, message)| tree.source.error(at, message))?;
     if !elaborator.has_input {
         return Err(SpaceError::Illegal(format!(
             "space `{}` has no network: it needs an input and operations",
@@ -80,7 +90,21 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         body,
         slots: elaborator.slots,
         variables: elaborator.facts.len(),
+        tensors: elaborator.kept,
     })
+}
+
+/// The labels that some `read` in a block names.
+fn collect_reads<'t>(block: &'t Block, found: &mut HashSet<&'t str>) {
+    for statement in block {
+        if let Statement::Node { node, .. } = statement {
+            if let Node::Read(label) = node {
+                found.insert(label);
+            }
+            let inner = node.blocks().into_iter();
+            inner.for_each(|inner| collect_reads(inner, found));
+        }
+    }
 }
 
 /// The error of a decision that a space does not have.
@@ -115,6 +139,12 @@ struct Elaborator<'t> {
     budget: usize,
     depth: usize,
     has_input: bool,
+    /// Labels that some `read` names.
+    read_labels: HashSet<&'t str>,
+    /// The labels of the nodes before this place, with what they made if it is remembered.
+    labels: Vec<(&'t str, Option<usize>)>,
+    /// How many tensors are remembered.
+    kept: usize,
 }
 
 /// A decision as it is met.
@@ -136,7 +166,7 @@ impl<'t> Elaborator<'t> {
     }
 
     fn block(&mut self, block: &'t Block, steps: &mut Vec<Step>) -> Result<()> {
-        let known = self.environment.len();
+        let (known, labels) = (self.environment.len(), self.labels.len());
         self.depth += 1;
         for statement in block {
             let (Statement::Decide { at, .. }
@@ -172,12 +202,16 @@ impl<'t> Elaborator<'t> {
                     self.environment.push((name, meaning));
                 }
                 Statement::Node { label, node, at } => {
-                    self.node(label.as_deref(), node, *at, steps)?
+                    self.node(label.as_deref(), node, *at, steps)?;
+                    if let Some(label) = label {
+                        self.keep(label, steps);
+                    }
                 }
             }
         }
         self.depth -= 1;
         self.environment.truncate(known);
+        self.labels.truncate(labels);
         Ok(())
     }
 
@@ -302,10 +336,21 @@ impl<'t> Elaborator<'t> {
                 }
                 // A template sees the space's parameters and its own, not its caller's names.
                 let outer = std::mem::replace(&mut self.environment, inner);
+                let labels = std::mem::take(&mut self.labels);
                 self.labelled(label, |elaborator| {
                     elaborator.block(&definition.body, steps)
                 })?;
                 self.environment = outer;
+                self.labels = labels;
+                Ok(())
+            }
+            Node::Read(name) => {
+                let tensor = self.tensor(name, at)?;
+                steps.push(Step::Read { tensor });
+                Ok(())
+            }
+            Node::Nothing => {
+                steps.push(Step::Nothing { at });
                 Ok(())
             }
             Node::Seq(body) => self.labelled(label, |elaborator| elaborator.block(body, steps)),
@@ -493,6 +538,34 @@ impl<'t> Elaborator<'t> {
                 self.repeat(repeat, decided, steps)
             }
         }
+    }
+
+    /// Remembers what a labelled node made, if any `read` names such a label.
+    fn keep(&mut self, label: &'t str, steps: &mut Vec<Step>) {
+        let is_read = self.read_labels.contains(label);
+        let tensor = is_read.then_some(self.kept);
+        self.labels.push((label, tensor));
+        if let Some(tensor) = tensor {
+            self.kept += 1;
+            steps.push(Step::Keep { tensor });
+        }
+    }
+
+    /// What the node with this label made.
+    fn tensor(&self, label: &str, at: usize) -> Result<usize> {
+        let labels = self.labels.iter().rev();
+        let found = labels.clone().find(|(known, _)| *known == label);
+        if let Some((_, Some(tensor))) = found {
+            return Ok(*tensor);
+        }
+        let mut known: Vec<&str> = labels.map(|(label, _)| *label).collect();
+        known.dedup();
+        let hint = suggestion(label, known.iter().copied());
+        let message = format!(
+            "no node before this, in this block or around it, has the label `{label}`{hint}; labels: {}",
+            known.join(", ")
+        );
+        Err(self.source().error(at, message))
     }
 
     fn condition(

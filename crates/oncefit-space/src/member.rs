@@ -2,7 +2,9 @@
 
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Graph, GraphNode, Op, output_shape};
-use crate::program::{Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size};
+use crate::program::{
+    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size, with_kernel, with_size,
+};
 use crate::trace::{Choice, Trace};
 use crate::tree::Source;
 use crate::value::{DecisionSlot, Value};
@@ -26,14 +28,12 @@ pub(crate) fn build(
         choices: Vec::with_capacity(program.slots.len()),
         nodes: Vec::new(),
         current: 0,
+        kept: vec![0; program.tensors],
     };
     walk.sequence(&program.body)?;
-    Ok((
-        Trace {
-            choices: walk.choices,
-        },
-        Graph { nodes: walk.nodes },
-    ))
+    let graph = walk.graph();
+    let choices = walk.choices;
+    Ok((Trace { choices }, graph))
 }
 
 /// What some steps make of what arrives.
@@ -70,13 +70,14 @@ pub(crate) fn build_piece<'p>(
         choices: Vec::new(),
         nodes: arriving.into_iter().collect(),
         current: 0,
+        kept: vec![0; program.tensors],
     };
     for (variable, value) in variables {
         walk.variables[*variable] = value.clone();
     }
     steps.iter().try_for_each(|step| walk.step(step))?;
     Ok(Piece {
-        graph: Graph { nodes: walk.nodes },
+        graph: walk.graph(),
         variables: walk.variables,
     })
 }
@@ -90,11 +91,45 @@ struct Walk<'p, 'c> {
     variables: Vec<Value>,
     choices: Vec<Choice>,
     nodes: Vec<GraphNode>,
-    /// The node whose output arrives at the next step.
+    /// The node whose output arrives at the next step, or [`NOTHING`].
     current: usize,
+    /// The node of each remembered tensor.
+    kept: Vec<usize>,
 }
 
+/// Arrives behind a branch that is left out.
+const NOTHING: usize = usize::MAX;
+
 impl<'p> Walk<'p, '_> {
+    /// The network, ending at what arrives last, without operations that nobody reads: a tensor
+    /// may be remembered in vain.
+    fn graph(&mut self) -> Graph {
+        let nodes = std::mem::take(&mut self.nodes);
+        if self.program.tensors == 0 || nodes.is_empty() {
+            return Graph { nodes };
+        }
+        let mut is_read = vec![false; nodes.len()];
+        is_read[0] = true;
+        is_read[self.current] = true;
+        for index in (0..=self.current).rev() {
+            if is_read[index] {
+                let inputs = nodes[index].inputs.iter();
+                inputs.for_each(|&input| is_read[input] = true);
+            }
+        }
+        let mut places = vec![0; nodes.len()];
+        let mut left = Vec::with_capacity(nodes.len());
+        for (index, mut node) in nodes.into_iter().enumerate() {
+            if is_read[index] {
+                places[index] = left.len();
+                let inputs = node.inputs.iter_mut();
+                inputs.for_each(|input| *input = places[*input]);
+                left.push(node);
+            }
+        }
+        Graph { nodes: left }
+    }
+
     fn sequence(&mut self, sequence: &'p Sequence) -> Result<()> {
         sequence.steps.iter().try_for_each(|step| self.step(step))
     }
@@ -132,6 +167,18 @@ impl<'p> Walk<'p, '_> {
                 Ok(())
             }
             Step::Operation(operation) => self.operation(operation),
+            Step::Keep { tensor } => {
+                self.kept[*tensor] = self.current;
+                Ok(())
+            }
+            Step::Read { tensor } => {
+                self.current = self.kept[*tensor];
+                Ok(())
+            }
+            Step::Nothing { .. } => {
+                self.current = NOTHING;
+                Ok(())
+            }
             Step::Residual { path, body } => {
                 let before = self.current;
                 self.sequence(body)?;
@@ -156,6 +203,9 @@ impl<'p> Walk<'p, '_> {
                 for (index, branch) in branches.iter().enumerate() {
                     self.current = before;
                     self.sequence(branch)?;
+                    if self.current == NOTHING {
+                        continue;
+                    }
                     if let Some(sum) = sum {
                         let op = match combine {
                             Combine::Add => Op::Add,
@@ -167,6 +217,7 @@ impl<'p> Walk<'p, '_> {
                     }
                     sum = Some(self.current);
                 }
+                self.current = sum.unwrap_or(before);
                 Ok(())
             }
             Step::If {
@@ -218,14 +269,16 @@ impl<'p> Walk<'p, '_> {
     }
 
     fn operation(&mut self, operation: &Operation) -> Result<()> {
-        let op = match &operation.size {
-            None => operation.op,
-            Some(formula) => {
-                let value = self.evaluate(formula, operation.at)?;
-                let sized = operation.sized(&value);
-                sized.map_err(|message| self.source.error(operation.at, message))?
-            }
-        };
+        let Operation {
+            size, kernel, at, ..
+        } = operation;
+        let mut op = operation.op;
+        if let Some(formula) = size {
+            op = with_size(op, self.size(formula, *at, "the size of an operation")?);
+        }
+        if let Some(formula) = kernel {
+            op = with_kernel(op, self.size(formula, *at, "the kernel of a convolution")?);
+        }
         self.push(&operation.path, op, vec![self.current])
     }
 

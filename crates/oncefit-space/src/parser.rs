@@ -4,6 +4,7 @@ mod expressions;
 mod lexer;
 
 use crate::error::{Result, suggestion};
+use crate::space::Space;
 use crate::tree::{Block, Definition, Fallback, Node, OPS, Source, Statement, Tree, Written};
 use crate::value::Value;
 use lexer::{Token, tokenize};
@@ -15,10 +16,39 @@ const DEEPEST: usize = 64;
 const MOST_PERMUTED: usize = 5;
 
 /// Words that open a statement.
-const OPENERS: [&str; 16] = [
+const OPENERS: [&str; 19] = [
     "input", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if", "choice",
-    "optional", "repeat", "decide", "let", "define", "fix",
+    "optional", "repeat", "decide", "let", "define", "fix", "import", "read", "nothing",
 ];
+
+/// Whether `text` is one word, as a label is, and begins no statement before its colon.
+pub(crate) fn is_label(text: &str) -> bool {
+    let source = Source {
+        file: String::new(),
+        text: text.to_owned(),
+    };
+    let tokens = tokenize(&source).unwrap_or_default();
+    let is_word = matches!(&tokens[..], [(Token::Word(word), _), _] if word == text);
+    is_word && !["decide", "let", "define", "fix", "import"].contains(&text)
+}
+
+/// Checks a name that somebody gives to a value, a decision or a template; `what` it is.
+///
+/// # Errors
+/// The message.
+pub(crate) fn legal_name(text: &str, what: &str) -> std::result::Result<(), String> {
+    if expressions::is_reserved(text) {
+        return Err(format!(
+            "`{text}` is a word of the language, {what} cannot be that"
+        ));
+    }
+    match is_label(text) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{text}` is no word of letters, digits and `_`, {what} is one"
+        )),
+    }
+}
 
 pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
     let source = Source {
@@ -78,6 +108,10 @@ impl Parser<'_> {
                     self.at += 1;
                     fixes.push(self.fix()?);
                 }
+                Token::Word(word) if word == "import" => {
+                    self.at += 1;
+                    self.import()?;
+                }
                 _ => body.push(self.statement()?),
             }
         }
@@ -134,6 +168,22 @@ impl Parser<'_> {
         if let Some(definition) = self.definitions.last_mut() {
             definition.body = body;
         }
+        Ok(())
+    }
+
+    /// `import mbconv from fm-nano`: a family's template and those that it uses.
+    fn import(&mut self) -> Result<()> {
+        let at = self.offset();
+        let template = self.word("the name of a template")?;
+        self.expect_word("from")?;
+        let family_at = self.offset();
+        let family = self.word("the name of a family")?;
+        let found = Space::builtin(&family)
+            .map_err(|error| self.source.error(family_at, error.to_string()))?;
+        found
+            .tree()
+            .import_into(&template, &mut self.definitions, at)
+            .map_err(|message| self.source.error(at, message))?;
         Ok(())
     }
 
@@ -203,7 +253,7 @@ impl Parser<'_> {
                         at,
                     });
                 }
-                "define" | "fix" => {
+                "define" | "fix" | "import" => {
                     let message = format!("`{word}` stands at the top level of a space only");
                     return Err(self.source.error(at, message));
                 }
@@ -212,6 +262,10 @@ impl Parser<'_> {
             if self.tokens.get(self.at + 1).map(|token| &token.0) == Some(&Token::Symbol(":")) {
                 self.at += 2;
                 let node = self.node()?;
+                if matches!(node, Node::Read(_) | Node::Nothing) {
+                    let message = "`read` and `nothing` take no label";
+                    return Err(self.source.error(at, message));
+                }
                 return Ok(Statement::Node {
                     label: Some(word),
                     node,
@@ -252,6 +306,8 @@ impl Parser<'_> {
             "dense" => Ok(Node::Dense(self.block()?)),
             "sum" => Ok(Node::Sum(self.blocks()?)),
             "concat" => Ok(Node::Concat(self.blocks()?)),
+            "read" => Ok(Node::Read(self.word("the label of a node")?)),
+            "nothing" => Ok(Node::Nothing),
             "permute" => {
                 let name = self.name("the name of the decision")?;
                 let blocks = self.blocks()?;

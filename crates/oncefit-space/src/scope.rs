@@ -107,7 +107,11 @@ impl Scope {
 
     fn reserve_node(&mut self, tree: &Tree, node: &Node, budget: &mut usize) {
         match node {
-            Node::Choice { .. } | Node::Optional { .. } | Node::Permute { .. } => {}
+            Node::Choice { .. }
+            | Node::Optional { .. }
+            | Node::Permute { .. }
+            | Node::Read(_)
+            | Node::Nothing => {}
             Node::Input(_) => {
                 self.path("input");
             }

@@ -1,5 +1,6 @@
 //! Check values of the briefs, laws of random spaces, and what errors say.
 
+mod built;
 mod envelopes;
 mod families;
 mod language;
