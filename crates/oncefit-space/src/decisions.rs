@@ -118,7 +118,11 @@ fn reads_decisions(sequence: &Sequence) -> bool {
             branches.iter().any(reads_decisions)
         }
         Step::Repeat { copies, .. } => copies.iter().any(reads_decisions),
-        Step::Input { .. } | Step::Let { .. } | Step::Decide { .. } | Step::Operation(_) => false,
+        Step::Input { .. }
+        | Step::Let { .. }
+        | Step::Setting { .. }
+        | Step::Decide { .. }
+        | Step::Operation(_) => false,
     })
 }
 
@@ -131,7 +135,7 @@ fn nodes(sequence: &Sequence, has_conditions: bool) -> Vec<DecisionNode> {
     };
     for step in &sequence.steps {
         match step {
-            Step::Input { .. } | Step::Operation(_) => {}
+            Step::Input { .. } | Step::Setting { .. } | Step::Operation(_) => {}
             Step::Let {
                 variable, formula, ..
             } => {

@@ -109,6 +109,7 @@ impl<'p> Walk<'p> {
             Step::Decide { variable, slot } => {
                 self.variables[*variable] = self.program.slots[*slot].domain.values.clone();
             }
+            Step::Setting { .. } => {}
             Step::Operation(operation) => self.operation(operation)?,
             Step::Residual { path, body } => {
                 self.sequence(body)?;

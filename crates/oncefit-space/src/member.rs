@@ -3,7 +3,7 @@
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Graph, GraphNode, Op, output_shape};
 use crate::program::{Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size};
-use crate::trace::{Choice, Trace};
+use crate::trace::{Choice, Subnet, Trace};
 use crate::tree::Source;
 use crate::value::{DecisionSlot, Value};
 
@@ -16,7 +16,7 @@ pub(crate) fn build(
     program: &Program,
     source: &Source,
     choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
-) -> Result<(Trace, Graph)> {
+) -> Result<Subnet> {
     let mut walk = Walk {
         program,
         source,
@@ -24,16 +24,16 @@ pub(crate) fn build(
         chosen: vec![None; program.slots.len()],
         variables: vec![Value::Bool(false); program.variables],
         choices: Vec::with_capacity(program.slots.len()),
+        settings: Vec::new(),
         nodes: Vec::new(),
         current: 0,
     };
     walk.sequence(&program.body)?;
-    Ok((
-        Trace {
-            choices: walk.choices,
-        },
-        Graph { nodes: walk.nodes },
-    ))
+    let trace = Trace {
+        choices: walk.choices,
+    };
+    let graph = Graph { nodes: walk.nodes };
+    Ok(Subnet::new(trace, graph, walk.settings))
 }
 
 /// What some steps make of what arrives.
@@ -68,6 +68,7 @@ pub(crate) fn build_piece<'p>(
         chosen: vec![None; program.slots.len()],
         variables: vec![Value::Bool(false); program.variables],
         choices: Vec::new(),
+        settings: Vec::new(),
         nodes: arriving.into_iter().collect(),
         current: 0,
     };
@@ -89,6 +90,8 @@ struct Walk<'p, 'c> {
     chosen: Vec<Option<usize>>,
     variables: Vec<Value>,
     choices: Vec<Choice>,
+    /// Training settings with their values.
+    settings: Vec<(String, Value)>,
     nodes: Vec<GraphNode>,
     /// The node whose output arrives at the next step.
     current: usize,
@@ -129,6 +132,11 @@ impl<'p> Walk<'p, '_> {
             Step::Decide { variable, slot } => {
                 let index = self.decide(*slot)?;
                 self.variables[*variable] = self.program.slots[*slot].domain.values[index].clone();
+                Ok(())
+            }
+            Step::Setting { name, formula, at } => {
+                let value = self.evaluate(formula, *at)?;
+                self.settings.push((name.clone(), value));
                 Ok(())
             }
             Step::Operation(operation) => self.operation(operation),

@@ -28,6 +28,8 @@ pub(crate) struct Program {
     pub slots: Vec<DecisionSlot>,
     /// How many variables there are.
     pub variables: usize,
+    /// Names of the training settings, in the order in which they are met.
+    pub settings: Vec<String>,
 }
 
 /// Steps that run one after the other.
@@ -74,6 +76,7 @@ impl Sequence {
                 }
                 Step::Input { .. }
                 | Step::Let { .. }
+                | Step::Setting { .. }
                 | Step::Decide { .. }
                 | Step::Operation(_) => {}
             }
@@ -121,6 +124,12 @@ pub(crate) enum Step {
     Decide {
         variable: usize,
         slot: usize,
+    },
+    /// A training setting of the member.
+    Setting {
+        name: String,
+        formula: Formula,
+        at: usize,
     },
     Operation(Operation),
     /// Adds its input to what the body makes of it, where the shape is kept.
@@ -317,7 +326,11 @@ impl Step {
     pub fn reads(&self, found: &mut dyn FnMut(usize)) {
         let mut body = |body: &Sequence| body.needs[0].iter().for_each(|slot| found(*slot));
         match self {
-            Self::Input { .. } | Self::Let { .. } | Self::Decide { .. } | Self::Operation(_) => {}
+            Self::Input { .. }
+            | Self::Let { .. }
+            | Self::Setting { .. }
+            | Self::Decide { .. }
+            | Self::Operation(_) => {}
             Self::Residual { body: inner, .. } | Self::Gate { body: inner, .. } => body(inner),
             Self::Parallel { branches, .. } | Self::Choose { branches, .. } => {
                 branches.iter().for_each(body)

@@ -256,7 +256,11 @@ impl Cutter<'_> {
 /// The sequences within a step.
 fn bodies(step: &Step) -> Vec<&Sequence> {
     match step {
-        Step::Input { .. } | Step::Let { .. } | Step::Decide { .. } | Step::Operation(_) => vec![],
+        Step::Input { .. }
+        | Step::Let { .. }
+        | Step::Setting { .. }
+        | Step::Decide { .. }
+        | Step::Operation(_) => vec![],
         Step::Residual { body, .. } | Step::Gate { body, .. } => vec![body],
         Step::Parallel { branches, .. } | Step::Choose { branches, .. } => {
             branches.iter().collect()
@@ -293,6 +297,7 @@ impl Found {
                     self.slots.insert(*slot);
                     self.sets.insert(*variable);
                 }
+                Step::Setting { formula, .. } => self.formula(formula),
                 Step::Operation(operation) => {
                     operation.size.iter().for_each(|size| self.formula(size));
                 }

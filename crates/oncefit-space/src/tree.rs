@@ -78,6 +78,19 @@ pub(crate) enum Statement {
         node: Node,
         at: usize,
     },
+    /// A training setting; only within [`Node::Settings`].
+    Setting {
+        name: String,
+        value: SettingText,
+        at: usize,
+    },
+}
+
+/// What a training setting is, as it is written.
+#[derive(Clone, Debug)]
+pub(crate) enum SettingText {
+    Decided(DomainText),
+    Computed(Written),
 }
 
 /// The values of a decision as they are written.
@@ -103,6 +116,8 @@ pub(crate) enum DomainText {
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     Input([Written; 3]),
+    /// How members are trained: settings, values and conditions.
+    Settings(Block),
     Op {
         kind: &'static OpKind,
         arguments: Vec<Option<Written>>,
@@ -239,10 +254,11 @@ pub(crate) const OPS: [OpKind; 13] = [
 ];
 
 /// Words that mean something in a space's text and cannot name a value, a decision or a template.
-pub(crate) const KEYWORDS: [&str; 27] = [
+pub(crate) const KEYWORDS: [&str; 28] = [
     "space",
     "input",
     "define",
+    "settings",
     "decide",
     "let",
     "seq",
