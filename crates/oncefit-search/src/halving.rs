@@ -22,7 +22,7 @@ use oncefit_space::{Candidate, Space};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, SearchError};
-use crate::outcome::{Outcome, Trial};
+use crate::outcome::{Outcome, Rung, Trial};
 use crate::proposer::Proposer;
 use crate::region::Region;
 use crate::searcher::Searcher;
@@ -56,6 +56,55 @@ impl Default for HalvingSettings {
     }
 }
 
+impl HalvingSettings {
+    /// The rounds: how many candidates at which budget.
+    ///
+    /// # Errors
+    /// If a setting is 0 or the factor is below 2.
+    pub fn bracket(&self) -> Result<Bracket> {
+        let Self {
+            candidates,
+            budget,
+            largest_budget,
+            factor,
+        } = *self;
+        if candidates == 0 || budget == 0 || factor < 2 {
+            return Err(SearchError::Settings(format!(
+                "successive halving needs candidates, a budget and a factor of at least 2, not {candidates}, {budget} and {factor}"
+            )));
+        }
+        let mut rounds = vec![(candidates, budget)];
+        loop {
+            let (count, budget) = rounds[rounds.len() - 1];
+            let next = count / usize::try_from(factor).unwrap_or(usize::MAX);
+            if next == 0 || budget >= largest_budget {
+                return Ok(rounds);
+            }
+            rounds.push((next, budget.saturating_mul(factor).min(largest_budget)));
+        }
+    }
+}
+
+/// The settings of Hyperband.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HyperbandSettings {
+    /// Largest budget (R).
+    pub largest_budget: u64,
+    /// What budgets are multiplied with, and numbers of candidates divided by (η).
+    pub factor: u64,
+}
+
+impl Default for HyperbandSettings {
+    /// 27 candidates at 1 to one at 27, and three brackets that begin with larger budgets.
+    fn default() -> Self {
+        Self {
+            largest_budget: 27,
+            factor: 3,
+        }
+    }
+}
+
 /// The brackets of Hyperband for a largest budget R and a factor η, at least 2.
 pub fn hyperband_brackets(largest_budget: u64, factor: u64) -> Vec<Bracket> {
     let (largest, factor) = (u128::from(largest_budget.max(1)), u128::from(factor.max(2)));
@@ -83,13 +132,14 @@ pub struct Screening {
     brackets: Vec<Bracket>,
     bracket: usize,
     round: usize,
-    /// Candidates of this round that were not asked yet; new ones are drawn in a first round.
-    waiting: Vec<Candidate>,
+    /// Candidates of this round that were not asked yet, with the number of their first trial; new
+    /// ones are drawn in a first round.
+    waiting: Vec<(Candidate, u64)>,
     /// How many more a first round draws.
     to_draw: usize,
     out: usize,
-    /// Told in this round: score and order of arrival, best first.
-    told: Vec<(f64, Candidate)>,
+    /// Told in this round, best first, equals in the order of their trials.
+    told: Vec<(f64, u64, Candidate)>,
     trials: u64,
 }
 
@@ -99,28 +149,9 @@ impl Screening {
     /// # Errors
     /// If a setting is 0 or the factor is below 2.
     pub fn halving(region: Region, settings: HalvingSettings, seed: u64) -> Result<Self> {
-        let HalvingSettings {
-            candidates,
-            budget,
-            largest_budget,
-            factor,
-        } = settings;
-        if candidates == 0 || budget == 0 || factor < 2 {
-            return Err(SearchError::Settings(format!(
-                "successive halving needs candidates, a budget and a factor of at least 2, not {candidates}, {budget} and {factor}"
-            )));
-        }
-        let mut rounds = vec![(candidates, budget)];
-        loop {
-            let (count, budget) = rounds[rounds.len() - 1];
-            let next = count / usize::try_from(factor).unwrap_or(usize::MAX);
-            if next == 0 || budget >= largest_budget {
-                break;
-            }
-            rounds.push((next, budget.saturating_mul(factor).min(largest_budget)));
-        }
+        let bracket = settings.bracket()?;
         let settings = serde_json::json!({ "halving": settings });
-        Ok(Self::new(region, settings, vec![rounds], seed))
+        Ok(Self::new(region, settings, vec![bracket], seed))
     }
 
     /// Hyperband in a region: all brackets once.
@@ -165,7 +196,7 @@ impl Screening {
         match self.brackets[self.bracket].get(self.round) {
             Some(&(count, _)) if !told.is_empty() => {
                 let best = told.into_iter().take(count);
-                self.waiting = best.map(|(_, candidate)| candidate).collect();
+                self.waiting = best.map(|(_, first, candidate)| (candidate, first)).collect();
                 self.waiting.reverse();
             }
             _ => {
@@ -184,11 +215,11 @@ impl Screening {
         if self.bracket == self.brackets.len() {
             return Ok(None);
         }
-        let candidate = if self.to_draw > 0 {
+        let found = if self.to_draw > 0 {
             match self.proposer.propose_any()? {
                 Some(trial) => {
                     self.to_draw -= 1;
-                    Some(trial.candidate)
+                    Some((trial.candidate, self.trials))
                 }
                 None => {
                     // The space has no more: rounds go on with those that were found.
@@ -199,7 +230,7 @@ impl Screening {
         } else {
             self.waiting.pop()
         };
-        let Some(candidate) = candidate else {
+        let Some((candidate, first)) = found else {
             return Ok(None);
         };
         self.out += 1;
@@ -208,6 +239,11 @@ impl Screening {
             number: self.trials - 1,
             candidate,
             budget: Some(self.brackets[self.bracket][self.round].1),
+            rung: Some(Rung {
+                bracket: self.bracket,
+                round: self.round,
+                first,
+            }),
         }))
     }
 }
@@ -237,8 +273,24 @@ impl Searcher for Screening {
     fn tell(&mut self, trial: &Trial, outcome: &Outcome) {
         self.out = self.out.saturating_sub(1);
         if let Some(score) = outcome.score() {
-            let at = self.told.partition_point(|(other, _)| *other >= score);
-            self.told.insert(at, (score, trial.candidate.clone()));
+            let first = trial.rung.map_or(trial.number, |rung| rung.first);
+            let is_before = |other: &(f64, u64, Candidate)| {
+                other.0 > score || (other.0 == score && other.1 < first)
+            };
+            let at = self.told.partition_point(is_before);
+            self.told.insert(at, (score, first, trial.candidate.clone()));
         }
+    }
+
+    fn may_ask_again(&self, candidate: &Candidate) -> bool {
+        // The best of a complete last round has been asked for the last time.
+        let has_next = self
+            .brackets
+            .get(self.bracket)
+            .is_some_and(|bracket| self.round + 1 < bracket.len());
+        let told = self.told.iter().map(|(_, _, other)| other);
+        let waiting = self.waiting.iter().map(|(other, _)| other);
+        (has_next && told.into_iter().any(|other| other == candidate))
+            || waiting.into_iter().any(|other| other == candidate)
     }
 }

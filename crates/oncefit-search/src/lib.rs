@@ -43,12 +43,14 @@ pub use evolution::{Evolution, EvolutionSettings};
 pub use exact::{ExactSearch, Solved, solve};
 pub use exhaustive::ExhaustiveSearch;
 pub use features::Features;
-pub use halving::{Bracket, HalvingSettings, Screening, hyperband_brackets};
+pub use halving::{
+    Bracket, HalvingSettings, HyperbandSettings, Screening, hyperband_brackets,
+};
 pub use landscape::Landscape;
 pub use limit::{Count, Limit, Metric, check_feasible};
 pub use mcts::{Mcts, MctsSettings};
 pub use nsga2::{Nsga2, Nsga2Settings, crowding_distances, non_dominated_fronts};
-pub use outcome::{Outcome, Trial};
+pub use outcome::{Outcome, Rung, Trial};
 pub use random::{RandomKind, RandomSearch};
 pub use region::Region;
 pub use regularised::{RegularisedEvolution, RegularisedSettings, Removal};

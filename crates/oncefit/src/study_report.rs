@@ -1,7 +1,9 @@
 //! The pages of studies.
 
-use maud::{PreEscaped, html};
-use oncefit_search::statistics::{CurvePoint, curves};
+use std::collections::BTreeMap;
+
+use maud::{Markup, PreEscaped, html};
+use oncefit_search::statistics::{CurvePoint, Summary, curves};
 use oncefit_search::{Outcome, StudyRow, pareto_front};
 
 use crate::blocks::drawing;
@@ -10,21 +12,52 @@ use crate::error::Result;
 use crate::format::duration;
 use crate::page::{BLOCKS_EXPLAINED, figure, page};
 use crate::study::StudyFolder;
+use crate::study_recipe::{ObjectiveKind, StudyRecipe};
 
 /// The best so far, over the seeds.
 pub type Curve = Vec<CurvePoint>;
 
-/// The best main score after each outcome, in the order of the trials.
+/// The main score of the best trial after each outcome, in the order of the trials. It may fall
+/// where a larger budget begins.
 pub fn best_so_far(rows: &[StudyRow]) -> Vec<Option<f64>> {
-    let mut best: Option<f64> = None;
-    let told = rows.iter().filter_map(|row| row.outcome.as_ref());
-    told.map(|outcome| {
-        if let Some(score) = outcome.score() {
-            best = Some(best.map_or(score, |best| best.max(score)));
+    let mut best: Option<&StudyRow> = None;
+    let told = rows.iter().filter(|row| row.outcome.is_some());
+    told.map(|row| {
+        if row.score().is_some() && best.is_none_or(|best| row.by_merit(best).is_gt()) {
+            best = Some(row);
         }
-        best
+        best.and_then(StudyRow::score)
     })
     .collect()
+}
+
+/// As [`best_so_far`], after as much as each full evaluation spends: a trial of a small budget is a
+/// part of one, and a training that goes on spends only what is new.
+///
+/// # Errors
+/// If the settings of the study's searcher are illegal.
+pub fn best_by_cost(recipe: &StudyRecipe, rows: &[StudyRow]) -> Result<Vec<Option<f64>>> {
+    let scores = best_so_far(rows);
+    let Some(largest) = recipe.largest_budget()? else {
+        return Ok(scores);
+    };
+    let goes_on = recipe.objective.kind == ObjectiveKind::Train;
+    let mut before: BTreeMap<u64, u64> = BTreeMap::new();
+    let (mut spent, mut found) = (0u64, Vec::new());
+    let told = rows.iter().filter(|row| row.outcome.is_some());
+    let mut last = None;
+    for (row, score) in told.zip(scores) {
+        let budget = row.budget.unwrap_or(largest);
+        let begun = before.insert(row.first(), budget).filter(|_| goes_on);
+        spent += budget.saturating_sub(begun.unwrap_or(0));
+        // What was known when the sum passed a whole number.
+        while spent > (found.len() as u64 + 1) * largest {
+            found.push(last);
+        }
+        last = score;
+    }
+    found.push(last);
+    Ok(found)
 }
 
 /// A study on one page.
@@ -45,12 +78,10 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
     };
     let told = all().filter(|(_, row)| row.outcome.is_some()).count();
     let seconds: f64 = all().map(|(_, row)| row.seconds).sum();
-    let mut best: Vec<(u64, &StudyRow, f64)> = all()
-        .filter_map(|(seed, row)| Some((seed, row, row.outcome.as_ref()?.score()?)))
-        .collect();
-    best.sort_by(|one, other| other.2.total_cmp(&one.2));
+    let mut best: Vec<(u64, &StudyRow)> = all().filter(|(_, row)| row.score().is_some()).collect();
+    best.sort_by(|one, other| other.1.by_merit(one.1));
     // The same member may be the best of several seeds.
-    let mut members: Vec<(u64, &StudyRow, f64)> = Vec::new();
+    let mut members: Vec<(u64, &StudyRow)> = Vec::new();
     for one in best {
         if members.len() < SHOWN && members.iter().all(|other| other.1.subnet != one.1.subnet) {
             members.push(one);
@@ -59,7 +90,7 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
     let space = recipe.build_space()?;
     let drawings: Vec<String> = members
         .iter()
-        .filter_map(|(_, row, _)| {
+        .filter_map(|(_, row)| {
             let subnet = space.parse_subnet(&row.subnet).ok()?;
             Some(drawing(subnet.graph(), &row.subnet))
         })
@@ -71,7 +102,7 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
         html! {
             h1 { (recipe.name) }
             p {
-                (told) " of " (recipe.trials * recipe.seeds.len()) " trials over " (recipe.seeds.len())
+                (told) " of " (recipe.trials() * recipe.seeds.len()) " trials over " (recipe.seeds.len())
                 " seed(s), " (duration(seconds)) " of evaluations. Space " code { (space.name()) } "."
             }
             h2 { "Best so far" }
@@ -84,12 +115,16 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
                 h2 { "Trade-off" }
                 (figure(&front_chart(all().map(|(_, row)| row), names), "Every trial, and those that no other beats in both."))
             }
+            @if recipe.searcher.kind.has_budgets() {
+                h2 { "Rounds" }
+                (rounds(recipe, &seeds)?)
+            }
             h2 { "The best members" }
             div.wide {
                 table {
                     thead { tr { @for name in names { th { (name.trim_start_matches('-')) } } th { "seed" } th { "trial" } th { "member" } } }
                     tbody {
-                        @for (seed, row, _) in &members {
+                        @for (seed, row) in &members {
                             tr {
                                 @for (score, name) in scores(row).iter().zip(names) { td { (shown(*score, name)) } }
                                 td { (seed) } td { (row.number) } td { code { (row.subnet) } }
@@ -105,6 +140,47 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
             pre { (recipe.to_toml()) }
         },
     ))
+}
+
+/// A table of the rounds of a screening, over all seeds.
+fn rounds(recipe: &StudyRecipe, seeds: &[(u64, Vec<StudyRow>)]) -> Result<Markup> {
+    let mut lines = Vec::new();
+    for (bracket, rounds) in recipe.brackets()?.iter().enumerate() {
+        for (round, (planned, budget)) in rounds.iter().enumerate() {
+            let here: Vec<&StudyRow> = seeds
+                .iter()
+                .flat_map(|(_, rows)| rows)
+                .filter(|row| {
+                    row.outcome.is_some()
+                        && row
+                            .rung
+                            .is_some_and(|rung| (rung.bracket, rung.round) == (bracket, round))
+                })
+                .collect();
+            let scores: Vec<f64> = here.iter().filter_map(|row| row.score()).collect();
+            let best = scores.iter().copied().reduce(f64::max);
+            let mean = Summary::of(&scores).map(|summary| summary.mean);
+            let told = |score: Option<f64>| {
+                score.map_or("–".into(), |score| shown(score, &recipe.objective.names[0]))
+            };
+            lines.push(html! {
+                tr {
+                    td { (bracket + 1) } td { (round + 1) } td { (budget) }
+                    td { (here.len()) " of " (planned * seeds.len()) }
+                    td { (told(mean)) } td { (told(best)) }
+                }
+            });
+        }
+    }
+    Ok(html! {
+        div.wide {
+            table {
+                thead { tr { th { "bracket" } th { "round" } th { "budget" } th { "tried" } th { "mean" } th { "best" } } }
+                tbody { @for line in &lines { (line) } }
+            }
+        }
+        p { "The best of each round go on to the next one, with a larger budget." }
+    })
 }
 
 /// Members shown.
@@ -181,7 +257,7 @@ fn curve_chart(means: &[(String, Curve)], each: &[Vec<Option<f64>>], label: &str
 fn front_chart<'r>(rows: impl Iterator<Item = &'r StudyRow>, names: &[String]) -> Chart {
     let points: Vec<(f64, f64, String)> = rows
         .filter_map(|row| {
-            row.outcome.as_ref()?.score()?;
+            row.score()?;
             let [first, second, ..] = scores(row) else {
                 return None;
             };
