@@ -196,7 +196,9 @@ impl Screening {
         match self.brackets[self.bracket].get(self.round) {
             Some(&(count, _)) if !told.is_empty() => {
                 let best = told.into_iter().take(count);
-                self.waiting = best.map(|(_, first, candidate)| (candidate, first)).collect();
+                self.waiting = best
+                    .map(|(_, first, candidate)| (candidate, first))
+                    .collect();
                 self.waiting.reverse();
             }
             _ => {
@@ -278,7 +280,8 @@ impl Searcher for Screening {
                 other.0 > score || (other.0 == score && other.1 < first)
             };
             let at = self.told.partition_point(is_before);
-            self.told.insert(at, (score, first, trial.candidate.clone()));
+            self.told
+                .insert(at, (score, first, trial.candidate.clone()));
         }
     }
 

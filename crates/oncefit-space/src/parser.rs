@@ -18,8 +18,8 @@ const MOST_PERMUTED: usize = 5;
 
 /// Words that open a statement.
 const OPENERS: [&str; 17] = [
-    "input", "settings", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if", "choice",
-    "optional", "repeat", "decide", "let", "define", "fix",
+    "input", "settings", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if",
+    "choice", "optional", "repeat", "decide", "let", "define", "fix",
 ];
 
 pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
@@ -246,7 +246,8 @@ impl Parser<'_> {
     fn setting(&mut self) -> Result<Statement> {
         let at = self.offset();
         if self.tokens.get(self.at + 1).map(|token| &token.0) != Some(&Token::Symbol("=")) {
-            let message = "a block of settings has `name = values`, `name = expression`, `let` and `if`";
+            let message =
+                "a block of settings has `name = values`, `name = expression`, `let` and `if`";
             return Err(self.source.error(at, message));
         }
         let name = self.name("the name of a setting")?;
@@ -288,7 +289,10 @@ impl Parser<'_> {
                     known.push(name);
                 }
                 Statement::Node {
-                    node: Node::If { then, otherwise, .. },
+                    node:
+                        Node::If {
+                            then, otherwise, ..
+                        },
                     ..
                 } => {
                     let mut other = known.clone();

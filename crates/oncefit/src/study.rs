@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use oncefit_data::ValidationSplit;
+use oncefit_nn::Executor;
 use oncefit_search::{
     Claim, CommandObjective, Evaluate, OnSubnets, Outcome, Study, StudyLog, StudyRow, Table,
     TableKey, TableObjective, Trial,
 };
 use oncefit_space::{Space, Subnet};
-use oncefit_data::ValidationSplit;
-use oncefit_nn::Executor;
 use oncefit_train::{
     Evaluator, Event, Outcome as Training, Recipe, Run, RunData, ScheduleKind, ScheduleRecipe,
     Split, Trainer, write_atomically,
@@ -439,7 +439,8 @@ impl Measured {
             part.prepare(Split::Validation, subnet.graph().input_shape().height)?;
         }
         let (part, supernet) = (&*part, &self.run.supernet);
-        let measure = |executor: &mut Executor, subnet: &oncefit_space::Result<Subnet>| match subnet {
+        let measure = |executor: &mut Executor, subnet: &oncefit_space::Result<Subnet>| match subnet
+        {
             Ok(subnet) => match part.measure(executor, supernet, subnet, Split::Validation) {
                 Ok((found, _)) => Outcome::of(found.accuracy),
                 Err(error) => Outcome::Failed(error.to_string()),

@@ -235,7 +235,9 @@ impl StudyRecipe {
         }
         if !self.searcher.settings.contains_key("largest_budget") {
             let full = i64::try_from(self.full_budget()?).unwrap_or(i64::MAX);
-            self.searcher.settings.insert("largest_budget".into(), full.into());
+            self.searcher
+                .settings
+                .insert("largest_budget".into(), full.into());
         }
         let number = |settings: &toml::Table, key: &str| {
             let found = settings.get(key).and_then(toml::Value::as_integer);
@@ -245,12 +247,16 @@ impl StudyRecipe {
         settings.entry("factor").or_insert(toml::Value::Integer(3));
         // One candidate is left at the largest budget. Wrong types are found when they are read.
         if self.searcher.kind == SearcherName::SuccessiveHalving
-            && let (Some(largest), Some(factor @ 2..)) =
-                (number(settings, "largest_budget"), number(settings, "factor"))
+            && let (Some(largest), Some(factor @ 2..)) = (
+                number(settings, "largest_budget"),
+                number(settings, "factor"),
+            )
         {
             let smallest = number(settings, "budget").unwrap_or(1).max(1);
             let (mut rounds, mut candidates) = (0, 1u64);
-            while rounds < MOST_ROUNDS && smallest.saturating_mul(candidates.saturating_mul(factor)) <= largest {
+            while rounds < MOST_ROUNDS
+                && smallest.saturating_mul(candidates.saturating_mul(factor)) <= largest
+            {
                 rounds += 1;
                 candidates = candidates.saturating_mul(factor);
             }
@@ -262,7 +268,12 @@ impl StudyRecipe {
             usual("budget", budget);
             usual("candidates", candidates);
         }
-        let planned = self.brackets()?.iter().flatten().map(|(count, _)| count).sum();
+        let planned = self
+            .brackets()?
+            .iter()
+            .flatten()
+            .map(|(count, _)| count)
+            .sum();
         self.trials.get_or_insert(planned);
         Ok(())
     }
@@ -273,7 +284,9 @@ impl StudyRecipe {
         Ok(match objective.kind {
             ObjectiveKind::Train if objective.epochs > 0 => objective.epochs.into(),
             ObjectiveKind::Train => Recipe::load(&objective.recipe)?.schedule.epochs.into(),
-            ObjectiveKind::Run => Run::open_to_read(&objective.run)?.recipe().data.validation as u64,
+            ObjectiveKind::Run => {
+                Run::open_to_read(&objective.run)?.recipe().data.validation as u64
+            }
             ObjectiveKind::Command | ObjectiveKind::Table => {
                 return Err(Error::Request(format!(
                     "study `{}`: [searcher.settings] needs `largest_budget`: how much a full evaluation spends, in a unit of your own; the program gets the `budget` of each trial",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, PreEscaped, html};
 use oncefit_search::statistics::{CurvePoint, Summary, curves};
 use oncefit_search::{Outcome, StudyRow, pareto_front};
+use oncefit_space::Space;
 
 use crate::blocks::drawing;
 use crate::chart::{Chart, Mark, Series};
@@ -88,13 +89,26 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
         }
     }
     let space = recipe.build_space()?;
-    let drawings: Vec<String> = members
+    let drawings: Vec<(String, String)> = members
         .iter()
-        .filter_map(|(_, row)| {
+        .filter_map(|(seed, row)| {
             let subnet = space.parse_subnet(&row.subnet).ok()?;
-            Some(drawing(subnet.graph(), &row.subnet))
+            let settings = subnet.settings().iter();
+            let settings: Vec<String> = settings
+                .map(|(name, value)| format!("{name} {value}"))
+                .collect();
+            let trained = match settings.is_empty() {
+                true => String::new(),
+                false => format!("; trained with {}", settings.join(", ")),
+            };
+            let said = format!("Trial {} of seed {seed}{trained}.", row.number);
+            Some((drawing(subnet.graph(), &row.subnet), said))
         })
         .collect();
+    let largest = all()
+        .filter(|(_, row)| row.score().is_some())
+        .filter_map(|(_, row)| row.budget)
+        .max();
     let names = &recipe.objective.names;
     let main = format!("best {} so far", names[0].trim_start_matches('-'));
     Ok(page(
@@ -109,11 +123,17 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
             @if each.len() > 1 {
                 (figure(&curve_chart(&[("mean".into(), curves(&each))], &each, &main), "Mean over the seeds, and each seed."))
             } @else {
-                (figure(&curve_chart(&[("best so far".into(), curves(&each))], &[], &main), "The highest score until then."))
+                (figure(&curve_chart(&[("best so far".into(), curves(&each))], &[], &main), match largest {
+                    None => "The best score until then.",
+                    Some(_) => "The score of the best until then; where a larger budget begins, of the best there.",
+                }))
             }
             @if names.len() > 1 {
                 h2 { "Trade-off" }
-                (figure(&front_chart(all().map(|(_, row)| row), names), "Every trial, and those that no other beats in both."))
+                (figure(&front_chart(all().map(|(_, row)| row).filter(|row| row.budget == largest), names), match largest {
+                    None => "Every trial, and those that no other beats in both.",
+                    Some(_) => "The trials of the largest budget, and those that no other beats in both.",
+                }))
             }
             @if recipe.searcher.kind.has_budgets() {
                 h2 { "Rounds" }
@@ -122,24 +142,111 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
             h2 { "The best members" }
             div.wide {
                 table {
-                    thead { tr { @for name in names { th { (name.trim_start_matches('-')) } } th { "seed" } th { "trial" } th { "member" } } }
+                    thead { tr { @for name in names { th { (name.trim_start_matches('-')) } } th { "seed" } th { "trial" } @if largest.is_some() { th { "budget" } } th.text { "member" } } }
                     tbody {
                         @for (seed, row) in &members {
                             tr {
                                 @for (score, name) in scores(row).iter().zip(names) { td { (shown(*score, name)) } }
-                                td { (seed) } td { (row.number) } td { code { (row.subnet) } }
+                                td { (seed) } td { (row.number) }
+                                @if let Some(budget) = row.budget { td { (budget) } }
+                                td.text { (member_text(&row.subnet)) }
                             }
                         }
                     }
                 }
             }
-            @for drawing in &drawings { figure.wide { (PreEscaped(drawing)) } }
+            div.charts { @for (drawing, said) in &drawings { figure { (PreEscaped(drawing)) figcaption { (said) } } } }
             @if !drawings.is_empty() { (BLOCKS_EXPLAINED) }
+            h2 { "What the values did" }
+            (effects(&space, &all().map(|(_, row)| row).collect::<Vec<_>>(), &names[0]))
             h2 { "The study" }
             p { "Made by " code { (command) } ". Every trial stands in " code { "seed-*/study.jsonl" } "." }
             pre { (recipe.to_toml()) }
         },
     ))
+}
+
+/// A member's text that may be broken between its decisions.
+fn member_text(subnet: &str) -> Markup {
+    html! { code { @for (index, part) in subnet.split(':').enumerate() { @if index > 0 { ":" wbr; } (part) } } }
+}
+
+/// Decisions shown with the effects of their values.
+const EFFECTS: usize = 12;
+
+/// Each value's mean score, less that of all trials of its budget; the decisions that matter most
+/// first. Marginal means: other decisions vary along.
+fn effects(space: &Space, rows: &[&StudyRow], name: &str) -> Markup {
+    let mut budgets: BTreeMap<Option<u64>, Vec<f64>> = BTreeMap::new();
+    for row in rows {
+        budgets.entry(row.budget).or_default().extend(row.score());
+    }
+    let mut found: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    for row in rows {
+        let (Some(score), Some(usual)) = (row.score(), Summary::of(&budgets[&row.budget])) else {
+            continue;
+        };
+        let Ok(subnet) = space.parse_subnet(&row.subnet) else {
+            continue;
+        };
+        for (slot, decision) in space.decisions().iter().enumerate() {
+            let value = subnet.trace().get(&decision.path);
+            if let Some(index) = value.and_then(|value| decision.domain.position(value)) {
+                found
+                    .entry((slot, index))
+                    .or_default()
+                    .push(score - usual.mean);
+            }
+        }
+    }
+    let mut decisions: Vec<(f64, Markup)> = Vec::new();
+    for (slot, decision) in space.decisions().iter().enumerate() {
+        let values: Vec<(String, Summary)> = (0..decision.domain.values.len())
+            .filter_map(|index| {
+                let scores = found.get(&(slot, index))?;
+                Some((
+                    decision.domain.values[index].to_string(),
+                    Summary::of(scores)?,
+                ))
+            })
+            .collect();
+        let count: usize = values.iter().map(|(_, value)| value.count).sum();
+        let squares = values
+            .iter()
+            .map(|(_, value)| value.count as f64 * value.mean.powi(2));
+        let spread = (squares.sum::<f64>() / count.max(1) as f64).sqrt();
+        if values.len() < 2 {
+            continue;
+        }
+        let said = |value: &Summary| {
+            let mean = if name.starts_with('-') {
+                -value.mean
+            } else {
+                value.mean
+            };
+            match mean.abs() >= 100.0 {
+                true => format!("{mean:+.0}"),
+                false => format!("{mean:+.4}"),
+            }
+        };
+        let markup = html! {
+            tr {
+                td { code { (decision.path) } }
+                td.text { @for (value, summary) in &values { span.value { code { (value) } " " (said(summary)) " (" (summary.count) ") " } } }
+            }
+        };
+        decisions.push((spread, markup));
+    }
+    decisions.sort_by(|one, other| other.0.total_cmp(&one.0));
+    html! {
+        div.wide {
+            table {
+                thead { tr { th { "decision" } th.text { "value, difference of mean " (name.trim_start_matches('-')) ", trials" } } }
+                tbody { @for (_, decision) in decisions.iter().take(EFFECTS) { (decision) } }
+            }
+        }
+        p { "Means over the trials that had the value; other decisions vary along, and a searcher prefers what is good." }
+    }
 }
 
 /// A table of the rounds of a screening, over all seeds.
@@ -161,7 +268,9 @@ fn rounds(recipe: &StudyRecipe, seeds: &[(u64, Vec<StudyRow>)]) -> Result<Markup
             let best = scores.iter().copied().reduce(f64::max);
             let mean = Summary::of(&scores).map(|summary| summary.mean);
             let told = |score: Option<f64>| {
-                score.map_or("–".into(), |score| shown(score, &recipe.objective.names[0]))
+                score.map_or("–".into(), |score| {
+                    shown(score, &recipe.objective.names[0])
+                })
             };
             lines.push(html! {
                 tr {
@@ -212,7 +321,7 @@ fn curve_chart(means: &[(String, Curve)], each: &[Vec<Option<f64>>], label: &str
             } else {
                 String::new()
             },
-            mark: Mark::Line,
+            mark: Mark::Steps,
             colour: 3,
             points: curve
                 .iter()
@@ -231,7 +340,7 @@ fn curve_chart(means: &[(String, Curve)], each: &[Vec<Option<f64>>], label: &str
     series.extend(means.iter().enumerate().map(|(index, (name, curve))| {
         Series {
             name: name.clone(),
-            mark: Mark::Line,
+            mark: Mark::Steps,
             colour: [0, 1, 2, 4][index % 4],
             points: curve
                 .iter()

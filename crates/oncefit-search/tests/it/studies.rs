@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oncefit_search::{
-    Claim, Evaluate, Formula, HalvingSettings, Mcts, MctsSettings, Outcome, RandomKind, RandomSearch, Region,
-    RegularisedEvolution, RegularisedSettings, Screening, Searcher, Smbo, SmboSettings, Study,
-    StudyLog, StudyRow, Trial,
+    Claim, Evaluate, Formula, HalvingSettings, Mcts, MctsSettings, Outcome, RandomKind,
+    RandomSearch, Region, RegularisedEvolution, RegularisedSettings, Screening, Searcher, Smbo,
+    SmboSettings, Study, StudyLog, StudyRow, Trial,
 };
 use oncefit_space::{Candidate, Space};
 
@@ -284,10 +284,8 @@ struct Optimistic;
 impl Evaluate for Optimistic {
     fn evaluate(&mut self, trials: &[Trial]) -> Vec<Outcome> {
         let each = trials.iter();
-        each.map(|trial| {
-            Outcome::of(score(&trial.candidate) - trial.budget.unwrap_or(0) as f64)
-        })
-        .collect()
+        each.map(|trial| Outcome::of(score(&trial.candidate) - trial.budget.unwrap_or(0) as f64))
+            .collect()
     }
 }
 
@@ -304,18 +302,14 @@ fn a_screening_logs_its_rungs_and_its_best_has_the_largest_budget() {
     assert_eq!(settings.bracket().unwrap(), [(9, 1), (3, 3), (1, 9)]);
     let searcher = Box::new(Screening::halving(region, settings, 5).unwrap());
     let mut study = open(folder.path(), searcher);
-    study
-        .run(&mut Optimistic, 11, 2, &mut |_| {})
-        .unwrap();
+    study.run(&mut Optimistic, 11, 2, &mut |_| {}).unwrap();
     // Nine, then two of three: those that were told may go on, but for the two that lost.
     let in_play: Vec<u64> = study.in_play().map(StudyRow::first).collect();
     let mut firsts = in_play.clone();
     firsts.sort_unstable();
     firsts.dedup();
     assert_eq!(firsts.len(), 3, "{in_play:?}");
-    study
-        .run(&mut Optimistic, 100, 2, &mut |_| {})
-        .unwrap();
+    study.run(&mut Optimistic, 100, 2, &mut |_| {}).unwrap();
     assert_eq!(study.in_play().count(), 0);
     let log = StudyLog::read(folder.path()).unwrap();
     assert_eq!(log.rows.len(), 13);
@@ -331,5 +325,10 @@ fn a_screening_logs_its_rungs_and_its_best_has_the_largest_budget() {
         assert_eq!(member(row.first()).rung.unwrap().round, 0);
     }
     let small = log.rows.iter().filter(|row| row.budget == Some(1));
-    assert!(small.map(|row| row.score()).max_by(|one, other| one.partial_cmp(other).unwrap()) > Some(best.score()));
+    assert!(
+        small
+            .map(|row| row.score())
+            .max_by(|one, other| one.partial_cmp(other).unwrap())
+            > Some(best.score())
+    );
 }

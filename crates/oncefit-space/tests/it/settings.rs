@@ -58,7 +58,13 @@ fn settings_are_counted_numbered_and_printed_like_other_decisions() {
         ]
     );
     let slots = space.decisions();
-    let is_setting = |path: &str| slots.iter().find(|slot| slot.path == path).unwrap().is_setting;
+    let is_setting = |path: &str| {
+        slots
+            .iter()
+            .find(|slot| slot.path == path)
+            .unwrap()
+            .is_setting
+    };
     assert!(is_setting("settings.optimiser") && !is_setting("width"));
     // Other settings, the same network.
     assert_eq!(members[0].graph(), members[2].graph());
@@ -95,7 +101,10 @@ fn blocks_of_settings_that_mean_nothing_are_errors() {
         ("conv(4)", "`name = values`"),
         ("decide a in (1, 2)", "`name = values`"),
         ("a = (1, 2)\na = 3", "setting `a` is given twice"),
-        ("a = (1, 2)\nif a == 1 { b = 1 }\nb = 2", "`b` is given twice"),
+        (
+            "a = (1, 2)\nif a == 1 { b = 1 }\nb = 2",
+            "`b` is given twice",
+        ),
         ("a = (x, y)\nif a == z { b = 1 }", "`z` is not known here"),
         ("a = log 0.0..=1.0 count 3", "rises from above 0"),
         ("width = (1, 2)", "a decision of that name, `width`"),

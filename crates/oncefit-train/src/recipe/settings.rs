@@ -44,7 +44,8 @@ impl Recipe {
         if settings.is_empty() {
             return Ok(self.clone());
         }
-        let mut table = toml::Table::try_from(self).expect("a recipe holds nothing that TOML cannot");
+        let mut table =
+            toml::Table::try_from(self).expect("a recipe holds nothing that TOML cannot");
         for (name, value) in settings {
             let Some((section, key)) = place(name) else {
                 let names: Vec<&str> = legal().map(|(name, ..)| name).collect();
@@ -79,7 +80,9 @@ impl Recipe {
         let invalid = |reason: &str| {
             TrainError::Recipe(format!("training settings {}: {}", given(), reason.trim()))
         };
-        let found: Self = table.try_into().map_err(|error: toml::de::Error| invalid(&error.to_string()))?;
+        let found: Self = table
+            .try_into()
+            .map_err(|error: toml::de::Error| invalid(&error.to_string()))?;
         found.validate().map_err(|reason| invalid(&reason))?;
         Ok(found)
     }
@@ -99,7 +102,9 @@ impl Recipe {
     /// Naming the first that is not, with the legal ones.
     pub fn check_settings(&self, space: &Space) -> Result<()> {
         if let Some(name) = space.settings().iter().find(|name| place(name).is_none()) {
-            return self.with_settings(&[(name.clone(), Value::Int(0))]).map(drop);
+            return self
+                .with_settings(&[(name.clone(), Value::Int(0))])
+                .map(drop);
         }
         for slot in space.decisions().iter().filter(|slot| slot.is_setting) {
             for value in &slot.domain.values {
@@ -121,7 +126,9 @@ impl Recipe {
         self.check_settings(space)?;
         let open = space.decisions().iter().find(|slot| slot.is_setting);
         match (self.schedule.kind, open) {
-            (ScheduleKind::Plain, _) => self.for_member(&space.parse_subnet(&self.schedule.subnet)?),
+            (ScheduleKind::Plain, _) => {
+                self.for_member(&space.parse_subnet(&self.schedule.subnet)?)
+            }
             (_, None) => self.for_member(&space.largest()?),
             (_, Some(slot)) => Err(TrainError::Recipe(format!(
                 "space `{0}` decides training setting `{1}`, but the members of a supernet are trained together: \
@@ -181,7 +188,8 @@ mod tests {
         };
         let said = message("learning_rat = (0.1, 0.2)");
         assert!(
-            said.contains("did you mean `learning_rate`") && said.contains("legal settings: optimiser"),
+            said.contains("did you mean `learning_rate`")
+                && said.contains("legal settings: optimiser"),
             "{said}"
         );
         assert!(message("learning_rate = (0.1, 0)").contains("must be above 0"));

@@ -1,6 +1,7 @@
 //! `oncefit study`: search as something that is kept, shared and resumed.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -21,9 +22,7 @@ use crate::progress::Progress;
 use crate::stop;
 use crate::study::{Limits, StudyEvent, StudyFolder, network_folder, run_seed};
 use crate::study_recipe::StudyRecipe;
-use crate::study_report::{
-    Curve, best_by_cost, best_so_far, comparison_page, shown, study_page,
-};
+use crate::study_report::{Curve, best_by_cost, best_so_far, comparison_page, shown, study_page};
 
 pub fn study(command: &StudyCommand) -> Result<()> {
     match command {
@@ -177,7 +176,9 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
             format!("{told} of {}", recipe.trials()),
             failed.to_string(),
             (rows.len() - told).to_string(),
-            found.map_or("–".into(), |score| shown(score, &recipe.objective.names[0])),
+            found.map_or("–".into(), |score| {
+                shown(score, &recipe.objective.names[0])
+            }),
             duration(seconds),
         ]);
         best.extend(rows.into_iter().map(|row| (seed, row)));
@@ -188,6 +189,9 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
     ));
     best.retain(|(_, row)| row.score().is_some());
     best.sort_by(|(_, one), (_, other)| other.by_merit(one));
+    // Of the rounds of a screening the last one of each member.
+    let mut shown_members = BTreeSet::new();
+    best.retain(|(seed, row)| shown_members.insert((*seed, row.first())));
     best.truncate(top);
     let mut header = vec!["seed", "trial"];
     let has_budgets = recipe.searcher.kind.has_budgets();
@@ -305,7 +309,10 @@ fn compare(args: &StudyCompareArgs) -> Result<()> {
     print(&format!(
         "mean of the best so far over {} seed(s), after so many full evaluations{}; wins over {} by seed, one-sided sign test",
         seeds.len(),
-        match folders.iter().any(|folder| folder.recipe.searcher.kind.has_budgets()) {
+        match folders
+            .iter()
+            .any(|folder| folder.recipe.searcher.kind.has_budgets())
+        {
             true => " or as much in smaller budgets",
             false => "",
         },
