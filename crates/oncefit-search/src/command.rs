@@ -99,8 +99,16 @@ impl CommandObjective {
             let errors = receive(errors).unwrap_or_default();
             return Err(format!("ended with {status}: {}", end_of(&errors)));
         }
-        let answer: Answer = serde_json::from_str(output.trim())
-            .map_err(|error| format!("gave no answer ({error}): {}", end_of(&output)))?;
+        let answer: Answer = serde_json::from_str(output.trim()).map_err(|error| {
+            // JSON has no such numbers, but programs write them.
+            match ["NaN", "Infinity", "nan", "inf"]
+                .iter()
+                .any(|word| output.contains(word))
+            {
+                true => format!("gave a score that is not a number: {}", end_of(&output)),
+                false => format!("gave no answer ({error}): {}", end_of(&output)),
+            }
+        })?;
         match answer {
             Answer {
                 failed: Some(reason),

@@ -10,12 +10,14 @@
 //! validation images, so that screening needs no training.
 //!
 //! ```
-//! use oncefit_search::hyperband_brackets;
-//! let brackets = hyperband_brackets(27, 3);
+//! use oncefit_search::HyperbandSettings;
+//! let settings = HyperbandSettings { smallest_budget: 1, largest_budget: 27, factor: 3 };
+//! let brackets = settings.brackets()?;
 //! assert_eq!(brackets[0], [(27, 1), (9, 3), (3, 9), (1, 27)]);
 //! assert_eq!(brackets[1], [(12, 3), (4, 9), (1, 27)]);
 //! assert_eq!(brackets[2], [(6, 9), (2, 27)]);
 //! assert_eq!(brackets[3], [(4, 27)]);
+//! # Ok::<(), oncefit_search::SearchError>(())
 //! ```
 
 use oncefit_space::{Candidate, Space};
@@ -89,6 +91,8 @@ impl HalvingSettings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HyperbandSettings {
+    /// Smallest budget: no bracket begins below it.
+    pub smallest_budget: u64,
     /// Largest budget (R).
     pub largest_budget: u64,
     /// What budgets are multiplied with, and numbers of candidates divided by (η).
@@ -99,29 +103,45 @@ impl Default for HyperbandSettings {
     /// 27 candidates at 1 to one at 27, and three brackets that begin with larger budgets.
     fn default() -> Self {
         Self {
+            smallest_budget: 1,
             largest_budget: 27,
             factor: 3,
         }
     }
 }
 
-/// The brackets of Hyperband for a largest budget R and a factor η, at least 2.
-pub fn hyperband_brackets(largest_budget: u64, factor: u64) -> Vec<Bracket> {
-    let (largest, factor) = (u128::from(largest_budget.max(1)), u128::from(factor.max(2)));
-    let mut powers: Vec<u128> = vec![1];
-    while powers[powers.len() - 1] * factor <= largest {
-        powers.push(powers[powers.len() - 1] * factor);
-    }
-    let total = powers.len() as u128 * largest;
-    let brackets = (0..powers.len()).rev().map(|s| {
-        let count = (total * powers[s]).div_ceil(largest * (s as u128 + 1));
-        let rounds = (0..=s).map(|round| {
-            let budget = (largest / powers[s - round]).max(1) as u64;
-            ((count / powers[round]) as usize, budget)
+impl HyperbandSettings {
+    /// The brackets: s_max = ⌊log_η (R / smallest budget)⌋.
+    ///
+    /// # Errors
+    /// If a budget is 0, the smallest above the largest, or the factor below 2.
+    pub fn brackets(&self) -> Result<Vec<Bracket>> {
+        let Self {
+            smallest_budget,
+            largest_budget,
+            factor,
+        } = *self;
+        if smallest_budget == 0 || smallest_budget > largest_budget || factor < 2 {
+            return Err(SearchError::Settings(format!(
+                "Hyperband needs a smallest budget of 1 to the largest and a factor of at least 2, not {smallest_budget}, {largest_budget} and {factor}"
+            )));
+        }
+        let (largest, factor) = (u128::from(largest_budget), u128::from(factor));
+        let mut powers: Vec<u128> = vec![1];
+        while powers[powers.len() - 1] * factor * u128::from(smallest_budget) <= largest {
+            powers.push(powers[powers.len() - 1] * factor);
+        }
+        let total = powers.len() as u128 * largest;
+        let brackets = (0..powers.len()).rev().map(|s| {
+            let count = (total * powers[s]).div_ceil(largest * (s as u128 + 1));
+            let rounds = (0..=s).map(|round| {
+                let budget = (largest / powers[s - round]) as u64;
+                ((count / powers[round]) as usize, budget)
+            });
+            rounds.filter(|(count, _)| *count > 0).collect()
         });
-        rounds.filter(|(count, _)| *count > 0).collect()
-    });
-    brackets.collect()
+        Ok(brackets.collect())
+    }
 }
 
 /// Screens candidates in brackets of rounds: successive halving has one bracket, Hyperband several.
@@ -157,16 +177,10 @@ impl Screening {
     /// Hyperband in a region: all brackets once.
     ///
     /// # Errors
-    /// If the budget is 0 or the factor below 2.
-    pub fn hyperband(region: Region, largest_budget: u64, factor: u64, seed: u64) -> Result<Self> {
-        if largest_budget == 0 || factor < 2 {
-            return Err(SearchError::Settings(format!(
-                "Hyperband needs a budget and a factor of at least 2, not {largest_budget} and {factor}"
-            )));
-        }
-        let settings =
-            serde_json::json!({ "hyperband": { "budget": largest_budget, "factor": factor } });
-        let brackets = hyperband_brackets(largest_budget, factor);
+    /// As [`HyperbandSettings::brackets`].
+    pub fn hyperband(region: Region, settings: HyperbandSettings, seed: u64) -> Result<Self> {
+        let brackets = settings.brackets()?;
+        let settings = serde_json::json!({ "hyperband": settings });
         Ok(Self::new(region, settings, brackets, seed))
     }
 

@@ -43,7 +43,7 @@ pub use evolution::{Evolution, EvolutionSettings};
 pub use exact::{ExactSearch, Solved, solve};
 pub use exhaustive::ExhaustiveSearch;
 pub use features::Features;
-pub use halving::{Bracket, HalvingSettings, HyperbandSettings, Screening, hyperband_brackets};
+pub use halving::{Bracket, HalvingSettings, HyperbandSettings, Screening};
 pub use landscape::Landscape;
 pub use limit::{Count, Limit, Metric, check_feasible};
 pub use mcts::{Mcts, MctsSettings};

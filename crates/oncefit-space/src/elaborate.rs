@@ -161,8 +161,9 @@ impl<'t> Elaborator<'t> {
             | Statement::Setting { at, .. }
             | Statement::Node { at, .. }) = statement;
             if self.depth > DEEPEST {
-                let message =
-                    format!("blocks and templates are nested deeper than {DEEPEST} levels here");
+                let message = format!(
+                    "blocks and templates are nested deeper than {DEEPEST} levels here; a template that uses itself needs an `if` that ends it"
+                );
                 return Err(self.source().error(*at, message));
             }
             self.spend(*at)?;

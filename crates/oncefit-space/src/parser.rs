@@ -460,6 +460,13 @@ impl Parser<'_> {
             });
         }
         let Some(kind) = OPS.iter().find(|op| op.name == word) else {
+            let is_definition = |pair: &[(Token, usize)]| matches!(pair, [(Token::Word(define), _), (Token::Word(name), _)] if define == "define" && name == word);
+            if self.tokens[self.at..].windows(2).any(is_definition) {
+                let message = format!(
+                    "`{word}` is defined further down; templates are defined before they are used, and two cannot use each other"
+                );
+                return Err(self.source.error(at, message));
+            }
             let templates: Vec<&str> = self
                 .definitions
                 .iter()

@@ -7,7 +7,6 @@ use oncefit_search::{
     Bracket, Evolution, EvolutionSettings, ExhaustiveSearch, HalvingSettings, HyperbandSettings,
     Limit, Mcts, MctsSettings, Metric, Nsga2, Nsga2Settings, RandomKind, RandomSearch, Region,
     RegularisedEvolution, RegularisedSettings, Screening, Searcher, Smbo, SmboSettings,
-    hyperband_brackets,
 };
 use oncefit_space::Space;
 use oncefit_train::{Recipe, Run, RunData, SpaceRecipe, field_names, parse_strictly};
@@ -245,28 +244,34 @@ impl StudyRecipe {
         };
         let settings = &mut self.searcher.settings;
         settings.entry("factor").or_insert(toml::Value::Integer(3));
-        // One candidate is left at the largest budget. Wrong types are found when they are read.
-        if self.searcher.kind == SearcherName::SuccessiveHalving
-            && let (Some(largest), Some(factor @ 2..)) = (
-                number(settings, "largest_budget"),
-                number(settings, "factor"),
-            )
-        {
-            let smallest = number(settings, "budget").unwrap_or(1).max(1);
-            let (mut rounds, mut candidates) = (0, 1u64);
-            while rounds < MOST_ROUNDS
-                && smallest.saturating_mul(candidates.saturating_mul(factor)) <= largest
-            {
-                rounds += 1;
-                candidates = candidates.saturating_mul(factor);
-            }
-            let budget = largest.div_ceil(candidates).max(1);
+        // Wrong types are found when the settings are read.
+        if let (Some(largest), Some(factor @ 2..)) = (
+            number(settings, "largest_budget"),
+            number(settings, "factor"),
+        ) {
+            let smallest = match self.searcher.kind {
+                SearcherName::Hyperband => "smallest_budget",
+                _ => "budget",
+            };
             let mut usual = |key: &str, value: u64| {
                 let value = i64::try_from(value).unwrap_or(i64::MAX);
                 settings.entry(key).or_insert(toml::Value::Integer(value));
             };
-            usual("budget", budget);
-            usual("candidates", candidates);
+            let share = (0..MOST_ROUNDS).fold(1u64, |share, _| share.saturating_mul(factor));
+            usual(smallest, largest.div_ceil(share).max(1));
+            if self.searcher.kind == SearcherName::SuccessiveHalving {
+                // As many as leave one at the largest budget.
+                let smallest = number(settings, "budget").unwrap_or(1).max(1);
+                let (mut budget, mut candidates) = (smallest, 1u64);
+                while budget < largest {
+                    budget = budget.saturating_mul(factor);
+                    candidates = candidates.saturating_mul(factor);
+                }
+                let candidates = i64::try_from(candidates).unwrap_or(i64::MAX);
+                settings
+                    .entry("candidates")
+                    .or_insert(toml::Value::Integer(candidates));
+            }
         }
         let planned = self
             .brackets()?
@@ -306,10 +311,7 @@ impl StudyRecipe {
             SearcherName::SuccessiveHalving => {
                 vec![self.searcher.settings::<HalvingSettings>()?.bracket()?]
             }
-            SearcherName::Hyperband => {
-                let found = self.searcher.settings::<HyperbandSettings>()?;
-                hyperband_brackets(found.largest_budget, found.factor)
-            }
+            SearcherName::Hyperband => self.searcher.settings::<HyperbandSettings>()?.brackets()?,
             _ => Vec::new(),
         })
     }
@@ -467,13 +469,11 @@ impl StudyRecipe {
                 recipe.settings::<HalvingSettings>()?,
                 seed,
             )?),
-            SearcherName::Hyperband => {
-                let HyperbandSettings {
-                    largest_budget,
-                    factor,
-                } = recipe.settings::<HyperbandSettings>()?;
-                Box::new(Screening::hyperband(region, largest_budget, factor, seed)?)
-            }
+            SearcherName::Hyperband => Box::new(Screening::hyperband(
+                region,
+                recipe.settings::<HyperbandSettings>()?,
+                seed,
+            )?),
             SearcherName::Exhaustive => {
                 recipe.without_settings()?;
                 Box::new(ExhaustiveSearch::within(region, MOST_MEMBERS)?)

@@ -89,19 +89,13 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
         }
     }
     let space = recipe.build_space()?;
-    let drawings: Vec<(String, String)> = members
+    let drawings: Vec<(String, Markup)> = members
         .iter()
         .filter_map(|(seed, row)| {
             let subnet = space.parse_subnet(&row.subnet).ok()?;
-            let settings = subnet.settings().iter();
-            let settings: Vec<String> = settings
-                .map(|(name, value)| format!("{name} {value}"))
-                .collect();
-            let trained = match settings.is_empty() {
-                true => String::new(),
-                false => format!("; trained with {}", settings.join(", ")),
+            let said = html! {
+                figcaption { "Seed " (seed) ", trial " (row.number) ": " (member_text(&row.subnet)) }
             };
-            let said = format!("Trial {} of seed {seed}{trained}.", row.number);
             Some((drawing(subnet.graph(), &row.subnet), said))
         })
         .collect();
@@ -142,20 +136,19 @@ pub fn study_page(folder: &StudyFolder, command: &str) -> Result<String> {
             h2 { "The best members" }
             div.wide {
                 table {
-                    thead { tr { @for name in names { th { (name.trim_start_matches('-')) } } th { "seed" } th { "trial" } @if largest.is_some() { th { "budget" } } th.text { "member" } } }
+                    thead { tr { @for name in names { th { (name.trim_start_matches('-')) } } th { "seed" } th { "trial" } @if largest.is_some() { th { "budget" } } } }
                     tbody {
                         @for (seed, row) in &members {
                             tr {
                                 @for (score, name) in scores(row).iter().zip(names) { td { (shown(*score, name)) } }
                                 td { (seed) } td { (row.number) }
                                 @if let Some(budget) = row.budget { td { (budget) } }
-                                td.text { (member_text(&row.subnet)) }
                             }
                         }
                     }
                 }
             }
-            div.charts { @for (drawing, said) in &drawings { figure { (PreEscaped(drawing)) figcaption { (said) } } } }
+            div.charts { @for (drawing, said) in &drawings { figure { (PreEscaped(drawing)) (said) } } }
             @if !drawings.is_empty() { (BLOCKS_EXPLAINED) }
             h2 { "What the values did" }
             (effects(&space, &all().map(|(_, row)| row).collect::<Vec<_>>(), &names[0]))

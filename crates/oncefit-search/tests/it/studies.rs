@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oncefit_search::{
-    Claim, Evaluate, Formula, HalvingSettings, Mcts, MctsSettings, Outcome, RandomKind,
-    RandomSearch, Region, RegularisedEvolution, RegularisedSettings, Screening, Searcher, Smbo,
-    SmboSettings, Study, StudyLog, StudyRow, Trial,
+    Claim, Evaluate, Formula, HalvingSettings, HyperbandSettings, Mcts, MctsSettings, Outcome,
+    RandomKind, RandomSearch, Region, RegularisedEvolution, RegularisedSettings, Screening,
+    Searcher, Smbo, SmboSettings, Study, StudyLog, StudyRow, Trial,
 };
 use oncefit_space::{Candidate, Space};
 
@@ -65,7 +65,7 @@ fn every_searcher_continues_bit_for_bit_from_any_byte_of_its_log() {
         },
         || {
             let region = Region::whole(&space()).unwrap();
-            Box::new(Screening::hyperband(region, 27, 3, 3).unwrap())
+            Box::new(Screening::hyperband(region, HyperbandSettings::default(), 3).unwrap())
         },
     ];
     for make in makes {

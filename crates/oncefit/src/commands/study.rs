@@ -193,6 +193,10 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
     let mut shown_members = BTreeSet::new();
     best.retain(|(seed, row)| shown_members.insert((*seed, row.first())));
     best.truncate(top);
+    if best.is_empty() {
+        print("no trial has a score yet");
+        return Ok(());
+    }
     let mut header = vec!["seed", "trial"];
     let has_budgets = recipe.searcher.kind.has_budgets();
     header.extend(has_budgets.then_some("budget"));

@@ -327,8 +327,10 @@ settings {
 }
 input(28, 28, channels)
 decide width in (2, 4)
-decide kernel in (3, 5)
-conv(width, kernel = kernel, stride = 2)
+choice window {
+  small: conv(width, kernel = 3, stride = 2)
+  large: conv(width, kernel = 5, stride = 2)
+}
 batch_norm
 relu
 global_average_pool
@@ -344,7 +346,7 @@ file = \"settings.space\"
 [schedule]
 kind = \"plain\"
 epochs = 4
-subnet = \"optimiser=adam:batch_size=40:width=2:kernel=3\"
+subnet = \"optimiser=adam:batch_size=40:width=2:window=small\"
 [evaluation]
 calibration_images = 100
 [checkpoint]
@@ -471,7 +473,7 @@ fn a_screening_that_is_killed_ends_with_the_same_bits() {
     assert_eq!(best.len(), 4, "each member once: {said}");
     assert_eq!(best[0].split_whitespace().nth(2), Some("4"), "{said}");
     let report = fs::read_to_string(path.join("studies/screening/report.html")).unwrap();
-    assert!(report.contains("Rounds") && report.contains("trained with optimiser"));
+    assert!(report.contains("Rounds") && report.contains("Seed 0, trial"));
 }
 
 #[test]
@@ -484,7 +486,7 @@ fn screenings_of_runs_and_programs_have_budgets() {
     )
     .unwrap();
     succeed(path, &words("train small.toml --out run"));
-    let study = "[searcher]\nkind = \"hyperband\"\nsettings = { largest_budget = 900, factor = 9 }\n\
+    let study = "[searcher]\nkind = \"hyperband\"\nsettings = { smallest_budget = 11, largest_budget = 900, factor = 9 }\n\
                  [objective]\nkind = \"run\"\nrun = \"run\"\nat_once = 3\n";
     fs::write(path.join("images.toml"), study).unwrap();
     succeed(path, &words("study run images.toml"));
@@ -496,7 +498,7 @@ fn screenings_of_runs_and_programs_have_budgets() {
     succeed(path, &words("study compare studies/images studies/images"));
     fs::write(
         path.join("few.toml"),
-        study.replace("900, factor = 9", "900, factor = 30"),
+        study.replace("smallest_budget = 11", "smallest_budget = 1"),
     )
     .unwrap();
     let said = fail(path, &words("study run few.toml"), 2);
