@@ -1,7 +1,8 @@
 //! How fast searchers are on `ofa-mobilenet-v3`, with an objective that costs next to nothing.
 //!
-//! Reaches 50,000 evaluations of evolution (population 100, 500 generations) in under 0.3 s and a
-//! surrogate step over 512 candidates in under 2 ms, on one core of a 2020s laptop; takes seconds.
+//! Reaches random members of fifty layers with all shapes in about 10 µs, 50,000 evaluations of
+//! evolution (population 100, 500 generations) in under 0.3 s and a surrogate step over 512 candidates
+//! in under 2 ms, on one core of a 2020s laptop; takes seconds.
 //!
 //! ```text
 //! cargo run --release -p oncefit-search --example search_speed

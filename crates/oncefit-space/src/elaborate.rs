@@ -236,11 +236,15 @@ impl<'t> Elaborator<'t> {
 
     /// A value of a training setting that is a word and no name stands for itself from here on.
     fn note_word(&mut self, written: &Written) {
-        if let Expression::Name(word) = written
-            && self.environment.iter().all(|(name, _)| *name != word.text)
-            && !self.words.contains(&word.text)
-        {
-            self.words.push(word.text.clone());
+        match written {
+            Expression::Name(word)
+                if self.environment.iter().all(|(name, _)| *name != word.text)
+                    && !self.words.contains(&word.text) =>
+            {
+                self.words.push(word.text.clone());
+            }
+            Expression::If(parts) => parts[1..].iter().for_each(|part| self.note_word(part)),
+            _ => {}
         }
     }
 

@@ -153,7 +153,7 @@ pub struct ObjectiveRecipe {
     pub arguments: Vec<String>,
     /// `command`: seconds after which it is stopped.
     pub timeout: f64,
-    /// `command`: programs at once.
+    /// `command`: programs at once; `run`: members measured at once.
     pub at_once: usize,
     /// `command`: names of its constraints, violated above 0.
     pub constraints: Vec<String>,

@@ -418,3 +418,59 @@ pub fn comparison_page(studies: &[(String, Curve)], objective: &str, command: &s
         },
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use oncefit_search::Rung;
+
+    use super::*;
+    use crate::study_recipe::{SearcherName, SearcherRecipe};
+
+    fn row(number: u64, first: u64, budget: u64, score: f64) -> StudyRow {
+        let round = usize::from(number != first);
+        StudyRow {
+            number,
+            subnet: String::new(),
+            budget: Some(budget),
+            rung: Some(Rung {
+                bracket: 0,
+                round,
+                first,
+            }),
+            worker: 1,
+            outcome: Some(Outcome::of(score)),
+            seconds: 1.0,
+        }
+    }
+
+    #[test]
+    fn small_budgets_are_parts_of_a_full_evaluation() {
+        let mut recipe = StudyRecipe {
+            searcher: SearcherRecipe {
+                kind: SearcherName::SuccessiveHalving,
+                settings: toml::from_str(
+                    "candidates = 3\nbudget = 1\nlargest_budget = 3\nfactor = 3",
+                )
+                .unwrap(),
+            },
+            ..StudyRecipe::default()
+        };
+        // The score on the larger budget counts, although it is lower.
+        let rows = [
+            row(0, 0, 1, 0.5),
+            row(1, 1, 1, 0.9),
+            row(2, 2, 1, 0.4),
+            row(3, 1, 3, 0.7),
+        ];
+        let trials = [Some(0.5), Some(0.9), Some(0.9), Some(0.7)];
+        assert_eq!(best_so_far(&rows), trials);
+        // 1 + 1 + 1, then the 2 thirds that are new of the training that goes on.
+        let found = best_by_cost(&recipe, &rows).unwrap();
+        assert_eq!(found, [Some(0.9), Some(0.7)]);
+        // A supernet's images are predicted anew: 3 + 3 thirds.
+        recipe.objective.kind = ObjectiveKind::Run;
+        let rows = [&rows[..], &[row(4, 0, 1, 0.8)]].concat();
+        let found = best_by_cost(&recipe, &rows).unwrap();
+        assert_eq!(found, [Some(0.9), Some(0.7), Some(0.7)]);
+    }
+}

@@ -86,6 +86,17 @@ fn a_member_has_the_settings_that_its_decisions_give() {
     ]
     .map(|(name, value)| (name.to_owned(), value));
     assert_eq!(adam.settings(), expected);
+    // Words stand for themselves in what is computed, too.
+    let computed = parse(&with(
+        "
+      deep = (false, true)
+      decay = if deep then cosine else constant
+    ",
+    ));
+    assert_eq!(
+        computed.largest().unwrap().settings()[1],
+        ("decay".into(), text("cosine"))
+    );
     // What is narrowed to one value is no decision any more, but still a setting.
     let narrowed = space.restrict("optimiser", &[text("sgd")]).unwrap();
     assert_eq!(narrowed.count().unwrap(), BigUint::from(12u32));

@@ -67,30 +67,35 @@ fn go_on(folder: &StudyFolder, seconds: Option<f64>) -> Result<()> {
     let recipe = &folder.recipe;
     let mut is_done = true;
     for &seed in &recipe.seeds {
-        let done = folder
-            .rows(seed)?
-            .iter()
-            .filter(|row| row.outcome.is_some())
-            .count();
-        let progress = Progress::new("trying", done as u64, recipe.trials() as u64);
+        let rows = folder.rows(seed)?;
+        let done = rows.iter().filter(|row| row.outcome.is_some()).count() as u64;
+        let progress = Progress::new("trying", done, recipe.trials() as u64);
+        let told = |best: Option<&StudyRow>| match best.and_then(|row| Some((row, row.score()?))) {
+            None => "nothing yet".to_owned(),
+            Some((best, score)) => {
+                let score = shown(score, &recipe.objective.names[0]);
+                let budget = best.budget.map(|budget| format!(" at budget {budget}"));
+                format!("best {score}{}", budget.unwrap_or_default())
+            }
+        };
         // How many are done, and what the best is.
-        let state = RefCell::new((progress, done as u64, String::from("nothing yet")));
+        let best = rows.iter().max_by(|one, other| one.by_merit(other));
+        let state = RefCell::new((progress, done, told(best)));
         let finished = run_seed(folder, seed, &limits, &|event| {
             let (progress, known, found) = &mut *state.borrow_mut();
             match event {
                 StudyEvent::Step { trial, step, steps } => progress.update(*known, || {
                     format!("seed {seed}, {found}; trial {trial}: step {step} of {steps}")
                 }),
-                StudyEvent::Told { done, best, told } => {
-                    if let Some(Outcome::Failed(reason)) = &told.outcome {
-                        progress.say(&format!("trial {} failed: {reason}", told.number));
+                StudyEvent::Told {
+                    done,
+                    best,
+                    told: row,
+                } => {
+                    if let Some(Outcome::Failed(reason)) = &row.outcome {
+                        progress.say(&format!("trial {} failed: {reason}", row.number));
                     }
-                    *known = done as u64;
-                    if let Some((best, score)) = best.and_then(|best| Some((best, best.score()?))) {
-                        let score = shown(score, &recipe.objective.names[0]);
-                        let budget = best.budget.map(|budget| format!(" at budget {budget}"));
-                        *found = format!("best {score}{}", budget.unwrap_or_default());
-                    }
+                    (*known, *found) = (done as u64, told(best));
                     progress.update(*known, || format!("seed {seed}, {found}"));
                 }
             }
