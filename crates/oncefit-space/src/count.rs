@@ -102,6 +102,7 @@ impl<'p> Counter<'p> {
     fn step(&mut self, step: &'p Step) -> Result<BigUint> {
         match step {
             Step::Input { .. }
+            | Step::Setting { .. }
             | Step::Keep { .. }
             | Step::Read { .. }
             | Step::Nothing { .. }
@@ -204,6 +205,7 @@ impl<'p> Counter<'p> {
     fn unrank_step(&mut self, step: &'p Step, mut rank: BigUint) -> Result<()> {
         match step {
             Step::Input { .. }
+            | Step::Setting { .. }
             | Step::Keep { .. }
             | Step::Read { .. }
             | Step::Nothing { .. }
@@ -300,6 +302,7 @@ impl<'p> Counter<'p> {
     fn rank_step(&mut self, step: &'p Step, member: &[Option<usize>]) -> Result<BigUint> {
         match step {
             Step::Input { .. }
+            | Step::Setting { .. }
             | Step::Keep { .. }
             | Step::Read { .. }
             | Step::Nothing { .. }

@@ -120,6 +120,7 @@ fn reads_decisions(sequence: &Sequence) -> bool {
         Step::Repeat { copies, .. } => copies.iter().any(reads_decisions),
         Step::Input { .. }
         | Step::Let { .. }
+        | Step::Setting { .. }
         | Step::Decide { .. }
         | Step::Keep { .. }
         | Step::Read { .. }
@@ -138,6 +139,7 @@ fn nodes(sequence: &Sequence, has_conditions: bool) -> Vec<DecisionNode> {
     for step in &sequence.steps {
         match step {
             Step::Input { .. }
+            | Step::Setting { .. }
             | Step::Keep { .. }
             | Step::Read { .. }
             | Step::Nothing { .. }

@@ -10,7 +10,7 @@ use crate::expression::Expression;
 use crate::operation::operation;
 use crate::program::{Combine, Formula, Name, Program, Sequence, Step, Times};
 use crate::scope::Scope;
-use crate::tree::{Block, Node, Source, Statement, Tree, Written};
+use crate::tree::{Block, DomainText, Node, SettingText, Source, Statement, Tree, Written};
 use crate::value::{DecisionSlot, Domain, Value};
 use values::Fact;
 
@@ -54,6 +54,9 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         read_labels,
         labels: Vec::new(),
         kept: 0,
+        settings: Vec::new(),
+        words: Vec::new(),
+        in_settings: false,
     };
     let body = elaborator.sequence(&tree.body)?;
     body.check_nothing(false)
@@ -63,6 +66,14 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
             "space `{}` has no network: it needs an input and operations",
             tree.name
         )));
+    }
+    for slot in elaborator.slots.iter().filter(|slot| !slot.is_setting) {
+        if elaborator.settings.contains(&slot.name) {
+            return Err(SpaceError::Illegal(format!(
+                "space `{}` has a training setting `{}` and a decision of that name, `{}`; one of them needs another name",
+                tree.name, slot.name, slot.path
+            )));
+        }
     }
     let mut unused = tree
         .fixes
@@ -91,6 +102,7 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         slots: elaborator.slots,
         variables: elaborator.facts.len(),
         tensors: elaborator.kept,
+        settings: elaborator.settings,
     })
 }
 
@@ -145,6 +157,11 @@ struct Elaborator<'t> {
     labels: Vec<(&'t str, Option<usize>)>,
     /// How many tensors are remembered.
     kept: usize,
+    /// Names of the training settings, in the order in which they are met.
+    settings: Vec<String>,
+    /// Words that stand for themselves: values of training settings.
+    words: Vec<String>,
+    in_settings: bool,
 }
 
 /// A decision as it is met.
@@ -171,31 +188,42 @@ impl<'t> Elaborator<'t> {
         for statement in block {
             let (Statement::Decide { at, .. }
             | Statement::Let { at, .. }
+            | Statement::Setting { at, .. }
             | Statement::Node { at, .. }) = statement;
             if self.depth > DEEPEST {
-                let message =
-                    format!("blocks and templates are nested deeper than {DEEPEST} levels here");
+                let message = format!(
+                    "blocks and templates are nested deeper than {DEEPEST} levels here; a template that uses itself needs an `if` that ends it"
+                );
                 return Err(self.source().error(*at, message));
             }
             self.spend(*at)?;
             match statement {
                 Statement::Decide { name, domain, at } => {
-                    let domain = self.domain(domain, *at)?;
-                    let path = self.scope.decision(name);
-                    let meaning = match self.decide(path, name, domain, *at)? {
-                        Decided::Single(value) => Expression::Constant(value),
-                        Decided::Open(slot) => {
-                            let variable = self.facts.len();
-                            let values = Some(self.slots[slot].domain.values.clone());
-                            self.facts.push(Fact {
-                                values,
-                                slots: [slot].into(),
-                            });
-                            steps.push(Step::Decide { variable, slot });
-                            Expression::Name(Name::Variable(variable))
+                    let meaning = self.decide_value(name, domain, *at, steps)?;
+                    self.environment.push((name, meaning));
+                }
+                Statement::Setting { name, value, at } => {
+                    let formula = match value {
+                        SettingText::Decided(domain) => {
+                            if let DomainText::List { values, .. } = domain {
+                                values.iter().for_each(|value| self.note_word(value));
+                            }
+                            self.decide_value(name, domain, *at, steps)?
+                        }
+                        SettingText::Computed(value) => {
+                            self.note_word(value);
+                            self.bind(value, *at, steps)?
                         }
                     };
-                    self.environment.push((name, meaning));
+                    if !self.settings.contains(name) {
+                        self.settings.push(name.clone());
+                    }
+                    self.environment.push((name, formula.clone()));
+                    steps.push(Step::Setting {
+                        name: name.clone(),
+                        formula,
+                        at: *at,
+                    });
                 }
                 Statement::Let { name, value, at } => {
                     let meaning = self.bind(value, *at, steps)?;
@@ -213,6 +241,45 @@ impl<'t> Elaborator<'t> {
         self.environment.truncate(known);
         self.labels.truncate(labels);
         Ok(())
+    }
+
+    /// A decision that sets a value: what its name stands for.
+    fn decide_value(
+        &mut self,
+        name: &str,
+        domain: &'t DomainText,
+        at: usize,
+        steps: &mut Vec<Step>,
+    ) -> Result<Formula> {
+        let domain = self.domain(domain, at)?;
+        let path = self.scope.decision(name);
+        Ok(match self.decide(path, name, domain, at)? {
+            Decided::Single(value) => Expression::Constant(value),
+            Decided::Open(slot) => {
+                let variable = self.facts.len();
+                let values = Some(self.slots[slot].domain.values.clone());
+                self.facts.push(Fact {
+                    values,
+                    slots: [slot].into(),
+                });
+                steps.push(Step::Decide { variable, slot });
+                Expression::Name(Name::Variable(variable))
+            }
+        })
+    }
+
+    /// A value of a training setting that is a word and no name stands for itself from here on.
+    fn note_word(&mut self, written: &Written) {
+        match written {
+            Expression::Name(word)
+                if self.environment.iter().all(|(name, _)| *name != word.text)
+                    && !self.words.contains(&word.text) =>
+            {
+                self.words.push(word.text.clone());
+            }
+            Expression::If(parts) => parts[1..].iter().for_each(|part| self.note_word(part)),
+            _ => {}
+        }
     }
 
     /// A decision: a new slot, that of the first copy of a tied repeat, or its only value.
@@ -264,6 +331,7 @@ impl<'t> Elaborator<'t> {
             path,
             name: name.to_owned(),
             domain,
+            is_setting: self.in_settings,
         });
         Ok(Decided::Open(self.slots.len() - 1))
     }
@@ -283,7 +351,8 @@ impl<'t> Elaborator<'t> {
         at: usize,
         steps: &mut Vec<Step>,
     ) -> Result<()> {
-        if !self.has_input && !matches!(node, Node::Input(_)) {
+        let needs_input = !self.in_settings && !matches!(node, Node::Input(_) | Node::Settings(_));
+        if needs_input && !self.has_input {
             let message = "there is no `input(height, width, channels)` before this";
             return Err(self.source().error(at, message));
         }
@@ -303,6 +372,17 @@ impl<'t> Elaborator<'t> {
                     extents: [height?, width?, channels?],
                     at,
                 });
+                Ok(())
+            }
+            Node::Settings(body) => {
+                if self.depth > 1 || !self.settings.is_empty() {
+                    let message = "a space has one block of training settings, at the top level";
+                    return Err(self.source().error(at, message));
+                }
+                let path = self.scope.branching("settings");
+                self.in_settings = true;
+                self.within(&path, |elaborator| elaborator.block(body, steps))?;
+                self.in_settings = false;
                 Ok(())
             }
             Node::Op { kind, arguments } => {

@@ -116,6 +116,7 @@ impl<'p> Walk<'p> {
             Step::Decide { variable, slot } => {
                 self.variables[*variable] = self.program.slots[*slot].domain.values.clone();
             }
+            Step::Setting { .. } => {}
             Step::Operation(operation) => self.operation(operation)?,
             Step::Keep { tensor } => self.kept[*tensor] = self.current,
             Step::Read { tensor } => self.current = self.kept[*tensor],

@@ -96,6 +96,8 @@ fn relocate(block: &mut Block, places: &[usize], at: usize) {
                 *own = at;
                 value.names_mut(&mut |word| word.at = at);
             }
+            // A template has none: they stand at the top level only.
+            Statement::Setting { at: own, .. } => *own = at,
             Statement::Node { node, at: own, .. } => {
                 *own = at;
                 if let Node::Call { definition, .. } = node {

@@ -5,7 +5,7 @@ use crate::graph::{FeatureShape, Graph, GraphNode, Op, output_shape};
 use crate::program::{
     Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size, with_kernel, with_size,
 };
-use crate::trace::{Choice, Trace};
+use crate::trace::{Choice, Subnet, Trace};
 use crate::tree::Source;
 use crate::value::{DecisionSlot, Value};
 
@@ -18,7 +18,7 @@ pub(crate) fn build(
     program: &Program,
     source: &Source,
     choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
-) -> Result<(Trace, Graph)> {
+) -> Result<Subnet> {
     let mut walk = Walk {
         program,
         source,
@@ -26,14 +26,17 @@ pub(crate) fn build(
         chosen: vec![None; program.slots.len()],
         variables: vec![Value::Bool(false); program.variables],
         choices: Vec::with_capacity(program.slots.len()),
+        settings: Vec::new(),
         nodes: Vec::new(),
         current: 0,
         kept: vec![0; program.tensors],
     };
     walk.sequence(&program.body)?;
     let graph = walk.graph();
-    let choices = walk.choices;
-    Ok((Trace { choices }, graph))
+    let trace = Trace {
+        choices: walk.choices,
+    };
+    Ok(Subnet::new(trace, graph, walk.settings))
 }
 
 /// What some steps make of what arrives.
@@ -68,6 +71,7 @@ pub(crate) fn build_piece<'p>(
         chosen: vec![None; program.slots.len()],
         variables: vec![Value::Bool(false); program.variables],
         choices: Vec::new(),
+        settings: Vec::new(),
         nodes: arriving.into_iter().collect(),
         current: 0,
         kept: vec![0; program.tensors],
@@ -90,6 +94,8 @@ struct Walk<'p, 'c> {
     chosen: Vec<Option<usize>>,
     variables: Vec<Value>,
     choices: Vec<Choice>,
+    /// Training settings with their values.
+    settings: Vec<(String, Value)>,
     nodes: Vec<GraphNode>,
     /// The node whose output arrives at the next step, or [`NOTHING`].
     current: usize,
@@ -164,6 +170,11 @@ impl<'p> Walk<'p, '_> {
             Step::Decide { variable, slot } => {
                 let index = self.decide(*slot)?;
                 self.variables[*variable] = self.program.slots[*slot].domain.values[index].clone();
+                Ok(())
+            }
+            Step::Setting { name, formula, at } => {
+                let value = self.evaluate(formula, *at)?;
+                self.settings.push((name.clone(), value));
                 Ok(())
             }
             Step::Operation(operation) => self.operation(operation),

@@ -5,7 +5,9 @@ mod lexer;
 
 use crate::error::{Result, suggestion};
 use crate::space::Space;
-use crate::tree::{Block, Definition, Fallback, Node, OPS, Source, Statement, Tree, Written};
+use crate::tree::{
+    Block, Definition, Fallback, Node, OPS, SettingText, Source, Statement, Tree, Written,
+};
 use crate::value::Value;
 use lexer::{Token, tokenize};
 
@@ -16,9 +18,9 @@ const DEEPEST: usize = 64;
 const MOST_PERMUTED: usize = 5;
 
 /// Words that open a statement.
-const OPENERS: [&str; 19] = [
-    "input", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if", "choice",
-    "optional", "repeat", "decide", "let", "define", "fix", "import", "read", "nothing",
+const OPENERS: [&str; 20] = [
+    "input", "settings", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if",
+    "choice", "optional", "repeat", "decide", "let", "define", "fix", "import", "read", "nothing",
 ];
 
 /// Whether `text` is one word, as a label is, and begins no statement before its colon.
@@ -63,6 +65,7 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
         depth: 0,
         definitions: Vec::new(),
         defining: false,
+        in_settings: false,
     };
     parser.file()
 }
@@ -75,6 +78,8 @@ struct Parser<'s> {
     definitions: Vec<Definition>,
     /// Whether the body of the last definition is being read.
     defining: bool,
+    /// Whether a block of training settings is being read.
+    in_settings: bool,
 }
 
 impl Parser<'_> {
@@ -232,6 +237,9 @@ impl Parser<'_> {
     fn statement(&mut self) -> Result<Statement> {
         let at = self.offset();
         if let Token::Word(word) = self.peek().clone() {
+            if self.in_settings && !matches!(word.as_str(), "let" | "if") {
+                return self.setting();
+            }
             match word.as_str() {
                 "decide" => {
                     self.at += 1;
@@ -288,6 +296,70 @@ impl Parser<'_> {
         })
     }
 
+    /// `name = domain`, or `name = expression`.
+    fn setting(&mut self) -> Result<Statement> {
+        let at = self.offset();
+        if self.tokens.get(self.at + 1).map(|token| &token.0) != Some(&Token::Symbol("=")) {
+            let message =
+                "a block of settings has `name = values`, `name = expression`, `let` and `if`";
+            return Err(self.source.error(at, message));
+        }
+        let name = self.name("the name of a setting")?;
+        self.expect("=")?;
+        let start = self.at;
+        let decides = match self.peek() {
+            Token::Symbol("(") => true,
+            Token::Word(word) if matches!(word.as_str(), "unordered" | "log") => true,
+            _ => {
+                self.expression()?;
+                *self.peek() == Token::Symbol("..=")
+            }
+        };
+        self.at = start;
+        let value = match decides {
+            true => SettingText::Decided(self.domain()?),
+            false => SettingText::Computed(self.expression()?),
+        };
+        Ok(Statement::Setting { name, value, at })
+    }
+
+    /// A block of settings, each of which a member has once at most.
+    fn settings(&mut self) -> Result<Node> {
+        self.in_settings = true;
+        let block = self.block()?;
+        self.in_settings = false;
+        self.settings_are_new(&block, &mut Vec::new())?;
+        Ok(Node::Settings(block))
+    }
+
+    fn settings_are_new<'b>(&self, block: &'b Block, known: &mut Vec<&'b str>) -> Result<()> {
+        for statement in block {
+            match statement {
+                Statement::Setting { name, at, .. } => {
+                    if known.contains(&name.as_str()) {
+                        let message = format!("setting `{name}` is given twice");
+                        return Err(self.source.error(*at, message));
+                    }
+                    known.push(name);
+                }
+                Statement::Node {
+                    node:
+                        Node::If {
+                            then, otherwise, ..
+                        },
+                    ..
+                } => {
+                    let mut other = known.clone();
+                    self.settings_are_new(then, known)?;
+                    self.settings_are_new(otherwise, &mut other)?;
+                    known.extend(other);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn node(&mut self) -> Result<Node> {
         let at = self.offset();
         let word = self.word("an operation, a block or a template")?;
@@ -300,6 +372,7 @@ impl Parser<'_> {
                     })?;
                 Ok(Node::Input([height, width, channels]))
             }
+            "settings" => self.settings(),
             "seq" => Ok(Node::Seq(self.block()?)),
             "residual" => Ok(Node::Residual(self.block()?)),
             "gate" => Ok(Node::Gate(self.block()?)),
@@ -443,6 +516,13 @@ impl Parser<'_> {
             });
         }
         let Some(kind) = OPS.iter().find(|op| op.name == word) else {
+            let is_definition = |pair: &[(Token, usize)]| matches!(pair, [(Token::Word(define), _), (Token::Word(name), _)] if define == "define" && name == word);
+            if self.tokens[self.at..].windows(2).any(is_definition) {
+                let message = format!(
+                    "`{word}` is defined further down; templates are defined before they are used, and two cannot use each other"
+                );
+                return Err(self.source.error(at, message));
+            }
             let templates: Vec<&str> = self
                 .definitions
                 .iter()

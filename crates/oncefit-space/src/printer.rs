@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::expression::Expression;
-use crate::tree::{Block, Definition, DomainText, Node, Statement, Tree, Written};
+use crate::tree::{Block, Definition, DomainText, Node, SettingText, Statement, Tree, Written};
 use crate::value::Value;
 
 impl Tree {
@@ -78,6 +78,13 @@ impl Printer<'_> {
                 Statement::Let { name, value, .. } => {
                     let _ = write!(self.text, "let {name} = {}", expression(value, 0));
                 }
+                Statement::Setting { name, value, .. } => {
+                    let value = match value {
+                        SettingText::Decided(domain) => domain_text(domain),
+                        SettingText::Computed(value) => expression(value, 0),
+                    };
+                    let _ = write!(self.text, "{name} = {value}");
+                }
                 Statement::Node { label, node, .. } => {
                     if let Some(label) = label {
                         let _ = write!(self.text, "{label}: ");
@@ -134,6 +141,7 @@ impl Printer<'_> {
                 let name = &self.definitions[*definition].name;
                 let _ = write!(self.text, "{name}({})", list(arguments));
             }
+            Node::Settings(body) => self.named("settings", body),
             Node::Seq(body) => self.named("seq", body),
             Node::Residual(body) => self.named("residual", body),
             Node::Gate(body) => self.named("gate", body),

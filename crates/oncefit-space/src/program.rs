@@ -30,6 +30,8 @@ pub(crate) struct Program {
     pub variables: usize,
     /// How many tensors are read again later.
     pub tensors: usize,
+    /// Names of the training settings, in the order in which they are met.
+    pub settings: Vec<String>,
 }
 
 /// Steps that run one after the other.
@@ -76,6 +78,7 @@ impl Sequence {
                 }
                 Step::Input { .. }
                 | Step::Let { .. }
+                | Step::Setting { .. }
                 | Step::Decide { .. }
                 | Step::Keep { .. }
                 | Step::Read { .. }
@@ -167,6 +170,12 @@ pub(crate) enum Step {
     Decide {
         variable: usize,
         slot: usize,
+    },
+    /// A training setting of the member.
+    Setting {
+        name: String,
+        formula: Formula,
+        at: usize,
     },
     Operation(Operation),
     /// Remembers the tensor that arrives.
@@ -385,6 +394,7 @@ impl Step {
         match self {
             Self::Input { .. }
             | Self::Let { .. }
+            | Self::Setting { .. }
             | Self::Decide { .. }
             | Self::Keep { .. }
             | Self::Read { .. }
@@ -429,6 +439,7 @@ impl Step {
         match self {
             Self::Input { .. }
             | Self::Let { .. }
+            | Self::Setting { .. }
             | Self::Decide { .. }
             | Self::Keep { .. }
             | Self::Read { .. }

@@ -84,7 +84,7 @@ impl Scope {
             *budget = left;
             match statement {
                 Statement::Let { .. } => {}
-                Statement::Decide { name, .. } => {
+                Statement::Decide { name, .. } | Statement::Setting { name, .. } => {
                     self.decision(name);
                 }
                 Statement::Node { label, node, .. } => match (node, label) {
@@ -111,7 +111,8 @@ impl Scope {
             | Node::Optional { .. }
             | Node::Permute { .. }
             | Node::Read(_)
-            | Node::Nothing => {}
+            | Node::Nothing
+            | Node::Settings(_) => {}
             Node::Input(_) => {
                 self.path("input");
             }

@@ -294,6 +294,7 @@ impl Found {
                     self.slots.insert(*slot);
                     self.sets.insert(*variable);
                 }
+                Step::Setting { formula, .. } => self.formula(formula),
                 Step::Operation(operation) => {
                     let formulas = operation.size.iter().chain(&operation.kernel);
                     formulas.for_each(|formula| self.formula(formula));

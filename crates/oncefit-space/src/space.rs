@@ -124,6 +124,11 @@ impl Space {
         &self.inner.program.slots
     }
 
+    /// Names of the training settings that some member has, decided or not.
+    pub fn settings(&self) -> &[String] {
+        &self.inner.program.settings
+    }
+
     /// What the supernet of this space must store.
     ///
     /// # Errors
@@ -167,8 +172,7 @@ impl Space {
         &self,
         choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
     ) -> Result<Subnet> {
-        let (trace, graph) = member::build(&self.inner.program, &self.inner.tree.source, choose)?;
-        Ok(Subnet::new(trace, graph))
+        member::build(&self.inner.program, &self.inner.tree.source, choose)
     }
 
     /// What follows a partial trace, whose choices are the first decisions in order.

@@ -78,6 +78,19 @@ pub(crate) enum Statement {
         node: Node,
         at: usize,
     },
+    /// A training setting; only within [`Node::Settings`].
+    Setting {
+        name: String,
+        value: SettingText,
+        at: usize,
+    },
+}
+
+/// What a training setting is, as it is written.
+#[derive(Clone, Debug)]
+pub(crate) enum SettingText {
+    Decided(DomainText),
+    Computed(Written),
 }
 
 /// The values of a decision as they are written.
@@ -123,6 +136,8 @@ impl DomainText {
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     Input([Written; 3]),
+    /// How members are trained: settings, values and conditions.
+    Settings(Block),
     Op {
         kind: &'static OpKind,
         arguments: Vec<Option<Written>>,
@@ -183,6 +198,7 @@ impl Node {
             | Self::Residual(body)
             | Self::Gate(body)
             | Self::Dense(body)
+            | Self::Settings(body)
             | Self::Optional { body, .. }
             | Self::Repeat { body, .. } => vec![body],
             Self::Sum(blocks) | Self::Concat(blocks) | Self::Permute { blocks, .. } => {
@@ -207,6 +223,7 @@ impl Node {
             | Self::Residual(body)
             | Self::Gate(body)
             | Self::Dense(body)
+            | Self::Settings(body)
             | Self::Optional { body, .. }
             | Self::Repeat { body, .. } => vec![body],
             Self::Sum(blocks) | Self::Concat(blocks) | Self::Permute { blocks, .. } => {
@@ -227,7 +244,8 @@ impl Node {
             Self::Call { arguments, .. } => arguments.iter_mut().collect(),
             Self::If { condition, .. } => vec![condition],
             Self::Repeat { domain, .. } => domain.terms_mut(),
-            Self::Seq(_)
+            Self::Settings(_)
+            | Self::Seq(_)
             | Self::Residual(_)
             | Self::Gate(_)
             | Self::Dense(_)
@@ -335,10 +353,11 @@ pub(crate) const OPS: [OpKind; 13] = [
 ];
 
 /// Words that mean something in a space's text and cannot name a value, a decision or a template.
-pub(crate) const KEYWORDS: [&str; 29] = [
+pub(crate) const KEYWORDS: [&str; 30] = [
     "space",
     "input",
     "define",
+    "settings",
     "decide",
     "let",
     "seq",

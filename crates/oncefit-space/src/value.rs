@@ -208,4 +208,6 @@ pub struct DecisionSlot {
     pub name: String,
     /// Its values.
     pub domain: Domain,
+    /// Whether it is a training setting, which changes nothing in the network.
+    pub is_setting: bool,
 }

@@ -6,6 +6,7 @@ mod families;
 mod language;
 mod laws;
 mod members;
+mod settings;
 
 use oncefit_space::{Choice, Space, Step, Subnet, Trace};
 
