@@ -214,7 +214,7 @@ impl QuantisedSession {
             } => {
                 let gathered = gather
                     .as_ref()
-                    .map(|gather| gathered(parameters, &self.plan, *weight, *out, *window, gather));
+                    .map(|part| gathered(parameters, &self.plan, *weight, *out, part));
                 let weight = match &gathered {
                     Some(weight) => weight.as_weight(),
                     None => ConvWeight {

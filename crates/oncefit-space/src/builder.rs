@@ -71,6 +71,8 @@ type Binding = (String, usize);
 #[derive(Default)]
 struct Shared {
     bindings: Cell<usize>,
+    /// The names of the space's templates.
+    templates: RefCell<Vec<String>>,
     /// The first thing that is wrong.
     problem: RefCell<Option<String>>,
 }
@@ -162,6 +164,7 @@ impl SpaceBuilder {
         if let Err(message) = legal_name(name, "the name of a template") {
             self.shared.fail(&place, || message);
         }
+        self.shared.templates.borrow_mut().push(name.to_owned());
         self.tree.definitions.push(Definition {
             name: name.to_owned(),
             parameters: parameters.map(str::to_owned).to_vec(),
@@ -190,6 +193,9 @@ impl SpaceBuilder {
             .tree()
             .import_into(template, &mut self.tree.definitions, 0)
             .map_err(SpaceError::Illegal)?;
+        let names = self.tree.definitions.iter();
+        let names = names.map(|definition| definition.name.clone());
+        self.shared.templates.replace(names.collect());
         let parameters = &self.tree.definitions[definition].parameters;
         if parameters.len() != N {
             return Err(SpaceError::Illegal(format!(
@@ -293,6 +299,17 @@ impl Block {
     pub fn call<const N: usize>(&mut self, template: &Template<N>, arguments: impl Arguments<N>) {
         let arguments = arguments.terms();
         let arguments = arguments.map(|term| self.term(term)).to_vec();
+        let known = self
+            .shared
+            .templates
+            .borrow()
+            .get(template.definition)
+            .cloned();
+        if known.as_ref() != Some(&template.name) {
+            let message = || format!("template `{}` is one of another space", template.name);
+            self.shared.fail(&self.place, message);
+            return;
+        }
         if self.label.is_none() && self.place == format!("template `{}`", template.name) {
             let message = || format!("template `{}` uses itself without a label", template.name);
             self.shared.fail(&self.place, message);

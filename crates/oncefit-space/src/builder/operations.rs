@@ -69,9 +69,10 @@ impl Block {
 
     /// A nonlinearity.
     pub fn activation(&mut self, activation: Activation) {
-        match activation {
-            Activation::Identity => self.activate(activation),
-            named => drop(self.place(named.name(), None)),
+        if activation == Activation::Identity {
+            self.activate(activation);
+        } else {
+            self.place(activation.name(), None);
         }
     }
 

@@ -14,8 +14,12 @@ fn vgg_nano() -> Space {
         stage.label("block").repeat("depth", [1, 2]).of(|block| {
             block
                 .choice("kernel")
-                .branch("k3", |branch| drop(branch.conv(&width).kernel(3)))
-                .branch("k5", |branch| drop(branch.conv(&width).kernel(5)));
+                .branch("k3", |branch| {
+                    branch.conv(&width).kernel(3);
+                })
+                .branch("k5", |branch| {
+                    branch.conv(&width).kernel(5);
+                });
             block.batch_norm();
             block.activation(Activation::Relu);
         });
@@ -166,17 +170,27 @@ fn the_text_of_a_built_space_is_that_space() {
             net.input(&size, &size, 2);
             net.call(&grow, [2]);
             net.sum()
-                .branch(|side| drop(side.conv(&width).kernel(3).bias(true)))
-                .branch(|side| drop(side.conv(&width)))
-                .branch(|side| drop(side.conv(&width).stride(1)));
-            net.concat()
-                .branch(|_| ())
-                .branch(|side| drop(side.conv(2 * &width)));
-            net.dense(|layer| drop(layer.conv(4)));
+                .branch(|side| {
+                    side.conv(&width).kernel(3).bias(true);
+                })
+                .branch(|side| {
+                    side.conv(&width);
+                })
+                .branch(|side| {
+                    side.conv(&width).stride(1);
+                });
+            net.concat().branch(|_| ()).branch(|side| {
+                side.conv(2 * &width);
+            });
+            net.dense(|layer| {
+                layer.conv(4);
+            });
             net.conv(8);
             net.permute("order")
                 .branch(|part| part.activation(Activation::Relu6))
-                .branch(|part| drop(part.batch_norm().epsilon(0.001)));
+                .branch(|part| {
+                    part.batch_norm().epsilon(0.001);
+                });
             net.optional("more", |part| part.activation(Activation::Identity));
             net.repeat("copies", 1..=2).tied().of(|copy| {
                 let kernel = copy.decide("kernel", vec![3, 5]);
@@ -185,7 +199,9 @@ fn the_text_of_a_built_space_is_that_space() {
             net.when(width.equals(4).or(size.below(9)).negated(), |then| {
                 then.average_pool(3).stride(2).padding(1).ceil(true);
             })
-            .otherwise(|otherwise| drop(otherwise.max_pool(3).stride(2).padding(1)));
+            .otherwise(|otherwise| {
+                otherwise.max_pool(3).stride(2).padding(1);
+            });
             net.linear(width.max(5).min(size.at_least(10).select(6, 7)))
                 .bias(false);
         })
@@ -280,12 +296,21 @@ fn errors_of_builders_name_the_decision_and_the_place() {
         let mut kernel = None;
         net.label("unit")
             .seq(|unit| kernel = Some(unit.decide("kernel", [3, 5])));
-        net.label("tail")
-            .seq(|tail| drop(tail.depthwise(kernel.unwrap())));
+        net.label("tail").seq(|tail| {
+            tail.depthwise(kernel.unwrap());
+        });
     });
     assert_eq!(
         escaped,
         "space `s`, in the network, `tail`: `kernel` is used outside of the block in which it is known"
+    );
+    let foreign = SpaceBuilder::new("other").define("unit", [], |unit, []| {
+        unit.activation(Activation::Relu);
+    });
+    let message = fails(&|net| net.call(&foreign, ()));
+    assert!(
+        message.contains("template `unit` is one of another space"),
+        "{message}"
     );
     let hidden = fails(&|net| {
         let outer = net.decide("width", [4, 8]);
@@ -300,11 +325,15 @@ fn errors_of_builders_name_the_decision_and_the_place() {
     );
     for (message, expected) in [
         (
-            fails(&|net| drop(net.decide("my width", [1, 2]))),
+            fails(&|net| {
+                net.decide("my width", [1, 2]);
+            }),
             "`my width` is no word",
         ),
         (
-            fails(&|net| drop(net.decide("repeat", [1, 2]))),
+            fails(&|net| {
+                net.decide("repeat", [1, 2]);
+            }),
             "`repeat` is a word of the language",
         ),
         (
@@ -318,20 +347,36 @@ fn errors_of_builders_name_the_decision_and_the_place() {
             "nothing follows label `a`",
         ),
         (
-            fails(&|net| drop(net.choice("c").branch("}", |_| ()))),
+            fails(&|net| {
+                net.choice("c").branch("}", |_| ());
+            }),
             "`}` is no label of a branch",
         ),
         // What the text's reader finds, with the line of the printed text.
         (
-            fails(&|net| drop(net.conv(0))),
+            fails(&|net| {
+                net.conv(0);
+            }),
             "s, as built:4:1: argument `out` of `conv` is an integer from 1",
         ),
-        (fails(&|net| drop(net.conv(2).kernel(2))), "an odd kernel"),
         (
-            fails(&|net| drop(net.decide("k", [3, 3]))),
+            fails(&|net| {
+                net.conv(2).kernel(2);
+            }),
+            "an odd kernel",
+        ),
+        (
+            fails(&|net| {
+                net.decide("k", [3, 3]);
+            }),
             "`3` stands twice in this domain\n  | decide k in (3, 3)",
         ),
-        (fails(&|net| drop(net.sum().branch(|_| ()))), "expected `{`"),
+        (
+            fails(&|net| {
+                net.sum().branch(|_| ());
+            }),
+            "expected `{`",
+        ),
     ] {
         assert!(message.contains(expected), "{message}");
     }

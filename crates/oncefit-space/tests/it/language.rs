@@ -476,6 +476,9 @@ fn edges_lead_to_the_networks_that_they_mean() {
     let space = parse(include_str!("../../spaces/genetic-nano.space"));
     let stages = 2u32 * 2u32.pow(3);
     assert_eq!(space.count().unwrap(), BigUint::from(3 * stages * stages));
+    let largest = space.largest().unwrap();
+    let costs = (largest.graph().macs(), largest.graph().parameters());
+    assert_eq!(costs, (3_092_256, 10_594));
     for edges in 0..8u32 {
         let [edge12, edge13, edge23] = [0, 1, 2].map(|bit| edges >> bit & 1 == 1);
         let text = format!(
