@@ -27,6 +27,7 @@ mod session;
 mod sort;
 mod supernet;
 
+pub use channels::Channels;
 pub use calibration::{Calibration, ChannelStatistics, Variances};
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
@@ -37,7 +38,7 @@ pub use oncefit_kernels::{
 };
 pub use optimiser::{Optimiser, TransformDecay, UpdateRule};
 pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};
-pub use plan::Plan;
+pub use plan::{KernelLink, Plan, stored_channels};
 pub use session::Session;
 pub use sort::{ChannelOrder, Tiers, sort_channels};
 pub use supernet::{Network, Supernet};
