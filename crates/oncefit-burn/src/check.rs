@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use burn_tensor::Device;
 use oncefit_nn::{
-    DropoutDraws, Executor, Gradients, Images, Mode, Optimiser, Parameters, Supernet, Target,
+    DropoutDraws, Executor, Gradients, Images, Mode, Optimiser, Parameters, Plan, Supernet, Target,
     TransformDecay, UpdateRule, softmax_cross_entropy,
 };
 use oncefit_random::Draws;
-use oncefit_space::Subnet;
+use oncefit_space::Graph;
 
 use crate::error::{BurnError, Result};
 use crate::optimiser::Sgd;
@@ -37,7 +37,7 @@ pub struct TrainingStep<'a> {
 
 #[derive(Clone, Debug)]
 struct Network {
-    subnet: Subnet,
+    graph: Graph,
     images: Vec<f32>,
     labels: Vec<u32>,
 }
@@ -77,10 +77,9 @@ pub struct Differences {
 }
 
 impl<'a> TrainingStep<'a> {
-    /// Steps with `subnets`, each on `count` images drawn by `seed`.
-    pub fn new(supernet: &'a Supernet, subnets: Vec<Subnet>, count: usize, seed: u64) -> Self {
-        let network = |(index, subnet): (usize, Subnet)| {
-            let graph = subnet.graph();
+    /// Steps with `graphs`, members of the supernet's space, each on `count` images drawn by `seed`.
+    pub fn new(supernet: &'a Supernet, graphs: Vec<Graph>, count: usize, seed: u64) -> Self {
+        let network = |(index, graph): (usize, Graph)| {
             let classes = graph.output_shape().len();
             let mut draws = Draws::new(seed, "images", index as u64, 0);
             let values = count * graph.input_shape().len();
@@ -89,12 +88,12 @@ impl<'a> TrainingStep<'a> {
                 labels: (0..count)
                     .map(|_| (draws.unit_f32() * classes as f32) as u32)
                     .collect(),
-                subnet,
+                graph,
             }
         };
         Self {
             supernet,
-            networks: subnets.into_iter().enumerate().map(network).collect(),
+            networks: graphs.into_iter().enumerate().map(network).collect(),
             count,
             seed,
         }
@@ -103,7 +102,7 @@ impl<'a> TrainingStep<'a> {
     /// Runs `steps` of them on `oncefit_nn`'s executor.
     ///
     /// # Errors
-    /// If a subnet is of another space.
+    /// If a graph is of another space.
     pub fn on_cpu(&self, steps: usize) -> Result<Outcome> {
         let mut executor = Executor::default();
         let mut parameters = self.supernet.parameters.clone();
@@ -118,7 +117,7 @@ impl<'a> TrainingStep<'a> {
             let started = Instant::now();
             gradients.clear();
             for (index, network) in self.networks.iter().enumerate() {
-                let plan = self.supernet.plan(&network.subnet)?;
+                let plan = Plan::new(&network.graph, &parameters)?;
                 let (images, mode) = self.pass(network, index, step);
                 let tape = executor.forward(&plan, &parameters, images, mode)?;
                 let logits = tape.output().to_vec();
@@ -146,7 +145,7 @@ impl<'a> TrainingStep<'a> {
     /// back.
     ///
     /// # Errors
-    /// If a subnet is of another space, or the device fails.
+    /// If a graph is of another space, or the device fails.
     pub fn on_device(&self, device: &Device, steps: usize) -> Result<Outcome> {
         let mut parameters = DeviceParameters::upload(&self.supernet.parameters, device);
         let mut optimiser = Sgd::new(&parameters, MOMENTUM, true, WEIGHT_DECAY);
@@ -155,7 +154,7 @@ impl<'a> TrainingStep<'a> {
             let started = Instant::now();
             let mut gradients = DeviceGradients::none(&parameters);
             for (index, network) in self.networks.iter().enumerate() {
-                let program = Program::new(network.subnet.graph(), &self.supernet.parameters)?;
+                let program = Program::new(&network.graph, &self.supernet.parameters)?;
                 let (images, mode) = self.pass(network, index, step);
                 let tape = program.forward(&parameters, images, mode)?;
                 let logits = tape.output()?;

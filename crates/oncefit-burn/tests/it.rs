@@ -1,22 +1,21 @@
 //! Both executors on random members of shipped families: Burn's CPU backend against ours.
 //!
-//! Differences are relative to the largest value of each tensor (`Differences`). Sums of different
-//! orders in f32 differ by some 1e-6; batch-norms divide by the deviations of few values and
-//! multiply that up.
-//!
-//! A maximum whose two largest values are equal to rounding may be won by another pixel, and a
-//! value at the kink of an activation may fall to its other side: then single gradients differ by
-//! more than rounding. The tolerance of gradients leaves room for that; a wrong term is off by 1.
+//! Differences are relative (`Differences`). Sums in another order differ by some 1e-7 of their
+//! terms; batch-norms over few values multiply that up. A value within rounding of the kink of an
+//! activation may fall to its other side and then changes gradients by far more: in `ofa-resnet50d`,
+//! images changed by 1e-6 of themselves move a gradient of our own executor by 4 %. So large
+//! networks are compared twice: as they are with a tolerance for that, and with their activations
+//! taken out, where nothing but rounding is left.
 
 use oncefit_burn::*;
 use oncefit_nn::*;
 use oncefit_random::Draws;
-use oncefit_space::{Space, Subnet, Value};
+use oncefit_space::{Activation, Graph, Op, Space, Subnet, Value};
 
 const LOGITS: f32 = 1e-4;
 const LOSS: f32 = 1e-5;
 const GRADIENTS: f32 = 2e-3;
-const STEPS: usize = 2;
+const GRADIENTS_AT_KINKS: f32 = 0.2;
 
 /// A supernet whose batch-norms, biases and kernel transforms are not what they start as.
 fn supernet(space: &Space) -> Supernet {
@@ -39,36 +38,52 @@ fn supernet(space: &Space) -> Supernet {
 }
 
 fn random_members(space: &Space, count: u64) -> Vec<Subnet> {
-    (0..count)
-        .map(|index| {
-            space
-                .sample(&mut Draws::new(11, "members", index, 0))
-                .unwrap()
-        })
+    let member = |index| space.sample(&mut Draws::new(11, "members", index, 0));
+    (0..count).map(|index| member(index).unwrap()).collect()
+}
+
+fn graphs(subnets: &[Subnet]) -> Vec<Graph> {
+    subnets
+        .iter()
+        .map(|subnet| subnet.graph().clone())
         .collect()
 }
 
-/// Two training steps of two random members and, of small families, the largest and the smallest.
-fn steps_agree(space: &Space, count: usize, with_extremes: bool) {
+/// Steps with `graphs` on both executors.
+fn steps_agree(space: &Space, graphs: Vec<Graph>, count: usize, steps: usize, tolerance: f32) {
     let supernet = supernet(space);
-    let mut subnets = random_members(space, 2);
-    if with_extremes {
-        subnets.extend([space.largest().unwrap(), space.smallest().unwrap()]);
-    }
-    let step = TrainingStep::new(&supernet, subnets, count, 7);
+    let step = TrainingStep::new(&supernet, graphs, count, 7);
     let (device, _) = open_device("flex").unwrap();
-    let expected = step.on_cpu(STEPS).unwrap();
-    let found = step.on_device(&device, STEPS).unwrap();
+    let expected = step.on_cpu(steps).unwrap();
+    let found = step.on_device(&device, steps).unwrap();
     let differences = step.differences(&found, &expected);
     println!("{}: {differences:?}", space.name());
-    let noisy = step.with_noise(1e-6).on_cpu(STEPS).unwrap();
-    let d2 = step.differences(&noisy, &expected);
-    println!("{} NOISE: {d2:?}", space.name());
-    assert!(differences.compared > 5, "{differences:?}");
+    assert!(differences.compared > 20, "{differences:?}");
     assert!(differences.logits < LOGITS, "{differences:?}");
     assert!(differences.loss < LOSS, "{differences:?}");
-    assert!(differences.gradients < GRADIENTS, "{differences:?}");
-    assert!(differences.changes < GRADIENTS, "{differences:?}");
+    assert!(differences.gradients < tolerance, "{differences:?}");
+    assert!(differences.changes < tolerance, "{differences:?}");
+}
+
+/// Two steps of the smallest, the largest and two random members.
+fn small_family_agrees(family: &str) {
+    let space = Space::builtin(family).unwrap();
+    let mut subnets = random_members(&space, 2);
+    subnets.extend([space.largest().unwrap(), space.smallest().unwrap()]);
+    steps_agree(&space, graphs(&subnets), 6, 2, GRADIENTS);
+}
+
+/// A step of two random members at the smallest resolution, as they are and without activations.
+fn large_family_agrees(family: &str) {
+    let space = small(family);
+    let mut graphs = graphs(&random_members(&space, 2));
+    steps_agree(&space, graphs.clone(), 2, 1, GRADIENTS_AT_KINKS);
+    for node in graphs.iter_mut().flat_map(|graph| &mut graph.nodes) {
+        if let Op::Activation(activation) = &mut node.op {
+            *activation = Activation::Identity;
+        }
+    }
+    steps_agree(&space, graphs, 2, 1, GRADIENTS);
 }
 
 /// A family at its smallest resolution, with few classes.
@@ -79,27 +94,27 @@ fn small(family: &str) -> Space {
 
 #[test]
 fn fm_nano_trains_the_same() {
-    steps_agree(&Space::builtin("fm-nano").unwrap(), 6, true);
+    small_family_agrees("fm-nano");
 }
 
 #[test]
 fn vgg_nano_trains_the_same() {
-    steps_agree(&Space::builtin("vgg-nano").unwrap(), 6, true);
+    small_family_agrees("vgg-nano");
 }
 
 #[test]
 fn densenet_nano_trains_the_same() {
-    steps_agree(&Space::builtin("densenet-nano").unwrap(), 6, true);
+    small_family_agrees("densenet-nano");
 }
 
 #[test]
 fn ofa_mobilenet_v3_trains_the_same() {
-    steps_agree(&small("ofa-mobilenet-v3"), 2, false);
+    large_family_agrees("ofa-mobilenet-v3");
 }
 
 #[test]
 fn ofa_resnet50d_trains_the_same() {
-    steps_agree(&small("ofa-resnet50d"), 2, false);
+    large_family_agrees("ofa-resnet50d");
 }
 
 #[test]

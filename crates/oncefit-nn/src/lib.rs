@@ -27,8 +27,8 @@ mod session;
 mod sort;
 mod supernet;
 
-pub use channels::Channels;
 pub use calibration::{Calibration, ChannelStatistics, Variances};
+pub use channels::Channels;
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
 pub use import::{ImportSettings, Imported, import_weights};

@@ -392,7 +392,9 @@ impl Lowering<'_> {
                         "a depthwise convolution cannot directly follow a concat of elastic widths; put a conv between them",
                     ));
                 }
-                let links = self.parameters.kernel_links(&node.path, shape[0], *kernel)?;
+                let links = self
+                    .parameters
+                    .kernel_links(&node.path, shape[0], *kernel)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
                 self.plan.steps.push(Step::Depthwise {
