@@ -1,34 +1,39 @@
 //! Evaluation of all tasks that were seen: calibration, classifiers, accuracies.
 
+use oncefit_data::mirror;
+
 use super::*;
 
 impl Learner {
-    fn calibration(&mut self, graph: &Graph) -> Result<(Plan, Calibration)> {
-        let plan = Plan::new(graph, &self.parameters)?;
+    /// Batch-norm statistics of recent and stored images.
+    fn calibration(&mut self, of_features: bool) -> Result<Calibration> {
         if !self.has_norms {
-            return Ok((plan, Calibration::None));
+            return Ok(Calibration::None);
         }
         let mut images = self.recent.images.clone();
         if let Some(memory) = &self.memory {
             images.extend_from_slice(&memory.images);
         }
         let inputs = normalised(&images, &self.settings.normalisation);
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
+        self.forwarded += (inputs.len() / values) as u64;
         let batches = inputs.chunks(128 * values).map(|data| Batch {
             data,
             count: data.len() / values,
         });
-        let found = self.executor.calibrate(&plan, &self.parameters, batches)?;
-        Ok((plan, found))
+        let (executor, parameters) = (&mut self.executor, &self.parameters);
+        self.model
+            .calibrate(executor, parameters, batches, of_features)
     }
 
+    /// Logits of images, N × classes, or with `of_features` their features.
     fn outputs(
         &mut self,
-        plan: &Plan,
         calibration: &Calibration,
         images: &[u8],
+        of_features: bool,
     ) -> Result<Vec<f32>> {
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
         let mut outputs = Vec::new();
         for bytes in images.chunks(500 * values) {
             let data = normalised(bytes, &self.settings.normalisation);
@@ -36,22 +41,22 @@ impl Learner {
                 data: &data,
                 count: data.len() / values,
             };
-            let mode = Mode::Evaluate(calibration);
-            let tape = self.executor.forward(plan, &self.parameters, batch, mode)?;
-            outputs.extend_from_slice(tape.output());
-            self.executor.recycle(tape);
+            self.forwarded += batch.count as u64;
+            let (executor, parameters) = (&mut self.executor, &self.parameters);
+            let found =
+                self.model
+                    .evaluate(executor, parameters, batch, calibration, of_features)?;
+            outputs.extend_from_slice(&found);
         }
         Ok(outputs)
     }
 
     /// Features before the head, scaled to unit length, and their width.
     pub(super) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
-        let mut graph = self.graph.clone();
-        graph.nodes.pop();
-        let (plan, calibration) = self.calibration(&graph)?;
-        let width = plan.output_shape().len();
-        let mut features = self.outputs(&plan, &calibration, images)?;
-        features.chunks_exact_mut(width).for_each(to_unit_length);
+        let calibration = self.calibration(true)?;
+        let width = self.model.feature_width();
+        let mut features = self.outputs(&calibration, images, true)?;
+        to_unit_lengths(&mut features, width);
         Ok((features, width))
     }
 
@@ -66,17 +71,25 @@ impl Learner {
         }
     }
 
-    fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
-        if self.has_norms && self.recent.is_empty() {
-            let values = self.plan.input_shape().len();
-            self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
-            let found = self.calibration(&self.graph.clone());
-            self.recent.images.clear();
-            let (plan, calibration) = found?;
-            return self.outputs(&plan, &calibration, images);
+    /// Logits, between two tasks as BiC corrects them.
+    pub(super) fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+        let mut scores = self.raw_scores(images)?;
+        if let Some(correction) = self.correction.as_ref().filter(|_| self.batches == 0) {
+            correction.apply(&mut scores, self.model.classes());
         }
-        let (plan, calibration) = self.calibration(&self.graph.clone())?;
-        self.outputs(&plan, &calibration, images)
+        Ok(scores)
+    }
+
+    fn raw_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+        if self.has_norms && self.recent.is_empty() {
+            let values = self.model.input_shape().len();
+            self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
+            let found = self.calibration(false);
+            self.recent.images.clear();
+            return self.outputs(&found?, images, false);
+        }
+        let calibration = self.calibration(false)?;
+        self.outputs(&calibration, images, false)
     }
 
     fn nearest_mean_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
@@ -88,6 +101,13 @@ impl Learner {
         else {
             return self.head_scores(images);
         };
+        let (mut stored, mut labels) = (stored, labels);
+        if let Some(shape) = self.settings.mirrored {
+            let mut mirrored = stored.clone();
+            mirror(shape, &mut mirrored);
+            stored.extend_from_slice(&mirrored);
+            labels.extend_from_within(..);
+        }
         let (features, width) = self.unit_features(&stored)?;
         let mut means = vec![0.0f32; classes * width];
         let mut is_there = vec![false; classes];
@@ -96,7 +116,7 @@ impl Learner {
             let mean = means[label as usize * width..][..width].iter_mut();
             mean.zip(row).for_each(|(sum, value)| *sum += value);
         }
-        means.chunks_exact_mut(width).for_each(to_unit_length);
+        to_unit_lengths(&mut means, width);
         let (features, _) = self.unit_features(images)?;
         let mut scores = Vec::with_capacity(features.len() / width * classes);
         for row in features.chunks_exact(width) {
@@ -117,7 +137,11 @@ impl Learner {
         let Some(memory) = self.memory.as_ref().filter(|memory| !memory.is_empty()) else {
             return Ok(None);
         };
-        let mut fresh = Self::new(&self.space, Method::fine_tune(), self.settings.clone())?;
+        let settings = LearnerSettings {
+            decay: Decay::Constant,
+            ..self.settings.clone()
+        };
+        let mut fresh = Self::new(&self.space, Method::fine_tune(), settings)?;
         for epoch in 0..epochs {
             let mut order: Vec<usize> = (0..memory.len()).collect();
             let index = epoch as u64;
@@ -145,6 +169,7 @@ impl Learner {
             true => (0..classes as u32).collect(),
             false => self.seen.clone(),
         };
+        let forwarded = self.forwarded;
         let mut accuracies = Vec::new();
         for task in stream.tasks() {
             let examples = stream.test_examples(task.index, &task.test);
@@ -162,13 +187,10 @@ impl Learner {
                 task_incremental: accuracy(&task.classes),
             });
         }
+        self.evaluation_passes += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        if let Some(fresh) = fresh {
+            self.evaluation_passes += fresh.passes + fresh.forwarded;
+        }
         Ok(accuracies)
-    }
-}
-
-fn to_unit_length(row: &mut [f32]) {
-    let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if norm > 0.0 {
-        row.iter_mut().for_each(|value| *value /= norm);
     }
 }
