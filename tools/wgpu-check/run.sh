@@ -34,5 +34,5 @@ else
   run vgg-nano 32 4
   run densenet-nano 32 4
   run ofa-mobilenet-v3 2 2
-  run ofa-resnet50d 2 2
+  run ofa-resnet50d 2 1
 fi

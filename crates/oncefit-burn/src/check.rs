@@ -59,7 +59,7 @@ pub struct Outcome {
 
 /// How far apart two outcomes are. Of tensors, the worst `‖found − expected‖ / ‖expected‖`: a value
 /// near the kink of an activation, or one that nearly ties for a maximum, may fall to another side
-/// by rounding and move single gradients by much, but not a tensor's.
+/// by rounding, which moves single gradients far more than a tensor's norm.
 #[derive(Clone, Debug)]
 pub struct Differences {
     /// The largest of a logit, in units of the largest logit.
@@ -202,13 +202,9 @@ impl<'a> TrainingStep<'a> {
             compared: 0,
         };
         for (found, expected) in found.logits.iter().zip(&expected.logits) {
-            let largest = |values: &mut dyn Iterator<Item = f32>| {
-                values.fold(0.0, |most, value| worse(most, value.abs()))
-            };
             let pairs = found.iter().zip(expected);
-            let difference = largest(&mut pairs.map(|(found, expected)| found - expected));
-            let difference = difference / largest(&mut expected.iter().copied());
-            all.logits = worse(all.logits, difference);
+            let difference = largest(pairs.map(|(found, expected)| found - expected));
+            all.logits = worse(all.logits, difference / largest(expected.iter().copied()));
         }
         let changes = [found, expected].map(|outcome| {
             let after = outcome.parameters.iter().zip(before.iter());
@@ -219,11 +215,9 @@ impl<'a> TrainingStep<'a> {
             change.collect::<Vec<Vec<f32>>>()
         });
         let positions = 0..before.len();
-        let smallest =
-            |norms: &mut dyn Iterator<Item = f32>| SMALLEST_SHARE * norms.fold(0.0, f32::max);
-        let of_gradients = |position| norm(expected.gradients.at(position));
-        let smallest_gradient = smallest(&mut positions.clone().map(of_gradients));
-        let smallest_change = smallest(&mut changes[1].iter().map(|change| norm(change)));
+        let gradient_norms = positions.clone().map(|at| norm(expected.gradients.at(at)));
+        let smallest_gradient = SMALLEST_SHARE * largest(gradient_norms);
+        let smallest_change = SMALLEST_SHARE * largest(changes[1].iter().map(|all| norm(all)));
         for position in positions {
             let gradients = [found, expected].map(|outcome| &outcome.gradients);
             let [is_there, is_expected] = gradients.map(|all| all.is_present(position));
@@ -291,6 +285,11 @@ impl Outcome {
             self.loss += loss;
         }
     }
+}
+
+/// The largest magnitude; infinite if a value is not a number.
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |most, value| worse(most, value.abs()))
 }
 
 /// The Euclidean norm.

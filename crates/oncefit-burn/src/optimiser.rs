@@ -76,3 +76,59 @@ impl Sgd {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn_tensor::TensorData;
+    use oncefit_nn::{
+        Cpu, Gradients, Optimiser, Parameter, ParameterKind, Parameters, TransformDecay, UpdateRule,
+    };
+
+    use super::*;
+
+    #[test]
+    fn steps_are_those_of_the_first_executor() {
+        let kinds = [ParameterKind::LinearWeight, ParameterKind::NormScale];
+        let kinds = kinds.into_iter().chain([ParameterKind::KernelTransform]);
+        let mut start = Parameters::default();
+        for (index, kind) in kinds.enumerate() {
+            start.insert(Parameter {
+                name: format!("w{index}"),
+                kind,
+                shape: vec![2, 2],
+                data: vec![1.0, -0.5, 0.25, 2.0],
+            });
+        }
+        for nesterov in [false, true] {
+            let rule = UpdateRule::Sgd {
+                momentum: 0.9,
+                nesterov,
+            };
+            let mut expected = start.clone();
+            let mut first = Optimiser::new(&expected, rule, 0.1, TransformDecay::Zero);
+            let (device, _) = crate::open_device("flex").unwrap();
+            let mut found = DeviceParameters::upload(&start, &device);
+            let mut second = Sgd::new(&found, 0.9, nesterov, 0.1);
+            // Each parameter is absent from one of the steps.
+            for step in 0..3 {
+                let mut gradients = Gradients::zeros(&start);
+                let mut on_device = DeviceGradients::none(&found);
+                for position in (0..3).filter(|position| *position != step) {
+                    let values = [0.5, 1.0 - step as f32, -2.0, 0.125];
+                    gradients.at_mut(position).copy_from_slice(&values);
+                    let data = TensorData::new(values.to_vec(), [1, 1, 2, 2]);
+                    on_device.add(position, Tensor::from_data(data, &device));
+                }
+                first.step(Cpu::detect(), &mut expected, &mut gradients, 0.5);
+                second.step(&mut found, &on_device, 0.5).unwrap();
+            }
+            let mut back = start.zeros();
+            found.download(&mut back).unwrap();
+            for (back, expected) in back.iter().zip(expected.iter()) {
+                for (found, expected) in back.data.iter().zip(&expected.data) {
+                    assert!((found - expected).abs() < 1e-5, "{back:?} {expected:?}");
+                }
+            }
+        }
+    }
+}
