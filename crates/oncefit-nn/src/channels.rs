@@ -16,7 +16,7 @@ use std::ops::Range;
 
 /// Ranges of stored channels, rising.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Channels {
+pub struct Channels {
     ranges: Vec<Range<usize>>,
 }
 

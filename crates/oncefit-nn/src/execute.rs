@@ -34,6 +34,18 @@ pub struct DropoutDraws {
     pub network: u64,
 }
 
+impl DropoutDraws {
+    /// The endless mask of one dropout of a plan ([`Plan::dropout_sites`]): 0 with probability
+    /// `rate` and `1 / (1 − rate)` otherwise, for `count × height × width × channels` values in
+    /// that order.
+    pub fn mask(self, site: usize, rate: f32) -> impl Iterator<Item = f32> {
+        let index = self.network << 32 | site as u64;
+        let mut draws = Draws::new(self.seed, "dropout", self.step, index);
+        let kept = 1.0 / (1.0 - rate);
+        std::iter::repeat_with(move || if draws.unit_f32() < rate { 0.0 } else { kept })
+    }
+}
+
 /// Where batch-norm takes its statistics from, and whether dropout is on.
 #[derive(Clone, Copy, Debug)]
 pub enum Mode<'a> {
@@ -585,13 +597,10 @@ pub(crate) fn bake_kernel(
     baked
 }
 
-/// Multiplies by a mask that is 0 with probability `rate` and `1 / (1 - rate)` otherwise.
+/// Multiplies by the mask of a site.
 pub(crate) fn apply_dropout(address: DropoutDraws, site: usize, rate: f32, values: &mut [f32]) {
-    let index = address.network << 32 | site as u64;
-    let mut draws = Draws::new(address.seed, "dropout", address.step, index);
-    let kept = 1.0 / (1.0 - rate);
-    for value in values {
-        *value *= if draws.unit_f32() < rate { 0.0 } else { kept };
+    for (value, factor) in values.iter_mut().zip(address.mask(site, rate)) {
+        *value *= factor;
     }
 }
 

@@ -29,6 +29,7 @@ mod sort;
 mod supernet;
 
 pub use calibration::{Calibration, ChannelStatistics, Variances};
+pub use channels::Channels;
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
 pub use import::{ImportSettings, Imported, import_weights};
@@ -38,7 +39,7 @@ pub use oncefit_kernels::{
 };
 pub use optimiser::{Optimiser, TransformDecay, UpdateRule};
 pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};
-pub use plan::Plan;
+pub use plan::{KernelLink, Plan, stored_channels};
 pub use quantised::{ActivationRanges, QuantisedSession};
 pub use session::Session;
 pub use sort::{ChannelOrder, Tiers, sort_channels};

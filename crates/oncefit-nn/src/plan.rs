@@ -72,9 +72,11 @@ pub(crate) struct NormInfo {
 }
 
 /// A link of the chain that makes a small depthwise kernel from the stored one.
-#[derive(Clone, Debug)]
-pub(crate) struct KernelLink {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelLink {
+    /// Pixels on a side of the kernel it makes: the centre of the one before.
     pub kernel: usize,
+    /// Position of the matrix that the centre is multiplied by, if there is one.
     pub transform: Option<usize>,
 }
 
@@ -189,7 +191,7 @@ impl Plan {
             parameters,
             consumers: graph.consumers(),
             views: Vec::with_capacity(graph.nodes.len()),
-            channels: Vec::with_capacity(graph.nodes.len()),
+            channels: stored_channels(graph)?,
             plan: Self {
                 tensors: Vec::new(),
                 norms: Vec::new(),
@@ -199,8 +201,6 @@ impl Plan {
             },
         };
         for index in 0..graph.nodes.len() {
-            let channels = lowering.channels_of(&graph.nodes[index])?;
-            lowering.channels.push(channels);
             let view = lowering.lower(index)?;
             lowering.views.push(view);
         }
@@ -277,6 +277,16 @@ impl Plan {
         self.tensors[self.output].shape
     }
 
+    /// The address of each dropout within a step ([`DropoutDraws::mask`](crate::DropoutDraws::mask)),
+    /// in the order of the graph.
+    pub fn dropout_sites(&self) -> Vec<usize> {
+        let steps = self.steps.iter().enumerate();
+        steps
+            .filter(|(_, step)| matches!(step, Step::Dropout { .. }))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
     /// A short content hash of the graph: calibrations carry it.
     pub fn graph_id(&self) -> &str {
         &self.graph_id
@@ -308,26 +318,6 @@ impl Lowering<'_> {
         self.read(left, step);
         self.read(right, step);
         (left, right, out)
-    }
-
-    /// The stored channels of a node's output.
-    fn channels_of(&self, node: &GraphNode) -> Result<Channels> {
-        let of = |input: usize| &self.channels[node.inputs[input]];
-        match node.op {
-            Op::Input | Op::Convolution { .. } | Op::Linear { .. } => {
-                Ok(Channels::first(node.shape.channels))
-            }
-            Op::Concat { offset } => Ok(of(0).followed_by(of(1), offset)),
-            Op::Add | Op::Multiply if of(0) != of(1) => Err(self.unsupported(
-                node,
-                &format!(
-                    "its inputs are different channels of what is stored, {:?} and {:?}: put a conv between the concat and this",
-                    of(0).ranges(),
-                    of(1).ranges()
-                ),
-            )),
-            _ => Ok(of(0).clone()),
-        }
     }
 
     /// Which of `stored` channels `node` reads from its first input, if not the first ones.
@@ -466,7 +456,9 @@ impl Lowering<'_> {
                         "a depthwise convolution cannot directly follow a concat of elastic widths; put a conv between them",
                     ));
                 }
-                let links = self.kernel_links(node, shape[0], *kernel)?;
+                let links = self
+                    .parameters
+                    .kernel_links(&node.path, shape[0], *kernel)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
                 self.plan.steps.push(Step::Depthwise {
@@ -653,41 +645,6 @@ impl Lowering<'_> {
         View::stored(out)
     }
 
-    /// The chain of kernel sizes from the stored one down to `kernel`, with its matrices.
-    fn kernel_links(
-        &self,
-        node: &GraphNode,
-        stored: usize,
-        kernel: usize,
-    ) -> Result<Vec<KernelLink>> {
-        let mut links = Vec::new();
-        let mut from = stored;
-        while from > kernel {
-            let next = (kernel..from).rev().find_map(|to| {
-                let name = transform_name(&node.path, from, to);
-                self.parameters
-                    .position(&name)
-                    .map(|transform| (to, transform))
-            });
-            let (to, transform) = match next {
-                Some((to, transform)) => (to, Some(transform)),
-                None => (kernel, None),
-            };
-            if !(from - to).is_multiple_of(2) {
-                return Err(self.unsupported(
-                    node,
-                    &format!("a {to}×{to} kernel has no centre in a {from}×{from} one"),
-                ));
-            }
-            links.push(KernelLink {
-                kernel: to,
-                transform,
-            });
-            from = to;
-        }
-        Ok(links)
-    }
-
     fn shape_of(&self, node: usize) -> FeatureShape {
         self.graph.nodes[node].shape
     }
@@ -795,6 +752,75 @@ impl Lowering<'_> {
             found: parameter.shape.clone(),
             needed,
         }
+    }
+}
+
+/// Which of a supernet's stored channels each node of `graph` has.
+///
+/// # Errors
+/// If two inputs that are added or multiplied are different channels of what is stored.
+pub fn stored_channels(graph: &Graph) -> Result<Vec<Channels>> {
+    let mut all: Vec<Channels> = Vec::with_capacity(graph.nodes.len());
+    for node in &graph.nodes {
+        let of = |input: usize| &all[node.inputs[input]];
+        let channels = match node.op {
+            Op::Input | Op::Convolution { .. } | Op::Linear { .. } => {
+                Channels::first(node.shape.channels)
+            }
+            Op::Concat { offset } => of(0).followed_by(of(1), offset),
+            Op::Add | Op::Multiply if of(0) != of(1) => {
+                return Err(NnError::Unsupported {
+                    path: node.path.clone(),
+                    reason: format!(
+                        "its inputs are different channels of what is stored, {:?} and {:?}: put a conv between the concat and this",
+                        of(0).ranges(),
+                        of(1).ranges()
+                    ),
+                });
+            }
+            _ => of(0).clone(),
+        };
+        all.push(channels);
+    }
+    Ok(all)
+}
+
+impl Parameters {
+    /// The chain of kernel sizes from the `stored` one of the depthwise convolution at `path` down
+    /// to `kernel`, with its matrices; empty if they are equal.
+    ///
+    /// # Errors
+    /// If a kernel of the chain has no centre of the next one's size.
+    pub fn kernel_links(
+        &self,
+        path: &str,
+        stored: usize,
+        kernel: usize,
+    ) -> Result<Vec<KernelLink>> {
+        let mut links = Vec::new();
+        let mut from = stored;
+        while from > kernel {
+            let next = (kernel..from).rev().find_map(|to| {
+                let transform = self.position(&transform_name(path, from, to))?;
+                Some((to, transform))
+            });
+            let (to, transform) = match next {
+                Some((to, transform)) => (to, Some(transform)),
+                None => (kernel, None),
+            };
+            if !(from - to).is_multiple_of(2) {
+                return Err(NnError::Unsupported {
+                    path: path.to_owned(),
+                    reason: format!("a {to}×{to} kernel has no centre in a {from}×{from} one"),
+                });
+            }
+            links.push(KernelLink {
+                kernel: to,
+                transform,
+            });
+            from = to;
+        }
+        Ok(links)
     }
 }
 
