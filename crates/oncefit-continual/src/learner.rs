@@ -91,6 +91,9 @@ pub struct LearnerSettings {
     pub epochs: usize,
     /// Whether the memory takes a task's images at its end instead of batch by batch.
     pub fills_at_task_end: bool,
+    /// Whether replayed images come in passes through the memory, each image once in a pass, instead
+    /// of in independent draws; the memory must be filled at task ends.
+    pub replays_in_passes: bool,
     /// Shape of images whose mirror images count in the class means of the nearest-mean classifier.
     pub mirrored: Option<ImageShape>,
 }
@@ -115,6 +118,7 @@ impl Default for LearnerSettings {
             decay: Decay::Constant,
             epochs: 1,
             fills_at_task_end: false,
+            replays_in_passes: false,
             mirrored: None,
         }
     }
@@ -299,6 +303,11 @@ impl Learner {
             }
             None => None,
         };
+        let is_steady = settings.fills_at_task_end || method.memory == Some(MemoryPolicy::Herding);
+        if settings.replays_in_passes && !is_steady {
+            let legal = "filled at task ends, where replay comes in passes";
+            return Err(setting("the memory", "filled batch by batch", legal));
+        }
         let needs_memory = method.largest_draw() > 0 || method.classifier != Classifier::Head;
         if needs_memory && memory.is_none() {
             return Err(setting(
@@ -703,7 +712,11 @@ impl Learner {
         let Some(memory) = &self.memory else {
             return Vec::new();
         };
-        memory.draw_without(&self.held_out(), count, self.step, draw)
+        let held_out = self.held_out();
+        match self.settings.replays_in_passes {
+            true => memory.part_of_pass(&held_out, count, (self.task, self.batches), draw),
+            false => memory.draw_without(&held_out, count, self.step, draw),
+        }
     }
 
     /// Pixels as the network sees them in a training step.
