@@ -21,7 +21,7 @@ use crate::head::{HeadSettings, OutputGradients, to_unit_lengths};
 use crate::importance::{FisherEstimator, fisher, output_sensitivity};
 use crate::memory::{Memory, MemoryPolicy, herding_order};
 use crate::method::{BatchClasses, ClassRange, Images, Importance, Method, Reference};
-use crate::model::Model;
+use crate::model::{Model, Output};
 use crate::networks::single_member;
 use crate::stream::{Examples, Stream, normalised};
 
@@ -91,6 +91,9 @@ pub struct LearnerSettings {
     pub epochs: usize,
     /// Whether the memory takes a task's images at its end instead of batch by batch.
     pub fills_at_task_end: bool,
+    /// Whether replayed images come in passes through the memory, each image once in a pass, instead
+    /// of in independent draws; the memory must be filled at task ends.
+    pub replays_in_passes: bool,
     /// Shape of images whose mirror images count in the class means of the nearest-mean classifier.
     pub mirrored: Option<ImageShape>,
 }
@@ -115,6 +118,7 @@ impl Default for LearnerSettings {
             decay: Decay::Constant,
             epochs: 1,
             fills_at_task_end: false,
+            replays_in_passes: false,
             mirrored: None,
         }
     }
@@ -299,6 +303,11 @@ impl Learner {
             }
             None => None,
         };
+        let is_steady = settings.fills_at_task_end || method.memory == Some(MemoryPolicy::Herding);
+        if settings.replays_in_passes && !is_steady {
+            let legal = "filled at task ends, where replay comes in passes";
+            return Err(setting("the memory", "filled batch by batch", legal));
+        }
         let needs_memory = method.largest_draw() > 0 || method.classifier != Classifier::Head;
         if needs_memory && memory.is_none() {
             return Err(setting(
@@ -482,7 +491,7 @@ impl Learner {
     /// If the batch does not fit, or loss or gradients are not finite: nothing has changed then.
     pub fn step(&mut self, examples: &Examples) -> Result<StepReport> {
         self.check(examples)?;
-        let seen_before = self.seen.len();
+        let before = (self.seen.len(), self.images, self.passes);
         for &label in &examples.labels {
             if !self.seen.contains(&label) {
                 self.seen.push(label);
@@ -491,7 +500,8 @@ impl Learner {
         match self.learn(examples) {
             Ok(report) => Ok(report),
             Err(error) => {
-                self.seen.truncate(seen_before);
+                self.seen.truncate(before.0);
+                (self.images, self.passes) = (before.1, before.2);
                 Err(error)
             }
         }
@@ -530,12 +540,6 @@ impl Learner {
                     logits: vec![0.0; rows.len() * classes],
                     ..OutputGradients::default()
                 };
-                let gradient = &mut outputs.logits;
-                let (unit, cosines) = output.unit_features_and_cosines();
-                if self.method.angles.is_some() {
-                    outputs.unit_features = vec![0.0; unit.len()];
-                    outputs.cosines = vec![0.0; cosines.len()];
-                }
                 for segment in group {
                     // One mean over all images, or one over each segment's.
                     let share = match self.method.joint_mean {
@@ -546,29 +550,19 @@ impl Learner {
                         ..(segment.rows.end - rows.start) * classes;
                     let logits = &output.logits()[range.clone()];
                     let old = previous.as_ref().map(|all| &all.logits[range.clone()]);
-                    let gradient = &mut gradient[range.clone()];
+                    let gradient = &mut outputs.logits[range];
                     let mut found = self.objective(segment, share, logits, old, gradient);
-                    if let Some(angles) = &self.method.angles {
-                        let width = self.model.feature_width();
-                        let of_features = (segment.rows.start - rows.start) * width
-                            ..(segment.rows.end - rows.start) * width;
-                        let (old, new) = self.seen.split_at(self.old);
-                        let lambda =
-                            angles.less_forget * angles.growth.factor(old.len(), new.len());
-                        if let (Some(previous), true) = (&previous, lambda != 0.0) {
-                            let fixed = &previous.unit_features[of_features.clone()];
-                            let gradient = &mut outputs.unit_features[of_features.clone()];
-                            let unit = &unit[of_features];
-                            found +=
-                                lambda * less_forget(unit, fixed, width, lambda * share, gradient);
-                        }
-                        if angles.ranking != 0.0 {
-                            let gradient = &mut outputs.cosines[range.clone()];
-                            let cosines = &cosines[range.clone()];
-                            let weight = (angles, angles.ranking);
-                            let labels = &segment.labels;
-                            margin_ranking(cosines, labels, classes, (old, new), weight, gradient);
-                        }
+                    if self.method.angles.is_some() {
+                        let first = segment.rows.start - rows.start;
+                        let previous = previous.as_ref();
+                        found += self.angle_terms(
+                            segment,
+                            first,
+                            share,
+                            &output,
+                            previous,
+                            &mut outputs,
+                        );
                     }
                     if segment.draw.is_none() {
                         loss = found;
@@ -703,7 +697,11 @@ impl Learner {
         let Some(memory) = &self.memory else {
             return Vec::new();
         };
-        memory.draw_without(&self.held_out(), count, self.step, draw)
+        let held_out = self.held_out();
+        match self.settings.replays_in_passes {
+            true => memory.part_of_pass(&held_out, count, (self.task, self.batches), draw),
+            false => memory.draw_without(&held_out, count, self.step, draw),
+        }
     }
 
     /// Pixels as the network sees them in a training step.
@@ -858,6 +856,45 @@ impl Learner {
                 weight,
                 gradient,
             );
+        }
+        loss
+    }
+
+    /// LUCIR's part of one segment, whose rows of `output` begin at `first`; returns its loss.
+    fn angle_terms(
+        &self,
+        segment: &Segment,
+        first: usize,
+        share: f64,
+        output: &Output,
+        previous: Option<&Previous>,
+        outputs: &mut OutputGradients,
+    ) -> f64 {
+        let Some(angles) = &self.method.angles else {
+            return 0.0;
+        };
+        let (unit, cosines) = output.unit_features_and_cosines();
+        outputs.unit_features.resize(unit.len(), 0.0);
+        outputs.cosines.resize(cosines.len(), 0.0);
+        let (width, classes) = (self.model.feature_width(), self.classes());
+        let rows = first..first + segment.rows.len();
+        let (old, new) = self.seen.split_at(self.old);
+        let lambda = angles.less_forget * angles.growth.factor(old.len(), new.len());
+        let mut loss = 0.0;
+        if let (Some(previous), true) = (previous, lambda != 0.0) {
+            let range = rows.start * width..rows.end * width;
+            let (now, fixed) = (&unit[range.clone()], &previous.unit_features[range.clone()]);
+            let gradient = &mut outputs.unit_features[range];
+            loss += lambda * less_forget(now, fixed, width, lambda * share, gradient);
+        }
+        if angles.ranking != 0.0 {
+            let range = rows.start * classes..rows.end * classes;
+            let gradient = &mut outputs.cosines[range.clone()];
+            let weight = (angles, angles.ranking);
+            let labels = &segment.labels;
+            let cosines = &cosines[range];
+            loss += angles.ranking
+                * margin_ranking(cosines, labels, classes, (old, new), weight, gradient);
         }
         loss
     }

@@ -48,9 +48,9 @@ pub use metrics::{AccuracyMatrix, Metrics};
 pub use model::Model;
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    ClassifierKind, ConventionKind, FillKind, FisherKind, HeadKindName, HeadRecipe, LearningRecipe,
-    MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind, RateDecayKind, ReplayMean,
-    SgdRecipe, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
+    ClassifierKind, ConventionKind, DrawKind, FillKind, FisherKind, HeadKindName, HeadRecipe,
+    LearningRecipe, MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind,
+    RateDecayKind, ReplayMean, SgdRecipe, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
 };
 pub use run::{
     Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,

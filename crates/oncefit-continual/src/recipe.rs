@@ -209,6 +209,17 @@ pub enum FillKind {
     TaskEnd,
 }
 
+/// How replayed images are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrawKind {
+    /// Each step draws anew.
+    Independent,
+    /// In shuffled passes through the memory, each image once in a pass (data loaders of other
+    /// libraries); the memory must be filled at task ends.
+    Passes,
+}
+
 /// Over what the mean of replayed images is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -244,6 +255,9 @@ pub struct MemoryRecipe {
     /// When; `batch` where it is left out. A herding memory always takes them at a task's end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fill: Option<FillKind>,
+    /// How replayed images are drawn; `independent` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<DrawKind>,
 }
 
 impl Default for MemoryRecipe {
@@ -252,6 +266,7 @@ impl Default for MemoryRecipe {
             capacity: 200,
             policy: None,
             fill: None,
+            draws: None,
         }
     }
 }
@@ -476,6 +491,8 @@ fn keys(section: &str) -> &'static [&'static str] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::angles::Growth;
+    use crate::head::{HeadKind, HeadSettings};
     use crate::method::Method;
 
     fn message(text: &str) -> String {
@@ -520,11 +537,44 @@ mod tests {
                 "`stream.base`",
             ),
             ("[network]\nwidth = 20", "`network.width`"),
+            ("[head]\nneck = 8", "`head.neck` belongs"),
+            (
+                "[head]\nkind = \"cosine\"\nscale = 0.0",
+                "the scale of the head is 0; expected above 0",
+            ),
+            ("[optimiser]\nmilestones = [1.0]", "`optimiser.milestones`"),
+            (
+                "[optimiser]\ndecay = \"step\"\nmilestones = [3.0, 1.0]",
+                "in order",
+            ),
             ("[network]\nkind = \"member\"", "`network.space`"),
         ] {
             let found = message(text);
             assert!(found.contains(part), "{found}");
         }
+    }
+
+    #[test]
+    fn heads_are_the_methods_unless_a_recipe_says_otherwise() {
+        let head = |text: &str| LearningRecipe::parse(text, "r").unwrap().build_head();
+        assert_eq!(head(""), HeadSettings::default());
+        let lucir = HeadSettings {
+            only_seen: true,
+            drops_last_activation: true,
+            ..HeadSettings::cosine(10.0)
+        };
+        assert_eq!(head("[method]\nname = \"lucir\""), lucir);
+        let found = head(
+            "[head]\nkind = \"cosine\"\nscale = 4.0\nlearns_scale = false\nneck = 8\nonly_seen = true",
+        );
+        let fixed = HeadKind::Cosine {
+            scale: 4.0,
+            learns_scale: false,
+        };
+        assert_eq!(
+            (found.kind, found.neck, found.only_seen),
+            (fixed, Some(8), true)
+        );
     }
 
     #[test]
@@ -547,6 +597,21 @@ mod tests {
         assert!(wrong.to_string().contains("NaN"), "{wrong}");
         let wrong = method("[method]\nname = \"ewc\"\n[memory]\npolicy = \"ring\"").unwrap_err();
         assert!(wrong.to_string().contains("without memory"), "{wrong}");
+        let found = method(
+            "[method]\nname = \"lucir\"\nalpha = 3.0\nweight = 0.5\ngrowth = \"new-over-old\"",
+        )
+        .unwrap();
+        let angles = found.angles.unwrap();
+        assert_eq!((angles.less_forget, angles.ranking), (3.0, 0.5));
+        assert_eq!(
+            (angles.growth, found.outputs[0].weight),
+            (Growth::NewOverOld, 1.0)
+        );
+        let found = method("[method]\nname = \"bic\"\nalpha = 2.0\nheld_out = 0.3").unwrap();
+        assert_eq!(found.correction.unwrap().held_out, 0.3);
+        assert_eq!(found.outputs[2].weight, 2.0);
+        let found = method("[training]\nreplay_mean = \"joint\"").unwrap();
+        assert!(found.joint_mean);
         for name in Method::NAMES {
             method(&format!("[method]\nname = \"{name}\"")).unwrap();
         }

@@ -1,7 +1,7 @@
 //! Pages of continual learning: the `report.html` of a run, and methods compared over seeds.
 
 use maud::{Markup, PreEscaped, html};
-use oncefit_continual::{AccuracyMatrix, Learner, LearningRun, Memory, Results};
+use oncefit_continual::{AccuracyMatrix, Learner, LearningRun, Memory, Metrics, Results};
 use oncefit_data::{Dataset, LoadedData, contact_sheet};
 
 use crate::chart::{Chart, Mark, Series};
@@ -73,7 +73,7 @@ pub fn report(
         div.wide { table {
             thead { tr { th { "task" } th { "train" } th { "measured on" } th { "pixels" } th { "classes" } } }
             tbody { @for (index, task) in results.tasks.iter().enumerate() {
-                tr { td { (index + 1) } td { (task.train) } td { (task.test) } td { (task.pixels) } td { (task.classes.join(", ")) } }
+                tr { td { (index + 1) } td { (task.train) } td { (task.test) } td { (task.pixels) } td style="white-space:normal" { (task.classes.join(", ")) } }
             } }
         } }
         h2 { "Provenance" }
@@ -90,30 +90,37 @@ fn optional(value: Option<f64>) -> String {
 }
 
 fn metrics_table(results: &Results) -> Markup {
-    let found = [
-        ("class-incremental", &results.class_incremental),
-        ("task-incremental", &results.task_incremental),
+    let found = [&results.class_incremental, &results.task_incremental];
+    type Cell = fn(&Metrics) -> String;
+    let rows: [(&str, Cell); 6] = [
+        ("final accuracy", |found| {
+            percent(found.final_average_accuracy)
+        }),
+        ("over the stream", |found| {
+            percent(found.average_incremental_accuracy)
+        }),
+        ("forgetting", |found| optional(found.forgetting)),
+        ("backward transfer", |found| {
+            optional(found.backward_transfer)
+        }),
+        ("forward transfer", |found| optional(found.forward_transfer)),
+        ("learning accuracy", |found| {
+            percent(found.learning_accuracy)
+        }),
     ];
     html! {
         div.wide { table {
-            thead { tr {
-                th {} th { "final accuracy" } th { "over the stream" } th { "forgetting" }
-                th { "backward transfer" } th { "forward transfer" } th { "learning accuracy" }
-            } }
-            tbody { @for (name, metrics) in found { @if let Some(found) = metrics {
+            thead { tr { th {} th { "all classes" } th { "task's classes" } } }
+            tbody { @for (name, cell) in rows {
                 tr {
                     td { (name) }
-                    td { (percent(found.final_average_accuracy)) }
-                    td { (percent(found.average_incremental_accuracy)) }
-                    td { (optional(found.forgetting)) }
-                    td { (optional(found.backward_transfer)) }
-                    td { (optional(found.forward_transfer)) }
-                    td { (percent(found.learning_accuracy)) }
+                    @for metrics in found { td { (metrics.as_ref().map_or("–".into(), cell)) } }
                 }
-            } } }
+            } }
         } }
         p {
-            "Final accuracy: mean over the tasks at the end. Over the stream: mean, over the tasks learnt, "
+            "Among all classes seen (class-incremental) and among the classes of an image's own task "
+            "(task-incremental). Final accuracy: mean over the tasks at the end. Over the stream: mean, over the tasks learnt, "
             "of the mean accuracy on what was learnt so far. Forgetting: from a task's best accuracy before "
             "the last task to its last one. Learning accuracy: mean of the tasks' accuracies right after each."
         }
@@ -240,7 +247,7 @@ fn costs(results: &Results) -> Markup {
         ("weights", count(costs.parameters as u64)),
     ];
     html! {
-        div.wide { table { tbody { @for (name, value) in rows { tr { td { (name) } td { (value) } } } } } }
+        div.wide { table { tbody { @for (name, value) in rows { tr { td style="white-space:normal" { (name) } td style="white-space:normal" { (value) } } } } } }
         p { "Train-MACs: steps (three times those of a forward pass), the previous network's outputs, and what the ends of tasks compute, such as importances. GDumb's fresh networks are a part of the evaluations." }
     }
 }

@@ -6,7 +6,8 @@ use oncefit_space::Space;
 use oncefit_train::{Decay, TrainError};
 
 use super::{
-    FillKind, LearningRecipe, NetworkKind, NetworkRecipe, RateDecayKind, StreamKind, StreamRecipe,
+    DrawKind, FillKind, LearningRecipe, NetworkKind, NetworkRecipe, RateDecayKind, StreamKind,
+    StreamRecipe,
 };
 use crate::error::{Result, setting};
 use crate::learner::{Classifier, ImageChanges, Learner, LearnerSettings};
@@ -219,6 +220,7 @@ impl LearningRecipe {
             },
             epochs: self.training.epochs,
             fills_at_task_end: self.memory.fill == Some(FillKind::TaskEnd),
+            replays_in_passes: self.memory.draws == Some(DrawKind::Passes),
             mirrored: self.mirrors(method.classifier)?.then_some(shape),
         };
         match weights {
