@@ -2,8 +2,7 @@
 //! `split_fashion [method] [seeds] [embedded] [rate]` prints the class-incremental accuracy matrix.
 
 use oncefit_continual::{
-    Experiment, HeadSettings, Learner, LearnerSettings, Method, Stream, StreamSettings, interval,
-    mlp,
+    Experiment, Learner, LearnerSettings, Method, Stream, StreamSettings, interval, mlp,
 };
 use oncefit_data::{DataSource, Normalisation};
 
@@ -39,8 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 batch_size: 10,
                 seed,
                 normalisation: Normalisation::of(&data.train)?,
-                augmentation: None,
-                head: HeadSettings::default(),
+                ..LearnerSettings::default()
             },
         )?;
         let mut experiment = Experiment::new(stream, learner);

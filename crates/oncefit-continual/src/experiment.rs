@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ContinualError, Result};
 use crate::learner::{Learner, StepReport, TaskAccuracy};
 use crate::metrics::AccuracyMatrix;
-use crate::stream::Stream;
+use crate::stream::{Stream, Task};
 
 /// What a finished stream leaves behind.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Finished {
     pub seconds: f64,
     /// Images that ran forward and backward.
     pub images: u64,
+    /// Forward passes of one image that evaluations took; a step's backward pass counts as two.
+    #[serde(default)]
+    pub evaluation_passes: u64,
     /// Bytes of the memory at the end.
     pub memory_bytes: usize,
     /// The task that is being learnt.
@@ -103,6 +106,7 @@ impl Experiment {
         let (first_task, first_batch) = self.learner.position();
         for task in first_task..self.stream.tasks().len() {
             let first = if task == first_task { first_batch } else { 0 };
+            self.learner.expect(self.stream.batches_per_epoch(task));
             // A stream of its own, so that the observer may see the experiment.
             let stream = self.stream.clone();
             for examples in stream.iterate(task, first) {
@@ -121,12 +125,19 @@ impl Experiment {
             self.finished.task_seconds.push(running.seconds);
             let share = running.correct as f64 / running.images.max(1) as f64;
             self.finished.prequential.push(share);
-            let train = &stream.tasks()[task].train;
+            let Task {
+                train, held_out, ..
+            } = &stream.tasks()[task];
+            if !held_out.is_empty() {
+                let held_out = stream.train_examples(task, held_out);
+                self.learner.correct(&held_out)?;
+            }
             self.learner.end_task(&stream.train_examples(task, train))?;
             let (class, by_task) = columns(&self.learner.evaluate(&stream)?);
             self.finished.class_incremental.rows.push(class);
             self.finished.task_incremental.rows.push(by_task);
             self.finished.images = self.learner.images();
+            self.finished.evaluation_passes += self.learner.take_evaluation_passes();
             self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
             self.finished.seconds = before + begun.elapsed().as_secs_f64();
             if !observe(self, Moment::Task(task))? {

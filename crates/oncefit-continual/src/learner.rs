@@ -5,17 +5,20 @@ mod task_end;
 
 use oncefit_data::{Augmentation, ImageShape, Normalisation};
 use oncefit_nn::{
-    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, Parameters, Supernet,
-    TransformDecay, UpdateRule,
+    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, ParameterKind, Parameters,
+    Supernet, TransformDecay, UpdateRule,
 };
 use oncefit_random::Draws;
 use oncefit_space::{Graph, Op, Space};
+use oncefit_train::{Decay, LearningRate};
 use serde::{Deserialize, Serialize};
 
+use crate::angles::{less_forget, margin_ranking};
+use crate::correction::Correction;
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
 use crate::head::{HeadSettings, OutputGradients, to_unit_lengths};
-use crate::importance::{fisher, output_sensitivity};
+use crate::importance::{FisherEstimator, fisher, output_sensitivity};
 use crate::memory::{Memory, MemoryPolicy, herding_order};
 use crate::method::{BatchClasses, ClassRange, Images, Importance, Method, Reference};
 use crate::model::Model;
@@ -36,6 +39,24 @@ pub enum Classifier {
         /// Passes through the memory.
         epochs: usize,
     },
+}
+
+/// How fresh weights are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initialisation {
+    /// As `Supernet::initialise` does; biases are 0.
+    #[default]
+    Oncefit,
+    /// As PyTorch's layers do: weights and biases of convolutions and linear layers uniform in
+    /// ±1/√inputs.
+    Pytorch,
+}
+
+impl Initialisation {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a learner is made of, beside network and method.
@@ -61,6 +82,42 @@ pub struct LearnerSettings {
     /// How logits are made of features.
     #[serde(skip_serializing_if = "HeadSettings::is_default")]
     pub head: HeadSettings,
+    /// How fresh weights are drawn; given weights stay.
+    #[serde(skip_serializing_if = "Initialisation::is_default")]
+    pub initialisation: Initialisation,
+    /// How the learning rate falls over the epochs of each task.
+    pub decay: Decay,
+    /// Epochs of each task, for a cosine.
+    pub epochs: usize,
+    /// Whether the memory takes a task's images at its end instead of batch by batch.
+    pub fills_at_task_end: bool,
+    /// Shape of images whose mirror images count in the class means of the nearest-mean classifier.
+    pub mirrored: Option<ImageShape>,
+}
+
+impl Default for LearnerSettings {
+    /// SGD at 0.03, a memory of 200, batches of 10, pixels from 0 to 1 of one channel.
+    fn default() -> Self {
+        Self {
+            learning_rate: 0.03,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            memory: 200,
+            batch_size: 10,
+            seed: 0,
+            normalisation: Normalisation {
+                mean: vec![0.0],
+                std: vec![1.0],
+            },
+            augmentation: None,
+            head: HeadSettings::default(),
+            initialisation: Initialisation::default(),
+            decay: Decay::Constant,
+            epochs: 1,
+            fills_at_task_end: false,
+            mirrored: None,
+        }
+    }
 }
 
 /// Changes of images of a shape. The memory keeps images as they were; logits that it keeps are
@@ -157,6 +214,21 @@ pub struct Learner {
     /// Batches of this task done.
     pub(crate) batches: usize,
     pub(crate) images: u64,
+    /// Forward passes of one image in training; a backward pass counts as two.
+    pub(crate) passes: u64,
+    /// Forward passes since a counter last took them.
+    forwarded: u64,
+    evaluation_passes: u64,
+    batches_per_epoch: usize,
+    /// BiC's, of the task that ended last.
+    pub(crate) correction: Option<Correction>,
+}
+
+/// What the network at the end of the previous task makes of a batch.
+struct Previous {
+    logits: Vec<f32>,
+    /// Of a cosine head.
+    unit_features: Vec<f32>,
 }
 
 /// The images of one forward pass and where its parts lie.
@@ -174,7 +246,10 @@ impl Learner {
     /// If the space has several members, the memory is smaller than a batch or a draw, or the
     /// method needs what the network cannot give.
     pub fn new(space: &Space, method: Method, settings: LearnerSettings) -> Result<Self> {
-        let parameters = Supernet::initialise(space, settings.seed)?.parameters;
+        let mut parameters = Supernet::initialise(space, settings.seed)?.parameters;
+        if settings.initialisation == Initialisation::Pytorch {
+            draw_as_pytorch(&mut parameters, settings.seed);
+        }
         Self::with_weights(space, parameters, method, settings)
     }
 
@@ -232,6 +307,10 @@ impl Learner {
                 "a memory policy",
             ));
         }
+        if method.angles.is_some() && !model.is_cosine() {
+            let legal = "a cosine head, whose angles its terms compare";
+            return Err(setting("the head of the method", "another", legal));
+        }
         let is_per_example = |importance: &Importance| {
             matches!(
                 importance,
@@ -278,6 +357,11 @@ impl Learner {
             task: 0,
             batches: 0,
             images: 0,
+            passes: 0,
+            forwarded: 0,
+            evaluation_passes: 0,
+            batches_per_epoch: 0,
+            correction: None,
             space: space.clone(),
             model,
             has_norms,
@@ -325,6 +409,27 @@ impl Learner {
     /// Images that ran forward and backward so far.
     pub fn images(&self) -> u64 {
         self.images
+    }
+
+    /// Forward passes of one image in training so far, a backward pass as two: steps, the previous
+    /// network's outputs, what the ends of tasks compute.
+    pub fn training_passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// Forward passes of evaluations since the last call; they are no part of the state.
+    pub fn take_evaluation_passes(&mut self) -> u64 {
+        std::mem::take(&mut self.evaluation_passes)
+    }
+
+    /// Says how many batches an epoch of the coming task has: a decaying learning rate follows it.
+    pub fn expect(&mut self, batches_per_epoch: usize) {
+        self.batches_per_epoch = batches_per_epoch;
+    }
+
+    /// BiC's correction, of the task that ended last.
+    pub fn correction(&self) -> Option<&Correction> {
+        self.correction.as_ref()
     }
 
     /// Classes seen, in order of arrival.
@@ -398,6 +503,7 @@ impl Learner {
         let total = segments.last().map_or(0, |segment| segment.rows.end);
         let values = self.model.input_shape().len();
         let inputs = self.inputs(std::mem::take(&mut pixels), "augmentation");
+        let rate = self.rate()?;
         let learns = self.method.cross_entropy != 0.0 || !self.method.outputs.is_empty();
         self.gradients.clear();
         let mut loss = 0.0;
@@ -414,7 +520,7 @@ impl Learner {
                     data: &inputs[rows.start * values..rows.end * values],
                     count: rows.len(),
                 };
-                let previous = self.previous_logits(images)?;
+                let previous = self.previous_outputs(images)?;
                 let mode = Mode::Train { dropout: None };
                 let executor = &mut self.executor;
                 let output = self
@@ -425,18 +531,51 @@ impl Learner {
                     ..OutputGradients::default()
                 };
                 let gradient = &mut outputs.logits;
+                let (unit, cosines) = output.unit_features_and_cosines();
+                if self.method.angles.is_some() {
+                    outputs.unit_features = vec![0.0; unit.len()];
+                    outputs.cosines = vec![0.0; cosines.len()];
+                }
                 for segment in group {
+                    // One mean over all images, or one over each segment's.
+                    let share = match self.method.joint_mean {
+                        true => segment.rows.len() as f64 / total as f64,
+                        false => 1.0,
+                    };
                     let range = (segment.rows.start - rows.start) * classes
                         ..(segment.rows.end - rows.start) * classes;
                     let logits = &output.logits()[range.clone()];
-                    let old = previous.as_ref().map(|all| &all[range.clone()]);
-                    let found = self.objective(segment, logits, old, &mut gradient[range.clone()]);
+                    let old = previous.as_ref().map(|all| &all.logits[range.clone()]);
+                    let gradient = &mut gradient[range.clone()];
+                    let mut found = self.objective(segment, share, logits, old, gradient);
+                    if let Some(angles) = &self.method.angles {
+                        let width = self.model.feature_width();
+                        let of_features = (segment.rows.start - rows.start) * width
+                            ..(segment.rows.end - rows.start) * width;
+                        let (old, new) = self.seen.split_at(self.old);
+                        let lambda =
+                            angles.less_forget * angles.growth.factor(old.len(), new.len());
+                        if let (Some(previous), true) = (&previous, lambda != 0.0) {
+                            let fixed = &previous.unit_features[of_features.clone()];
+                            let gradient = &mut outputs.unit_features[of_features.clone()];
+                            let unit = &unit[of_features];
+                            found +=
+                                lambda * less_forget(unit, fixed, width, lambda * share, gradient);
+                        }
+                        if angles.ranking != 0.0 {
+                            let gradient = &mut outputs.cosines[range.clone()];
+                            let cosines = &cosines[range.clone()];
+                            let weight = (angles, angles.ranking);
+                            let labels = &segment.labels;
+                            margin_ranking(cosines, labels, classes, (old, new), weight, gradient);
+                        }
+                    }
                     if segment.draw.is_none() {
                         loss = found;
                         first_logits.extend_from_slice(logits);
                     }
                 }
-                if let Some(at) = gradient.iter().position(|value| !value.is_finite()) {
+                if let Some(at) = outputs.logits.iter().position(|value| !value.is_finite()) {
                     return Err(ContinualError::NotFinite {
                         what: "the loss",
                         step: self.step,
@@ -463,7 +602,7 @@ impl Learner {
                 detail: format!("parameter `{}`", self.parameters.at(position).name),
             });
         }
-        let (cpu, rate) = (self.executor.cpu(), self.settings.learning_rate);
+        let cpu = self.executor.cpu();
         self.optimiser
             .step(cpu, &mut self.parameters, &mut self.gradients, rate);
         if let Some((gradients, before)) = before {
@@ -483,13 +622,11 @@ impl Learner {
                 }
             }
         }
-        if let Some(memory) = &mut self.memory {
-            if self.settings.head.only_seen && self.method.stores_logits() {
-                // A class that has not come yet has no logit.
-                let logits = first_logits.iter_mut().enumerate();
-                let unseen = logits.filter(|(at, _)| !self.seen.contains(&((at % classes) as u32)));
-                unseen.for_each(|(_, logit)| *logit = f32::NAN);
-            }
+        let correct = self.correct_of(&first_logits, &examples.labels);
+        if self.method.stores_logits() {
+            self.mark_unseen(&mut first_logits);
+        }
+        if let (Some(memory), false) = (&mut self.memory, self.settings.fills_at_task_end) {
             memory.offer(examples, self.task, &first_logits);
         }
         if self.has_norms {
@@ -499,10 +636,7 @@ impl Learner {
         self.batches += 1;
         let images = if learns { total } else { 0 };
         self.images += images as u64;
-        let rows = first_logits.chunks_exact(classes).zip(&examples.labels);
-        let correct = rows
-            .filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
-            .count();
+        self.passes += 3 * images as u64;
         Ok(StepReport {
             step: self.step,
             loss,
@@ -511,6 +645,65 @@ impl Learner {
             images,
             projected,
         })
+    }
+
+    /// Images whose label has the largest logit among all outputs.
+    fn correct_of(&self, logits: &[f32], labels: &[u32]) -> usize {
+        let classes = self.classes();
+        let rows = logits.chunks_exact(classes).zip(labels);
+        rows.filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
+            .count()
+    }
+
+    /// A class that has not come yet has no logit where [`HeadSettings::only_seen`] holds.
+    fn mark_unseen(&self, logits: &mut [f32]) {
+        if self.settings.head.only_seen {
+            let classes = self.classes();
+            let unseen = |at: usize| !self.seen.contains(&((at % classes) as u32));
+            let logits = logits.iter_mut().enumerate();
+            logits
+                .filter(|(at, _)| unseen(*at))
+                .for_each(|(_, logit)| *logit = f32::NAN);
+        }
+    }
+
+    /// The learning rate of this step.
+    fn rate(&self) -> Result<f32> {
+        if self.settings.decay == Decay::Constant {
+            return Ok(self.settings.learning_rate);
+        }
+        if self.batches_per_epoch == 0 {
+            let legal = "told by `Learner::expect` before a decaying rate's task";
+            return Err(setting("the batches of an epoch", 0, legal));
+        }
+        let schedule = LearningRate {
+            base: f64::from(self.settings.learning_rate),
+            floor: 0.0,
+            warm_up_epochs: 0.0,
+            warm_up_factor: 1.0,
+            epochs: self.settings.epochs as f64,
+            decay: self.settings.decay.clone(),
+        };
+        Ok(schedule.at(self.batches as f64 / self.batches_per_epoch as f64) as f32)
+    }
+
+    /// Places of the memory that BiC keeps out of this task's draws.
+    fn held_out(&self) -> Vec<usize> {
+        match (&self.memory, &self.method.correction) {
+            (Some(memory), Some(correction)) => {
+                let count = correction.images_of_class(memory.capacity(), self.old);
+                memory.some_of_each_class(count, self.task)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Places of the memory that draw number `draw` of the coming step takes.
+    pub fn drawn_places(&self, count: usize, draw: u64) -> Vec<usize> {
+        let Some(memory) = &self.memory else {
+            return Vec::new();
+        };
+        memory.draw_without(&self.held_out(), count, self.step, draw)
     }
 
     /// Pixels as the network sees them in a training step.
@@ -546,7 +739,7 @@ impl Learner {
             if segments.iter().any(|segment| segment.draw == Some(draw)) {
                 continue;
             }
-            let places = memory.draw(count, self.step, draw);
+            let places = self.drawn_places(count, draw);
             let drawn = memory.examples(&places);
             let start = segments[segments.len() - 1].rows.end;
             segments.push(Segment {
@@ -560,33 +753,43 @@ impl Learner {
         (pixels, segments)
     }
 
-    fn previous_logits(&mut self, images: Batch) -> Result<Option<Vec<f32>>> {
-        let is_needed = self
-            .method
-            .outputs
-            .iter()
-            .any(|term| term.weight != 0.0 && term.reference == Reference::PreviousNetwork);
-        let Some(previous) = self.previous.as_ref().filter(|_| is_needed) else {
+    fn previous_outputs(&mut self, images: Batch) -> Result<Option<Previous>> {
+        let Some(previous) = &self.previous else {
             return Ok(None);
         };
+        self.passes += images.count as u64;
         let executor = &mut self.executor;
         let mode = Mode::BatchStatistics;
         let output = self.model.forward(executor, previous, images, mode)?;
-        let logits = output.logits().to_vec();
+        let mut found = Previous {
+            logits: output.logits().to_vec(),
+            unit_features: output.unit_features_and_cosines().0.to_vec(),
+        };
         self.model.recycle(executor, output);
-        Ok(Some(logits))
+        if let Some(correction) = &self.correction {
+            correction.apply(&mut found.logits, self.model.classes());
+        }
+        Ok(Some(found))
     }
 
     /// The output-space part of one segment; returns the cross-entropy of new images.
     fn objective(
         &self,
         segment: &Segment,
+        share: f64,
         logits: &[f32],
         previous: Option<&[f32]>,
         gradient: &mut [f32],
     ) -> f64 {
         let classes = self.classes();
         let all = self.classes_of_head();
+        let (of_labels, of_previous) = match self.method.shares_by_classes {
+            true => {
+                let old = self.old as f64 / self.seen.len() as f64;
+                (share * (1.0 - old), share * old)
+            }
+            false => (share, share),
+        };
         let mut loss = 0.0;
         if segment.draw.is_none() && self.method.cross_entropy != 0.0 {
             let range = match self.method.batch_classes {
@@ -599,7 +802,7 @@ impl Learner {
                     present
                 }
             };
-            let weight = self.method.cross_entropy;
+            let weight = self.method.cross_entropy * of_labels;
             loss = cross_entropy(logits, &segment.labels, classes, &range, weight, gradient);
         }
         for term in self.method.outputs.iter().filter(|term| term.weight != 0.0) {
@@ -618,12 +821,13 @@ impl Learner {
             let stored;
             let reference = match term.reference {
                 Reference::Labels => {
-                    let of_labels = match term.divergence {
+                    let divergence = match term.divergence {
                         Divergence::BinaryKullbackLeibler => binary_cross_entropy,
                         _ => cross_entropy,
                     };
                     let labels = &segment.labels;
-                    let found = of_labels(logits, labels, classes, range, term.weight, gradient);
+                    let weight = term.weight * of_labels;
+                    let found = divergence(logits, labels, classes, range, weight, gradient);
                     if segment.draw.is_none() {
                         loss += term.weight * found;
                     }
@@ -641,7 +845,10 @@ impl Learner {
                     &stored[..]
                 }
             };
-            let weight = term.weight;
+            let weight = match term.reference {
+                Reference::PreviousNetwork => term.weight * of_previous,
+                _ => term.weight * share,
+            };
             output_divergence(
                 term.divergence,
                 logits,
@@ -668,6 +875,7 @@ impl Learner {
         let mut reference = Gradients::zeros(&self.parameters);
         self.plain_gradients(&inputs, &drawn.labels, &mut reference)?;
         self.images += drawn.len() as u64;
+        self.passes += 3 * drawn.len() as u64;
         let (dot, norm) = (self.gradients.dot(&reference), reference.dot(&reference));
         let projects = dot < 0.0 && norm > 0.0;
         if projects {
@@ -728,6 +936,25 @@ impl Learner {
         self.recent
             .images
             .drain(..surplus * self.model.input_shape().len());
+    }
+}
+
+fn draw_as_pytorch(parameters: &mut Parameters, seed: u64) {
+    let mut inputs = 1;
+    for (position, tensor) in parameters.iter_mut().enumerate() {
+        inputs = match tensor.kind {
+            ParameterKind::ConvolutionWeight | ParameterKind::LinearWeight => {
+                tensor.shape[1..].iter().product()
+            }
+            ParameterKind::DepthwiseWeight => tensor.shape[..2].iter().product(),
+            // A bias follows its weight.
+            ParameterKind::Bias => inputs,
+            _ => continue,
+        };
+        let reach = 1.0 / (inputs as f32).sqrt();
+        let mut draws = Draws::new(seed, "pytorch-initialisation", position as u64, 0);
+        let values = tensor.data.iter_mut();
+        values.for_each(|value| *value = draws.uniform_f32(-reach, reach));
     }
 }
 

@@ -10,6 +10,8 @@
 //! Bregman divergences D ("A Unified and General Framework for Continual Learning", ICLR 2024): a
 //! [`Method`] is a value that lists terms. A term of weight 0 is not executed.
 
+mod angles;
+mod correction;
 mod divergence;
 mod error;
 mod experiment;
@@ -27,24 +29,28 @@ mod state;
 mod statistics;
 mod stream;
 
+pub use angles::{Angles, Growth};
+pub use correction::Correction;
 pub use divergence::{Divergence, output_divergence};
 pub use error::{ContinualError, Result};
 pub use experiment::{Experiment, Finished, Moment, Running};
 pub use head::{HeadKind, HeadSettings, Rows, Targets};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
-pub use learner::{Classifier, ImageChanges, Learner, LearnerSettings, StepReport, TaskAccuracy};
+pub use learner::{
+    Classifier, ImageChanges, Initialisation, Learner, LearnerSettings, StepReport, TaskAccuracy,
+};
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{
-    BatchClasses, ClassRange, Convention, Images, Importance, Method, OutputTerm, Reference,
-    WeightTerm,
+    BatchClasses, BiasCorrection, ClassRange, Convention, Images, Importance, Method, OutputTerm,
+    Reference, WeightTerm,
 };
 pub use metrics::{AccuracyMatrix, Metrics};
 pub use model::Model;
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    ClassifierKind, ConventionKind, FisherKind, HeadKindName, HeadRecipe, LearningRecipe,
-    MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe,
-    StepsRecipe, StreamKind, StreamRecipe,
+    ClassifierKind, ConventionKind, FillKind, FisherKind, HeadKindName, HeadRecipe, LearningRecipe,
+    MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind, RateDecayKind, ReplayMean,
+    SgdRecipe, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
 };
 pub use run::{
     Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,

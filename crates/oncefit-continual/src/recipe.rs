@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::head::{HeadKindName, HeadRecipe};
 pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
 use crate::error::Result;
+use crate::learner::Initialisation;
 use crate::memory::MemoryPolicy;
 
 /// What decides a run of continual learning.
@@ -147,6 +148,9 @@ pub enum NetworkKind {
 pub struct NetworkRecipe {
     /// Which kind.
     pub kind: NetworkKind,
+    /// How fresh weights are drawn; `oncefit` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initialisation: Option<Initialisation>,
     /// `mlp`: units of a hidden layer, 100 where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
@@ -195,6 +199,39 @@ impl From<PolicyKind> for MemoryPolicy {
     }
 }
 
+/// When a memory takes images.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FillKind {
+    /// Each batch after it was learnt.
+    Batch,
+    /// A task's images at its end, with the logits of the network as it is then.
+    TaskEnd,
+}
+
+/// Over what the mean of replayed images is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplayMean {
+    /// New and replayed images have a mean each, and these are added.
+    Separate,
+    /// One mean over new and replayed images.
+    Joint,
+}
+
+/// How the learning rate falls in each task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RateDecayKind {
+    /// Not.
+    #[default]
+    Constant,
+    /// Multiplied by `factor` at each of the `milestones`.
+    Step,
+    /// To 0 at the end of the task's last epoch.
+    Cosine,
+}
+
 /// `[memory]`; methods without memory have none whatever it says.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -204,6 +241,9 @@ pub struct MemoryRecipe {
     /// Which ones, instead of the method's own policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyKind>,
+    /// When; `batch` where it is left out. A herding memory always takes them at a task's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<FillKind>,
 }
 
 impl Default for MemoryRecipe {
@@ -211,11 +251,12 @@ impl Default for MemoryRecipe {
         Self {
             capacity: 200,
             policy: None,
+            fill: None,
         }
     }
 }
 
-/// `[optimiser]`: stochastic gradient descent at a constant rate.
+/// `[optimiser]`: stochastic gradient descent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SgdRecipe {
@@ -225,6 +266,14 @@ pub struct SgdRecipe {
     pub momentum: f32,
     /// Weight decay; not applied to biases and batch-norm.
     pub weight_decay: f32,
+    /// How the learning rate falls in each task.
+    pub decay: RateDecayKind,
+    /// `step`: epochs of a task at which the rate falls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub milestones: Vec<f64>,
+    /// `step`: what the rate is multiplied by there, 0.1 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factor: Option<f64>,
 }
 
 impl Default for SgdRecipe {
@@ -233,6 +282,9 @@ impl Default for SgdRecipe {
             learning_rate: 0.03,
             momentum: 0.0,
             weight_decay: 0.0,
+            decay: RateDecayKind::Constant,
+            milestones: Vec::new(),
+            factor: None,
         }
     }
 }
@@ -248,6 +300,9 @@ pub struct StepsRecipe {
     /// Images of each draw from the memory, instead of the method's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_batch: Option<usize>,
+    /// Over what the mean of replayed images is taken, instead of the method's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_mean: Option<ReplayMean>,
 }
 
 impl Default for StepsRecipe {
@@ -256,6 +311,7 @@ impl Default for StepsRecipe {
             batch_size: 10,
             epochs: 1,
             replay_batch: None,
+            replay_mean: None,
         }
     }
 }
@@ -341,6 +397,19 @@ impl LearningRecipe {
         }
         if !(decay >= 0.0 && decay.is_finite()) {
             return problem("optimiser.weight_decay", decay.to_string(), "0 or more");
+        }
+        let falls = sgd.decay == RateDecayKind::Step;
+        if falls == sgd.milestones.is_empty() || (sgd.factor.is_some() && !falls) {
+            return Err("`optimiser.milestones` and `optimiser.factor` belong to `decay = \"step\"`, which needs milestones".into());
+        }
+        let is_rising = sgd.milestones.is_sorted() && sgd.milestones.iter().all(|at| *at >= 0.0);
+        if !is_rising {
+            let found = format!("{:?}", sgd.milestones);
+            return problem("optimiser.milestones", found, "epochs from 0 on, in order");
+        }
+        let factor = sgd.factor.unwrap_or(0.1);
+        if !(factor > 0.0 && factor.is_finite()) {
+            return problem("optimiser.factor", factor.to_string(), "above 0");
         }
         let counts = [
             ("training.batch_size", Some(self.training.batch_size)),

@@ -186,10 +186,12 @@ impl TaskSummary {
 pub struct Costs {
     /// Images, new and replayed, that ran forward and backward.
     pub images: u64,
-    /// Their multiply-accumulates: three times those of a forward pass. Importances at the ends of
-    /// tasks, the previous network's outputs and evaluations, of which GDumb's fresh network is a part,
-    /// are not in it.
+    /// Multiply-accumulates of training: steps (three times those of a forward pass), the previous
+    /// network's outputs, and what is computed at the ends of tasks: importances, herding, logits.
     pub train_macs: u64,
+    /// Multiply-accumulates of evaluations, of which GDumb's fresh networks are a part.
+    #[serde(default)]
+    pub evaluation_macs: u64,
     /// Seconds in all.
     pub seconds: f64,
     /// Seconds of training steps.
@@ -235,7 +237,8 @@ impl Results {
             tasks: TaskSummary::all(stream),
             costs: Costs {
                 images: learner.images(),
-                train_macs: 3 * learner.model().macs() * learner.images(),
+                train_macs: learner.model().macs() * learner.training_passes(),
+                evaluation_macs: learner.model().macs() * finished.evaluation_passes,
                 seconds: finished.seconds,
                 step_seconds: finished.task_seconds.iter().sum(),
                 memory_bytes: finished.memory_bytes,

@@ -9,11 +9,12 @@ use oncefit_nn::{Parameter, Parameters};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::correction::Correction;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Anchor, Learner};
 use crate::stream::Examples;
 
-const FORMAT: &str = "oncefit learner 1";
+const FORMAT: &str = "oncefit learner 2";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -24,6 +25,9 @@ struct Header {
     task: usize,
     batches: usize,
     images: u64,
+    passes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    correction: Option<Correction>,
     seen: Vec<u32>,
     old: usize,
     offered: u64,
@@ -158,6 +162,8 @@ impl Learner {
             task: self.task,
             batches: self.batches,
             images: self.images,
+            passes: self.passes,
+            correction: self.correction.clone(),
             seen: self.seen.clone(),
             old: self.old,
             offered: memory.map_or(0, |memory| memory.offered),
@@ -309,6 +315,8 @@ impl Learner {
         self.task = header.task;
         self.batches = header.batches;
         self.images = header.images;
+        self.passes = header.passes;
+        self.correction = header.correction;
         Ok(header.note)
     }
 }

@@ -1,5 +1,7 @@
 //! Evaluation of all tasks that were seen: calibration, classifiers, accuracies.
 
+use oncefit_data::mirror;
+
 use super::*;
 
 impl Learner {
@@ -14,6 +16,7 @@ impl Learner {
         }
         let inputs = normalised(&images, &self.settings.normalisation);
         let values = self.model.input_shape().len();
+        self.forwarded += (inputs.len() / values) as u64;
         let batches = inputs.chunks(128 * values).map(|data| Batch {
             data,
             count: data.len() / values,
@@ -38,6 +41,7 @@ impl Learner {
                 data: &data,
                 count: data.len() / values,
             };
+            self.forwarded += batch.count as u64;
             let (executor, parameters) = (&mut self.executor, &self.parameters);
             let found =
                 self.model
@@ -67,7 +71,16 @@ impl Learner {
         }
     }
 
-    fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+    /// Logits, between two tasks as BiC corrects them.
+    pub(super) fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+        let mut scores = self.raw_scores(images)?;
+        if let Some(correction) = self.correction.as_ref().filter(|_| self.batches == 0) {
+            correction.apply(&mut scores, self.model.classes());
+        }
+        Ok(scores)
+    }
+
+    fn raw_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
         if self.has_norms && self.recent.is_empty() {
             let values = self.model.input_shape().len();
             self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
@@ -88,6 +101,13 @@ impl Learner {
         else {
             return self.head_scores(images);
         };
+        let (mut stored, mut labels) = (stored, labels);
+        if let Some(shape) = self.settings.mirrored {
+            let mut mirrored = stored.clone();
+            mirror(shape, &mut mirrored);
+            stored.extend_from_slice(&mirrored);
+            labels.extend_from_within(..);
+        }
         let (features, width) = self.unit_features(&stored)?;
         let mut means = vec![0.0f32; classes * width];
         let mut is_there = vec![false; classes];
@@ -117,7 +137,11 @@ impl Learner {
         let Some(memory) = self.memory.as_ref().filter(|memory| !memory.is_empty()) else {
             return Ok(None);
         };
-        let mut fresh = Self::new(&self.space, Method::fine_tune(), self.settings.clone())?;
+        let settings = LearnerSettings {
+            decay: Decay::Constant,
+            ..self.settings.clone()
+        };
+        let mut fresh = Self::new(&self.space, Method::fine_tune(), settings)?;
         for epoch in 0..epochs {
             let mut order: Vec<usize> = (0..memory.len()).collect();
             let index = epoch as u64;
@@ -145,6 +169,7 @@ impl Learner {
             true => (0..classes as u32).collect(),
             false => self.seen.clone(),
         };
+        let forwarded = self.forwarded;
         let mut accuracies = Vec::new();
         for task in stream.tasks() {
             let examples = stream.test_examples(task.index, &task.test);
@@ -161,6 +186,10 @@ impl Learner {
                 class_incremental: accuracy(&seen),
                 task_incremental: accuracy(&task.classes),
             });
+        }
+        self.evaluation_passes += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        if let Some(fresh) = fresh {
+            self.evaluation_passes += fresh.passes + fresh.forwarded;
         }
         Ok(accuracies)
     }

@@ -73,7 +73,9 @@ impl LearningRecipe {
             kind,
             neck: recipe.neck,
             rows: Rows::Learnt,
-            only_seen: recipe.only_seen.unwrap_or(is_lucir),
+            only_seen: recipe
+                .only_seen
+                .unwrap_or(is_lucir || self.method.name == "bic"),
             drops_last_activation: recipe.drops_last_activation.unwrap_or(is_lucir),
         }
     }

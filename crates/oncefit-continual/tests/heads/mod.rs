@@ -1,6 +1,6 @@
 //! Heads: gradients, frozen rows, every kind of network.
 
-use oncefit_continual::{HeadKind, Rows, Targets};
+use oncefit_continual::{Angles, Growth, HeadKind, Rows, Targets};
 
 use super::*;
 
@@ -271,4 +271,174 @@ fn targets_that_do_not_fit_are_refused() {
     };
     let error = Learner::new(&space, Method::fine_tune(), settings).unwrap_err();
     assert!(error.to_string().contains("10 rows of 20"), "{error}");
+}
+
+/// The mean over new and replayed images of `of_image`, one mean over all of them.
+fn joint_mean(parts: [&Examples; 2], of_image: &dyn Fn(&[u8], u32) -> f64) -> f64 {
+    let total: f64 = parts
+        .iter()
+        .flat_map(|part| part.images.chunks_exact(784).zip(&part.labels))
+        .map(|(image, label)| of_image(image, *label))
+        .sum();
+    total / (parts[0].len() + parts[1].len()) as f64
+}
+
+fn cross_entropy_among(found: &[f64], label: u32, range: &[u32]) -> f64 {
+    let kept: Vec<f64> = range.iter().map(|&class| found[class as usize]).collect();
+    let place = range.iter().position(|class| *class == label).unwrap();
+    -log_softmax(&kept, 1.0)[place]
+}
+
+#[test]
+fn lucir_is_its_three_losses_written_out() {
+    let head = HeadSettings {
+        only_seen: true,
+        drops_last_activation: true,
+        ..HeadSettings::cosine(5.0)
+    };
+    for growth in [Growth::OldOverNew, Growth::NewOverOld] {
+        let angles = Angles {
+            less_forget: 2.0,
+            growth,
+            ranking: 0.7,
+            margin: 0.9,
+            hardest: 1,
+        };
+        let mut learner = with_head(head.clone(), Method::lucir(angles, 8));
+        train(&mut learner, 2, 12);
+        let teacher = learner.parameters().clone();
+        let stream = stream();
+        learner.step(&stream.iterate(2, 1).next().unwrap()).unwrap();
+        let examples = stream.iterate(2, 0).next().unwrap();
+        let memory = learner.memory().unwrap();
+        let replayed = memory.examples(&learner.drawn_places(8, 0));
+        assert_eq!(replayed.len(), 8);
+        let (old, new) = ([0u32, 1, 2, 3], [4usize, 5]);
+        let seen = [0, 1, 2, 3, 4, 5];
+        let lambda = match growth {
+            Growth::NewOverOld => 2.0 / 2f64.sqrt(),
+            _ => 2.0 * 2f64.sqrt(),
+        };
+        let loss = |p: &Parameters| {
+            let angle = |image: &[u8]| {
+                let (u, fixed) = (
+                    products(&head, p, image).0,
+                    products(&head, &teacher, image).0,
+                );
+                1.0 - u.iter().zip(&fixed).map(|(a, b)| a * b).sum::<f64>()
+            };
+            let entropy = |image: &[u8], label: u32| {
+                cross_entropy_among(&logits_with(&head, p, image), label, &seen)
+            };
+            let rank = |image: &[u8], label: u32| {
+                let cosines = products(&head, p, image).1;
+                let hardest = new.iter().map(|&at| cosines[at]).fold(f64::MIN, f64::max);
+                (0.9 - cosines[label as usize] + hardest).max(0.0)
+            };
+            let ranked = replayed.images.chunks_exact(784).zip(&replayed.labels);
+            let ranked: f64 = ranked.map(|(image, label)| rank(image, *label)).sum();
+            assert!(replayed.labels.iter().all(|label| old.contains(label)));
+            let parts = [&examples, &replayed];
+            joint_mean(parts, &|image, label| {
+                entropy(image, label) + lambda * angle(image)
+            }) + 0.7 * ranked / replayed.len() as f64
+        };
+        let before = learner.parameters().clone();
+        learner.step(&examples).unwrap();
+        check_gradients(&before, learner.parameters(), &loss, "lucir");
+    }
+    let lucir = Method::preset("lucir", 10).unwrap();
+    let refused = Learner::new(&mlp(784, 20, 10).unwrap(), lucir, settings()).unwrap_err();
+    assert!(refused.to_string().contains("cosine"), "{refused}");
+}
+
+/// A learner of BiC that has learnt `tasks` tasks and fitted its corrections.
+fn corrected(tasks: usize) -> (Learner, Stream) {
+    let method = Method::bic(1.5, 2.0, 0.2, 8);
+    let share = method.correction.unwrap();
+    let stream = stream().hold_out(|old| share.images_of_class(200, old));
+    let mut learner = with_head(
+        HeadSettings {
+            only_seen: true,
+            ..HeadSettings::default()
+        },
+        method,
+    );
+    for task in 0..tasks {
+        for examples in stream.iterate(task, 0).take(12) {
+            learner.step(&examples).unwrap();
+        }
+        let found = &stream.tasks()[task];
+        if task > 0 {
+            let held_out = stream.train_examples(task, &found.held_out);
+            learner.correct(&held_out).unwrap();
+        }
+        let train = stream.train_examples(task, &found.train);
+        learner.end_task(&train).unwrap();
+    }
+    (learner, stream)
+}
+
+#[test]
+fn bic_is_its_two_losses_written_out_with_a_corrected_teacher() {
+    let (mut learner, stream) = corrected(2);
+    let correction = learner.correction().unwrap().clone();
+    assert_eq!(correction.classes, [2, 3]);
+    assert!(
+        correction.shift < 0.0,
+        "new classes are favoured: {correction:?}"
+    );
+    let teacher = learner.parameters().clone();
+    learner.step(&stream.iterate(2, 1).next().unwrap()).unwrap();
+    let examples = stream.iterate(2, 0).next().unwrap();
+    let memory = learner.memory().unwrap();
+    // A fifth of the 50 places of each of four classes is held out.
+    let all = learner.drawn_places(999, 0);
+    assert_eq!(all.len(), memory.len() - 4 * 10);
+    let replayed = memory.examples(&learner.drawn_places(8, 0));
+    let (old, seen) = ([0, 1, 2, 3], [0, 1, 2, 3, 4, 5]);
+    let loss = |p: &Parameters| {
+        let of_image = |image: &[u8], label: u32| {
+            let found = logits(p, image);
+            let mut fixed = logits(&teacher, image);
+            for class in [2, 3] {
+                fixed[class] = correction.scale * fixed[class] + correction.shift;
+            }
+            let (aim, own) = (log_softmax(&fixed[..4], 2.0), log_softmax(&found[..4], 2.0));
+            let distilled: f64 = aim.iter().zip(&own).map(|(t, s)| -t.exp() * s).sum();
+            let share = old.len() as f64 / seen.len() as f64;
+            (1.0 - share) * cross_entropy_among(&found, label, &seen) + 1.5 * share * distilled
+        };
+        joint_mean([&examples, &replayed], &of_image)
+    };
+    let before = learner.parameters().clone();
+    learner.step(&examples).unwrap();
+    check_gradients(&before, learner.parameters(), &loss, "bic");
+}
+
+#[test]
+fn held_out_images_are_in_no_batch_and_the_correction_is_resumed() {
+    let (mut learner, stream) = corrected(3);
+    let counts: Vec<usize> = stream
+        .tasks()
+        .iter()
+        .map(|task| task.held_out.len())
+        .collect();
+    // 20 % of 200 / 2, 4, 6, 8 places, for two classes.
+    assert_eq!(counts, [0, 40, 20, 14, 10]);
+    for task in stream.tasks() {
+        assert!(
+            task.held_out
+                .iter()
+                .all(|index| !task.train.contains(index))
+        );
+        assert_eq!(task.held_out.len() + task.train.len(), 240);
+    }
+    let state = learner.state().unwrap();
+    let (mut other, _) = corrected(1);
+    other.restore(&state).unwrap();
+    assert_eq!(other.correction(), learner.correction());
+    assert!(other.state().unwrap() == state);
+    let (ours, theirs) = (learner.evaluate(&stream), other.evaluate(&stream));
+    assert_eq!(ours.unwrap(), theirs.unwrap());
 }
