@@ -103,9 +103,8 @@ impl Bert {
         }
         let (width, heads) = (config.hidden_size, config.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
-            let reason = format!(
-                "`num_attention_heads` is {heads}, but must divide `hidden_size`, {width}"
-            );
+            let reason =
+                format!("`num_attention_heads` is {heads}, but must divide `hidden_size`, {width}");
             return Err(files.wrong(CONFIG, reason));
         }
         let tensors = SafeTensors::deserialize(bytes)
@@ -267,7 +266,10 @@ impl Reader<'_> {
             return Err(wrong(format!("is {found}, but must be {wanted}")));
         }
         let (values, _) = found.data().as_chunks::<4>();
-        Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        Ok(values
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect())
     }
 
     fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
@@ -345,7 +347,9 @@ fn add(sums: &mut [f32], values: &[f32]) {
 
 fn softmax(values: &mut [f32]) {
     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    values.iter_mut().for_each(|value| *value = (*value - largest).exp());
+    values
+        .iter_mut()
+        .for_each(|value| *value = (*value - largest).exp());
     let sum: f32 = values.iter().sum();
     values.iter_mut().for_each(|value| *value /= sum);
 }

@@ -59,7 +59,11 @@ impl ModelFiles {
         let names = archive.file_names().filter_map(|name| name.ok());
         let folders = names.filter_map(|name| name.strip_suffix(WEIGHTS).map(str::to_owned));
         let folder = folders
-            .filter(|folder| archive.index_for_name(&format!("{folder}{CONFIG}")).is_some())
+            .filter(|folder| {
+                archive
+                    .index_for_name(&format!("{folder}{CONFIG}"))
+                    .is_some()
+            })
             .min_by_key(|folder| (folder.len(), folder.clone()));
         let Some(folder) = folder else {
             return Err(wrong(format!(

@@ -51,7 +51,10 @@ pub fn phrase(name: &str) -> String {
 }
 
 const BUILTIN: [(&str, &str); 4] = [
-    ("fashion-mnist", include_str!("../targets/fashion-mnist.names")),
+    (
+        "fashion-mnist",
+        include_str!("../targets/fashion-mnist.names"),
+    ),
     ("mnist", include_str!("../targets/mnist.names")),
     ("cifar10", include_str!("../targets/cifar10.names")),
     ("icons", include_str!("../targets/icons.names")),
@@ -59,12 +62,7 @@ const BUILTIN: [(&str, &str); 4] = [
 
 impl NameList {
     /// The lists of the shipped data sets.
-    pub const BUILTIN: [&str; 4] = [
-        BUILTIN[0].0,
-        BUILTIN[1].0,
-        BUILTIN[2].0,
-        BUILTIN[3].0,
-    ];
+    pub const BUILTIN: [&str; 4] = [BUILTIN[0].0, BUILTIN[1].0, BUILTIN[2].0, BUILTIN[3].0];
 
     /// A list of the shipped data sets; `None` for another name.
     pub fn builtin(name: &str) -> Option<Self> {
@@ -108,7 +106,10 @@ impl NameList {
             let (class, texts) = match line.split_once(':') {
                 Some((class, texts)) => {
                     let texts = texts.split('|').map(|text| text.trim().to_owned());
-                    (class.trim(), texts.filter(|text| !text.is_empty()).collect())
+                    (
+                        class.trim(),
+                        texts.filter(|text| !text.is_empty()).collect(),
+                    )
                 }
                 None => (line, vec![phrase(line)]),
             };
@@ -162,7 +163,10 @@ mod tests {
             ("", "no class"),
             ("a\na", "line 2: class `a` is there twice"),
             ("a:  | ", "has no text"),
-            ("group g: a, z\na", "line 1: group `g` has no such class: `z`"),
+            (
+                "group g: a, z\na",
+                "line 1: group `g` has no such class: `z`",
+            ),
             ("group g: a\na", "two classes"),
         ] {
             let found = NameList::parse("x", text).unwrap_err().to_string();

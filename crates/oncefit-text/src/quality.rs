@@ -117,6 +117,9 @@ mod tests {
         assert!(group(["b", "c"]).violations(&names, &rows).is_empty());
         let found = group(["a", "b"]).violations(&names, &rows);
         assert_eq!(found.len(), 1);
-        assert!(found[0].starts_with("`b` has a mean cosine of 0.600"), "{found:?}");
+        assert!(
+            found[0].starts_with("`b` has a mean cosine of 0.600"),
+            "{found:?}"
+        );
     }
 }

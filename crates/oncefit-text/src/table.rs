@@ -93,7 +93,10 @@ impl Default for BuildSettings {
 }
 
 const BUILTIN: [(&str, &str); 4] = [
-    ("fashion-mnist", include_str!("../targets/fashion-mnist.json")),
+    (
+        "fashion-mnist",
+        include_str!("../targets/fashion-mnist.json"),
+    ),
     ("mnist", include_str!("../targets/mnist.json")),
     ("cifar10", include_str!("../targets/cifar10.json")),
     ("icons", include_str!("../targets/icons.json")),
@@ -105,11 +108,7 @@ impl TargetTable {
     /// # Errors
     /// If the template has no `{}`, a text cannot be encoded, a width is not legal, or classes that
     /// must lie near each other do not.
-    pub fn build(
-        list: &NameList,
-        encoder: &TextEncoder,
-        settings: &BuildSettings,
-    ) -> Result<Self> {
+    pub fn build(list: &NameList, encoder: &TextEncoder, settings: &BuildSettings) -> Result<Self> {
         let wrong = |reason: String| TextError::Table {
             file: list.name.clone(),
             reason,
@@ -239,7 +238,9 @@ impl TargetTable {
         let table: Self = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
         if table.format != FORMAT {
             let found = &table.format;
-            return Err(wrong(format!("the format is `{found}`, but must be `{FORMAT}`")));
+            return Err(wrong(format!(
+                "the format is `{found}`, but must be `{FORMAT}`"
+            )));
         }
         let content = table.content_hash();
         if table.hash != content {
@@ -339,14 +340,14 @@ impl TargetTable {
                 self.classes.iter().position(is_alike)
             };
             let index = exact.or_else(alike).ok_or_else(|| {
-                let known: Vec<&str> =
-                    self.classes.iter().map(|class| class.name.as_str()).collect();
+                let known: Vec<&str> = self
+                    .classes
+                    .iter()
+                    .map(|class| class.name.as_str())
+                    .collect();
                 TextError::Table {
                     file: self.name.clone(),
-                    reason: format!(
-                        "no vector for class `{name}`; it has {}",
-                        known.join(", ")
-                    ),
+                    reason: format!("no vector for class `{name}`; it has {}", known.join(", ")),
                 }
             })?;
             Ok(rows[index].clone())
@@ -363,7 +364,11 @@ impl TargetTable {
     }
 
     fn check_groups(&self, file: &str) -> Result<()> {
-        let names: Vec<&str> = self.classes.iter().map(|class| class.name.as_str()).collect();
+        let names: Vec<&str> = self
+            .classes
+            .iter()
+            .map(|class| class.name.as_str())
+            .collect();
         let rows = self.rows()?;
         let found: Vec<String> = self
             .groups
@@ -391,7 +396,9 @@ fn to_unit(vector: &[f32]) -> Option<Vec<f32>> {
     let length = cosine(vector, vector).sqrt();
     let is_legal = length > 1e-6 && length.is_finite();
     is_legal.then(|| {
-        let scaled = vector.iter().map(|&value| (f64::from(value) / length) as f32);
+        let scaled = vector
+            .iter()
+            .map(|&value| (f64::from(value) / length) as f32);
         scaled.collect()
     })
 }

@@ -84,7 +84,12 @@ impl Tokenizer {
             lowers,
         };
         if let Some(whole) = &whole {
-            if whole.model.kind.as_deref().is_some_and(|kind| kind != "WordPiece") {
+            if whole
+                .model
+                .kind
+                .as_deref()
+                .is_some_and(|kind| kind != "WordPiece")
+            {
                 return Err(files.wrong(TOKENIZER, "its model must be `WordPiece`"));
             }
             if let Some(part) = &whole.normalizer {
@@ -138,7 +143,10 @@ impl Tokenizer {
 
     /// One above the largest number.
     pub fn vocabulary(&self) -> usize {
-        self.numbers.values().max().map_or(0, |&last| last as usize + 1)
+        self.numbers
+            .values()
+            .max()
+            .map_or(0, |&last| last as usize + 1)
     }
 
     /// The numbers of a text, `[CLS]` and `[SEP]` around it. Words like `[MASK]` have no special
@@ -283,6 +291,9 @@ mod tests {
         let tokenizer = tokenizer(&["cafe", "中", "文", "。", "a"]);
         assert_eq!(tokenizer.encode("Cafe\u{301} CAFÉ"), [2, 4, 4, 3]);
         assert_eq!(tokenizer.encode("中文。"), [2, 5, 6, 7, 3]);
-        assert_eq!(tokenizer.encode("a\u{200b}\u{0}\u{7f}\u{a0}a"), [2, 8, 8, 3]);
+        assert_eq!(
+            tokenizer.encode("a\u{200b}\u{0}\u{7f}\u{a0}a"),
+            [2, 8, 8, 3]
+        );
     }
 }

@@ -31,13 +31,19 @@ fn check(encoder: &TextEncoder, name: &str) {
             largest = largest.max((found - wanted).abs());
         }
     }
-    println!("{name}: largest difference {largest:e} of {} texts", references.len());
+    println!(
+        "{name}: largest difference {largest:e} of {} texts",
+        references.len()
+    );
     assert!(largest < TOLERANCE, "{name}: {largest:e}");
 }
 
 #[test]
 fn a_tiny_model_gives_the_vectors_of_transformers() {
-    check(&TextEncoder::load(&tests().join("tiny-bert")).unwrap(), "tiny-bert.json");
+    check(
+        &TextEncoder::load(&tests().join("tiny-bert")).unwrap(),
+        "tiny-bert.json",
+    );
 }
 
 /// `ONCEFIT_TEXT_MODEL`: folder or wheel of all-MiniLM-L6-v2.
@@ -45,7 +51,9 @@ fn a_tiny_model_gives_the_vectors_of_transformers() {
 fn the_real_model_gives_the_vectors_of_transformers() {
     match std::env::var_os("ONCEFIT_TEXT_MODEL") {
         Some(path) => check(&TextEncoder::load(Path::new(&path)).unwrap(), "minilm.json"),
-        None => eprintln!("skipped: ONCEFIT_TEXT_MODEL does not name all-MiniLM-L6-v2's folder or wheel"),
+        None => eprintln!(
+            "skipped: ONCEFIT_TEXT_MODEL does not name all-MiniLM-L6-v2's folder or wheel"
+        ),
     }
 }
 
@@ -54,7 +62,13 @@ fn changed(name: &str, change: impl Fn(&str) -> String) -> TextError {
     let folder = tempfile::tempdir().unwrap();
     let from = tests().join("tiny-bert");
     std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
-    for file in ["config.json", "model.safetensors", "modules.json", "vocab.txt", "1_Pooling/config.json"] {
+    for file in [
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "vocab.txt",
+        "1_Pooling/config.json",
+    ] {
         std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
     }
     let path = folder.path().join(name);
@@ -72,15 +86,60 @@ fn what_is_wrong_with_a_model_is_named() {
         }
     };
     for (name, from, to, part) in [
-        ("config.json", "\"hidden_size\": 12", "\"hidden_size\": 15", "`embeddings.word_embeddings.weight` is 21×12, but must be 21×15"),
-        ("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "`encoder.layer.2.attention.self.query.weight` is not there"),
-        ("config.json", "\"num_attention_heads\": 3", "\"num_attention_heads\": 5", "`num_attention_heads` is 5, but must divide"),
-        ("config.json", "\"gelu\"", "\"relu\"", "`hidden_act` is `relu`, but must be `gelu`"),
-        ("config.json", "\"bert\"", "\"xlnet\"", "`model_type` is `xlnet`"),
-        ("modules.json", "models.Normalize", "models.Dense", "modules.json: a module is of type `Dense`"),
-        ("1_Pooling/config.json", "mean_tokens", "cls_token", "1_Pooling/config.json: the pooling must be the mean"),
-        ("vocab.txt", "[SEP]", "[SEB]", "vocab.txt: the vocabulary has no `[SEP]`"),
-        ("vocab.txt", "coat", "coat\nhat", "the tokenizer has 22 words, the model 21"),
+        (
+            "config.json",
+            "\"hidden_size\": 12",
+            "\"hidden_size\": 15",
+            "`embeddings.word_embeddings.weight` is 21×12, but must be 21×15",
+        ),
+        (
+            "config.json",
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 3",
+            "`encoder.layer.2.attention.self.query.weight` is not there",
+        ),
+        (
+            "config.json",
+            "\"num_attention_heads\": 3",
+            "\"num_attention_heads\": 5",
+            "`num_attention_heads` is 5, but must divide",
+        ),
+        (
+            "config.json",
+            "\"gelu\"",
+            "\"relu\"",
+            "`hidden_act` is `relu`, but must be `gelu`",
+        ),
+        (
+            "config.json",
+            "\"bert\"",
+            "\"xlnet\"",
+            "`model_type` is `xlnet`",
+        ),
+        (
+            "modules.json",
+            "models.Normalize",
+            "models.Dense",
+            "modules.json: a module is of type `Dense`",
+        ),
+        (
+            "1_Pooling/config.json",
+            "mean_tokens",
+            "cls_token",
+            "1_Pooling/config.json: the pooling must be the mean",
+        ),
+        (
+            "vocab.txt",
+            "[SEP]",
+            "[SEB]",
+            "vocab.txt: the vocabulary has no `[SEP]`",
+        ),
+        (
+            "vocab.txt",
+            "coat",
+            "coat\nhat",
+            "the tokenizer has 22 words, the model 21",
+        ),
     ] {
         let found = changed(name, replaced(from, to)).to_string();
         assert!(found.contains(part), "{found}");
@@ -93,9 +152,17 @@ fn a_wheel_is_read_like_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny-1.0-py3-none-any.whl");
     let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
-    for name in ["config.json", "model.safetensors", "modules.json", "vocab.txt", "1_Pooling/config.json"] {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "vocab.txt",
+        "1_Pooling/config.json",
+    ] {
         let options = zip::write::SimpleFileOptions::default();
-        archive.start_file(format!("tiny/model/{name}"), options).unwrap();
+        archive
+            .start_file(format!("tiny/model/{name}"), options)
+            .unwrap();
         let bytes = std::fs::read(tests().join("tiny-bert").join(name)).unwrap();
         archive.write_all(&bytes).unwrap();
     }
@@ -105,7 +172,10 @@ fn a_wheel_is_read_like_its_folder() {
     assert_eq!(encoder.name(), "tiny-1.0-py3-none-any");
     let long = "coat ".repeat(15);
     let found = encoder.encode(&long).unwrap_err().to_string();
-    assert!(found.contains("has 17 tokens, the model takes up to 16"), "{found}");
+    assert!(
+        found.contains("has 17 tokens, the model takes up to 16"),
+        "{found}"
+    );
     let missing = TextEncoder::load(folder.path()).unwrap_err().to_string();
     assert!(missing.contains("has no `config.json`"), "{missing}");
 }

@@ -33,7 +33,11 @@ fn build(args: &TargetsBuildArgs) -> Result<()> {
     };
     let made = TargetTable::build(&list, &encoder, &settings)?;
     let encoded = started.elapsed().as_secs_f64() - loaded;
-    eprintln!("{} classes encoded in {}", made.classes.len(), duration(encoded));
+    eprintln!(
+        "{} classes encoded in {}",
+        made.classes.len(),
+        duration(encoded)
+    );
     write_atomically(&args.out, made.to_json().as_bytes())?;
     describe(&made, 3)?;
     print(&format!("targets: {}", args.out.display()));
@@ -85,7 +89,11 @@ fn show(args: &TargetsShowArgs) -> Result<()> {
         model: &found.model,
         transforms: &found.transforms,
         width: found.width,
-        classes: found.classes.iter().map(|class| class.name.as_str()).collect(),
+        classes: found
+            .classes
+            .iter()
+            .map(|class| class.name.as_str())
+            .collect(),
         quality: found.quality()?,
     });
     Ok(())
@@ -104,7 +112,10 @@ fn describe(found: &TargetTable, neighbours: usize) -> Result<()> {
         }
     ));
     let model = &found.model;
-    print(&format!("model {} (licence {}, blake3 {})", model.name, model.licence, model.hash));
+    print(&format!(
+        "model {} (licence {}, blake3 {})",
+        model.name, model.licence, model.hash
+    ));
     print(&format!("hash {}", found.hash()));
     let Some(quality) = found.quality()? else {
         return Ok(());
