@@ -481,3 +481,184 @@ pub fn random_rows(classes: usize, width: usize, seed: u64) -> Vec<Vec<f32>> {
     });
     rows.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> TextEncoder {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny-bert");
+        TextEncoder::load(&folder).unwrap()
+    }
+
+    fn list(text: &str) -> NameList {
+        NameList::parse("tiny", text).unwrap()
+    }
+
+    #[test]
+    fn a_table_is_read_back_and_a_changed_one_refused() {
+        let list = list("Coat: coat | ankle coat\nT-shirt/top: t shirt\nboot");
+        let settings = BuildSettings::default();
+        let table = TargetTable::build(&list, &tiny(), &settings).unwrap();
+        let text = table.to_json();
+        assert_eq!(TargetTable::parse(&text, "t").unwrap(), table);
+        assert_eq!(table.classes[0].vectors.len(), 2);
+        let names = ["boot", "coat", "T_Shirt"].map(str::to_owned);
+        let rows = table.rows_for(&names).unwrap();
+        assert_eq!(rows[0], table.classes[2].vectors[0]);
+        assert_eq!(rows[2], table.classes[1].vectors[0]);
+        let vectors = &table.classes[0].vectors;
+        let alike: Vec<f64> = vectors.iter().map(|v| cosine(&rows[1], v)).collect();
+        assert!(
+            (alike[0] - alike[1]).abs() < 1e-5 && alike[0] > 0.0,
+            "{alike:?}"
+        );
+        let missing = table.rows_for(&["hat".to_owned()]).unwrap_err().to_string();
+        assert!(missing.contains("class `hat`; it has Coat"), "{missing}");
+        let value = format!("{}", table.classes[0].vectors[0][0]);
+        for (from, to, part) in [
+            (value.as_str(), "0.5", "changed after"),
+            ("\"t shirt\"", "\"t shirts\"", "changed after"),
+            (FORMAT, "oncefit-targets-2", "must be `oncefit-targets-1`"),
+            ("\"width\"", "\"widht\"", "unknown field `widht`"),
+        ] {
+            let changed = text.replacen(from, to, 1);
+            let found = TargetTable::parse(&changed, "t").unwrap_err().to_string();
+            assert!(found.contains(part), "{found}");
+        }
+        let found = TargetTable::open("no-such").unwrap_err().to_string();
+        assert!(
+            found.contains("fashion-mnist, mnist, cifar10, icons"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn transforms_are_what_they_say() {
+        let encoder = tiny();
+        let list = list("coat\nboot\nshirt");
+        let build = |settings: BuildSettings| TargetTable::build(&list, &encoder, &settings);
+        let template = BuildSettings {
+            template: "top {}".into(),
+            ..BuildSettings::default()
+        };
+        let plain = build(template.clone()).unwrap().rows().unwrap();
+        let centred = BuildSettings {
+            centre: true,
+            ..template.clone()
+        };
+        let centred = build(centred).unwrap().rows().unwrap();
+        let (anchor, coat) = (
+            encoder.encode("top ").unwrap(),
+            encoder.encode("top coat").unwrap(),
+        );
+        let difference: Vec<f32> = coat.iter().zip(&anchor).map(|(a, b)| a - b).collect();
+        let wanted = to_unit(&difference).unwrap();
+        assert!(
+            centred[0]
+                .iter()
+                .zip(&wanted)
+                .all(|(a, b)| (a - b).abs() < 1e-6)
+        );
+        // A whole rotation keeps every cosine.
+        let turned = |width| BuildSettings {
+            rotate: Some((width, 3)),
+            ..template.clone()
+        };
+        let whole = build(turned(12)).unwrap().rows().unwrap();
+        for (left, right) in [(0, 1), (0, 2), (1, 2)] {
+            let change = cosine(&plain[left], &plain[right]) - cosine(&whole[left], &whole[right]);
+            assert!(change.abs() < 1e-5, "{change}");
+        }
+        assert_ne!(whole, plain);
+        assert_eq!(build(turned(5)).unwrap().rows().unwrap()[0].len(), 5);
+        let error = build(turned(13)).unwrap_err().to_string();
+        assert!(error.contains("must be 1 to 12"), "{error}");
+        let without = BuildSettings {
+            template: "a".into(),
+            ..BuildSettings::default()
+        };
+        assert!(
+            build(without)
+                .unwrap_err()
+                .to_string()
+                .contains("must have `{}`")
+        );
+    }
+
+    #[test]
+    fn a_group_that_does_not_hold_fails_the_build() {
+        let encoder = tiny();
+        let words = ["coat", "boot", "shirt", "top"];
+        // One of the ways to pair four words is not as near as the others.
+        let pairs = [(0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)];
+        let built = pairs.map(|(a, b, c, d)| {
+            let [a, b, c, d] = [a, b, c, d].map(|at: usize| words[at]);
+            let text = format!("group g: {a}, {b} < {c}, {d}\n{}", words.join("\n"));
+            TargetTable::build(&list(&text), &encoder, &BuildSettings::default())
+        });
+        let errors: Vec<String> = built
+            .iter()
+            .filter_map(|built| Some(built.as_ref().err()?.to_string()))
+            .collect();
+        assert!(!errors.is_empty());
+        assert!(
+            errors
+                .iter()
+                .all(|error| error.contains("a mean cosine of")),
+            "{errors:?}"
+        );
+    }
+
+    #[test]
+    fn controls() {
+        let rows = TargetTable::builtin("fashion-mnist")
+            .unwrap()
+            .rows()
+            .unwrap();
+        let order = [3, 1, 0, 7];
+        let orthogonal = orthogonal_rows(&rows, &order).unwrap();
+        for left in order {
+            for right in order {
+                let wanted = f64::from(u8::from(left == right));
+                let found = cosine(&orthogonal[left], &orthogonal[right]);
+                assert!((found - wanted).abs() < 1e-5, "{found}");
+            }
+        }
+        // The first to arrive keeps its row, later ones change no earlier one, others stay.
+        assert!(cosine(&orthogonal[3], &rows[3]) > 0.999_99);
+        let longer = orthogonal_rows(&rows, &[3, 1, 0, 7, 2, 9]).unwrap();
+        assert!(order.iter().all(|&row| longer[row] == orthogonal[row]));
+        assert_eq!(orthogonal[5], rows[5]);
+        let doubled = [rows[0].clone(), rows[0].clone()];
+        assert!(orthogonal_rows(&doubled, &[0, 1]).is_err());
+        let shuffled = shuffled_rows(&rows, 1);
+        assert!(shuffled.iter().zip(&rows).all(|(a, b)| a != b));
+        assert!(rows.iter().all(|row| shuffled.contains(row)));
+        assert_ne!(shuffled, shuffled_rows(&rows, 2));
+        let random = random_rows(10, 384, 1);
+        assert_eq!(random[..4], random_rows(4, 384, 1));
+        assert!(
+            random
+                .iter()
+                .all(|row| (cosine(row, row) - 1.0).abs() < 1e-5)
+        );
+        assert!(cosine(&random[0], &random[1]).abs() < 0.25);
+    }
+
+    #[test]
+    fn shipped_tables_hold_what_their_lists_say() {
+        for name in TargetTable::BUILTIN {
+            let (table, list) = (
+                TargetTable::builtin(name).unwrap(),
+                NameList::builtin(name).unwrap(),
+            );
+            table.check_groups(name).unwrap();
+            assert_eq!(table.groups, list.groups);
+            assert_eq!(table.classes.len(), list.classes.len());
+            for (class, texts) in table.classes.iter().zip(&list.classes) {
+                assert_eq!((&class.name, &class.texts), (&texts.name, &texts.texts));
+            }
+        }
+    }
+}

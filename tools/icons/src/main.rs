@@ -361,13 +361,14 @@ mod tests {
 
     fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut archive = zip::ZipArchive::new(File::open(path).unwrap()).unwrap();
+        let count = archive.len();
         let read = |index| {
             let mut file = archive.by_index(index).unwrap();
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).unwrap();
             (file.name().unwrap().into_owned(), bytes)
         };
-        (0..archive.len()).map(read).collect()
+        (0..count).map(read).collect()
     }
 
     fn rgb(png: &[u8]) -> Vec<u8> {
