@@ -203,12 +203,13 @@ fn run(args: &Args) -> Result<()> {
     let bytes = archive.finish().map_err(|error| error.to_string())?.into_inner();
     std::fs::write(&args.out, &bytes).map_err(|error| at(&args.out, error))?;
     println!(
-        "{}: {} classes, {} training and {} test images of {1}×{1}, {} bytes",
+        "{}: {} classes, {} training and {} test images of {size}×{size}, {} bytes",
         args.out.display(),
         names.len(),
         counts[0],
         counts[1],
-        bytes.len()
+        bytes.len(),
+        size = args.size,
     );
     Ok(())
 }
