@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Directions;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Learner, StepReport, TaskAccuracy};
 use crate::metrics::AccuracyMatrix;
@@ -30,9 +31,25 @@ pub struct Finished {
     pub evaluation_passes: u64,
     /// Bytes of the memory at the end.
     pub memory_bytes: usize,
+    /// Row t: how far the features of each earlier task's test images had turned after task t
+    /// ([`Directions::drift_to`]); empty where it is not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Vec<f64>>,
     /// The task that is being learnt.
     #[serde(default)]
     pub running: Running,
+}
+
+/// Test images of a task that its drift is measured on, at most.
+const DRIFT_IMAGES: usize = 512;
+
+/// What is kept in a state beside the learner.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    #[serde(flatten)]
+    finished: Finished,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    directions: Vec<Directions>,
 }
 
 /// A task so far.
@@ -65,6 +82,10 @@ pub struct Experiment {
     pub learner: Learner,
     /// What is known so far; one row a task.
     pub finished: Finished,
+    /// How many principal directions the drift is measured with, if it is.
+    drift: Option<usize>,
+    /// Those of each task's test images right after the task.
+    directions: Vec<Directions>,
 }
 
 impl Experiment {
@@ -74,7 +95,35 @@ impl Experiment {
             stream,
             learner,
             finished: Finished::default(),
+            drift: None,
+            directions: Vec::new(),
         }
+    }
+
+    /// Measures the drift of features too, with so many principal directions.
+    pub fn with_drift(self, directions: usize) -> Self {
+        Self {
+            drift: Some(directions),
+            ..self
+        }
+    }
+
+    fn measure_drift(&mut self, task: usize, directions: usize) -> Result<()> {
+        let mut row = Vec::new();
+        for earlier in 0..=task {
+            let test = &self.stream.tasks()[earlier].test;
+            let count = test.len().min(DRIFT_IMAGES);
+            let chosen: Vec<usize> = (0..count).map(|at| test[at * test.len() / count]).collect();
+            let examples = self.stream.test_examples(earlier, &chosen);
+            let (features, width) = self.learner.unit_features(&examples.images)?;
+            let found = Directions::of(&features, width, directions);
+            match earlier == task {
+                true => self.directions.push(found),
+                false => row.push(self.directions[earlier].drift_to(&found)),
+            }
+        }
+        self.finished.drift.push(row);
+        Ok(())
     }
 
     /// Runs to the end; `observe` sees the learner after every batch and may stop by returning
@@ -136,6 +185,9 @@ impl Experiment {
             let (class, by_task) = columns(&self.learner.evaluate(&stream)?);
             self.finished.class_incremental.rows.push(class);
             self.finished.task_incremental.rows.push(by_task);
+            if let Some(directions) = self.drift {
+                self.measure_drift(task, directions)?;
+            }
             self.finished.images = self.learner.images();
             self.finished.evaluation_passes += self.learner.take_evaluation_passes();
             self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
@@ -152,7 +204,11 @@ impl Experiment {
     /// # Errors
     /// As [`Learner::state`].
     pub fn state(&self) -> Result<Vec<u8>> {
-        let note = serde_json::to_string(&self.finished).expect("accuracies are plain data");
+        let note = Note {
+            finished: self.finished.clone(),
+            directions: self.directions.clone(),
+        };
+        let note = serde_json::to_string(&note).expect("accuracies are plain data");
         self.learner.state_with_note(&note)
     }
 
@@ -163,10 +219,11 @@ impl Experiment {
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         let fails = |reason: String| ContinualError::State { reason };
         let note = crate::state::note(bytes)?;
-        let finished: Finished = serde_json::from_str(&note)
+        let note: Note = serde_json::from_str(&note)
             .map_err(|error| fails(format!("it has no accuracies beside it ({error})")))?;
         self.learner.restore_with_note(bytes)?;
-        self.finished = finished;
+        self.finished = note.finished;
+        self.directions = note.directions;
         Ok(())
     }
 }

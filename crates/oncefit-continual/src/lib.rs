@@ -13,6 +13,7 @@
 mod angles;
 mod correction;
 mod divergence;
+mod drift;
 mod error;
 mod experiment;
 mod head;
@@ -32,6 +33,7 @@ mod stream;
 pub use angles::{Angles, Growth};
 pub use correction::Correction;
 pub use divergence::{Divergence, output_divergence};
+pub use drift::Directions;
 pub use error::{ContinualError, Result};
 pub use experiment::{Experiment, Finished, Moment, Running};
 pub use head::{HeadKind, HeadSettings, Rows, Targets};
@@ -48,9 +50,10 @@ pub use metrics::{AccuracyMatrix, Metrics};
 pub use model::Model;
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    ClassifierKind, ConventionKind, DrawKind, FillKind, FisherKind, HeadKindName, HeadRecipe,
-    LearningRecipe, MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind,
-    RateDecayKind, ReplayMean, SgdRecipe, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
+    ClassifierKind, ControlKind, ConventionKind, DrawKind, FillKind, FisherKind, HeadKindName,
+    HeadRecipe, LearningRecipe, MemoryRecipe, MethodRecipe, MetricsRecipe, NetworkKind,
+    NetworkRecipe, PolicyKind, RateDecayKind, ReplayMean, RowsKind, SgdRecipe, StateRecipe,
+    StepsRecipe, StreamKind, StreamRecipe,
 };
 pub use run::{
     Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,

@@ -10,10 +10,11 @@ mod method;
 use std::path::{Path, PathBuf};
 
 use oncefit_data::Augmentation;
+use oncefit_text::TargetTable;
 use oncefit_train::{DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly};
 use serde::{Deserialize, Serialize};
 
-pub use self::head::{HeadKindName, HeadRecipe};
+pub use self::head::{ControlKind, HeadKindName, HeadRecipe, RowsKind};
 pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
 use crate::error::Result;
 use crate::learner::Initialisation;
@@ -47,6 +48,9 @@ pub struct LearningRecipe {
     pub training: StepsRecipe,
     /// Changes made to new and replayed images; none where the section is left out.
     pub augmentation: Augmentation,
+    /// What is measured beside accuracies.
+    #[serde(skip_serializing_if = "MetricsRecipe::is_empty")]
+    pub metrics: MetricsRecipe,
     /// When the state is saved.
     pub checkpoint: StateRecipe,
 }
@@ -68,6 +72,7 @@ impl Default for LearningRecipe {
             optimiser: SgdRecipe::default(),
             training: StepsRecipe::default(),
             augmentation: Augmentation::NONE,
+            metrics: MetricsRecipe::default(),
             checkpoint: StateRecipe::default(),
         }
     }
@@ -331,6 +336,22 @@ impl Default for StepsRecipe {
     }
 }
 
+/// `[metrics]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MetricsRecipe {
+    /// Principal directions that the drift of features is measured with; it is not measured where it
+    /// is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<usize>,
+}
+
+impl MetricsRecipe {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// `[checkpoint]`
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -361,6 +382,13 @@ impl LearningRecipe {
         let mut recipe = Self::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
         recipe.data.resolve(folder)?;
+        if let Some(targets) = &mut recipe.head.targets
+            && !TargetTable::BUILTIN.contains(&targets.as_str())
+        {
+            let joined = folder.join(&*targets);
+            let file = std::path::absolute(&joined).map_err(TrainError::file("find", &joined))?;
+            *targets = file.to_string_lossy().into_owned();
+        }
         let network = &mut recipe.network;
         let space_file = network.space.as_mut().and_then(|space| space.file.as_mut());
         for file in [network.weights.as_mut(), space_file].into_iter().flatten() {
@@ -437,6 +465,7 @@ impl LearningRecipe {
             ("stream.later_shots", self.stream.later_shots),
             ("network.hidden", self.network.hidden),
             ("network.width", self.network.width),
+            ("metrics.drift", self.metrics.drift),
         ];
         for (key, value) in counts {
             if value == Some(0) {
@@ -483,6 +512,7 @@ fn keys(section: &str) -> &'static [&'static str] {
         "optimiser" => field_names::<SgdRecipe>(),
         "training" => field_names::<StepsRecipe>(),
         "augmentation" => field_names::<Augmentation>(),
+        "metrics" => field_names::<MetricsRecipe>(),
         "checkpoint" => field_names::<StateRecipe>(),
         _ => &[],
     }

@@ -44,9 +44,11 @@ impl LearningRun {
     /// # Errors
     /// If there is a run already, or the folder cannot be written.
     pub fn create(folder: &Path, recipe: &LearningRecipe) -> Result<Self> {
+        let mut recipe = recipe.clone();
+        recipe.pin_targets()?;
         Ok(Self {
             folder: RunFolder::create(folder, &recipe.to_toml())?,
-            recipe: recipe.clone(),
+            recipe,
         })
     }
 
@@ -116,6 +118,9 @@ impl LearningRun {
     pub fn experiment(&self, data: &LoadedData) -> Result<Experiment> {
         let stream = self.recipe.build_stream(data)?;
         let mut experiment = Experiment::new(stream, self.recipe.build_learner(data)?);
+        if let Some(directions) = self.recipe.metrics.drift {
+            experiment = experiment.with_drift(directions);
+        }
         let path = self.file(STATE);
         if path.exists() {
             let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
@@ -229,6 +234,7 @@ impl Results {
             stream,
             learner,
             finished,
+            ..
         } = experiment;
         Self {
             name: recipe.name.clone(),

@@ -3,6 +3,7 @@
 pub mod learning;
 pub mod space;
 pub mod study;
+pub mod targets;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use oncefit_search::Count;
 use crate::cli::learning::{CompareArgs, DataStreamArgs, LearnArgs};
 use crate::cli::space::SpaceCommand;
 use crate::cli::study::StudyCommand;
+use crate::cli::targets::TargetsCommand;
 use crate::fit::SearcherKind;
 use crate::loaded::WhichCheckpoint;
 
@@ -40,6 +42,9 @@ pub enum Command {
     Train(TrainArgs),
     /// Learn a stream of tasks with one network, as a recipe says, into a run folder
     Learn(LearnArgs),
+    /// Vectors of class names: build a target file with a language model, look at one
+    #[command(subcommand)]
+    Targets(TargetsCommand),
     /// Compare methods of continual learning over seeds: means, intervals, paired differences, a page
     Compare(CompareArgs),
     /// Calibrate and measure subnets of a run

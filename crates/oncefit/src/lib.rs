@@ -52,6 +52,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Quickstart(args) => commands::quickstart(&args),
         Command::Train(args) => commands::train(&args),
         Command::Learn(args) => commands::learn(&args),
+        Command::Targets(command) => commands::targets(&command),
         Command::Compare(args) => commands::compare(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Fit(args) => commands::fit(&args),

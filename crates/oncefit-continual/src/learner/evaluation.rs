@@ -52,7 +52,7 @@ impl Learner {
     }
 
     /// Features before the head, scaled to unit length, and their width.
-    pub(super) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
+    pub(crate) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
         let calibration = self.calibration(true)?;
         let width = self.model.feature_width();
         let mut features = self.outputs(&calibration, images, true)?;

@@ -208,7 +208,7 @@ impl LearningRecipe {
             seed: self.seed,
             normalisation: Normalisation::of(&data.train)?,
             augmentation: is_changed.then_some(augmentation),
-            head: self.build_head(),
+            head: self.build_head(data)?,
             initialisation: self.network.initialisation.unwrap_or_default(),
             decay: match self.optimiser.decay {
                 RateDecayKind::Constant => Decay::Constant,

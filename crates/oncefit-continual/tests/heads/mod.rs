@@ -442,3 +442,148 @@ fn held_out_images_are_in_no_batch_and_the_correction_is_resumed() {
     let (ours, theirs) = (learner.evaluate(&stream), other.evaluate(&stream));
     assert_eq!(ours.unwrap(), theirs.unwrap());
 }
+
+fn recipe(head: &str) -> oncefit_continual::Result<oncefit_continual::LearningRecipe> {
+    let text = format!(
+        "seed = 3\n[data]\nsource = \"embedded\"\n[stream]\nclass_order = \"seeded\"\n[network]\nhidden = 20\n[head]\n{head}\n"
+    );
+    oncefit_continual::LearningRecipe::parse(&text, "r.toml")
+}
+
+fn rows_of(head: &str) -> (Vec<Vec<f32>>, bool, HeadSettings) {
+    let learner = recipe(head).unwrap().build_learner(&data()).unwrap();
+    let settings = learner.settings().head.clone();
+    match &settings.rows {
+        Rows::Given {
+            targets,
+            are_frozen,
+        } => {
+            let rows = targets.values().chunks_exact(targets.width());
+            (
+                rows.map(<[f32]>::to_vec).collect(),
+                *are_frozen,
+                settings.clone(),
+            )
+        }
+        Rows::Learnt => panic!("the rows are not given"),
+    }
+}
+
+#[test]
+fn a_recipe_takes_the_vectors_of_class_names_and_their_controls() {
+    let table = oncefit_text::TargetTable::builtin("fashion-mnist").unwrap();
+    let (rows, are_frozen, head) = rows_of("targets = \"fashion-mnist\"");
+    assert_eq!(rows, table.rows_for(data().train.class_names()).unwrap());
+    assert!(are_frozen && head.only_seen);
+    assert_eq!(head.neck, Some(384));
+    assert_eq!(head.kind, HeadSettings::cosine(10.0).kind);
+    let (learnt, are_frozen, _) = rows_of("targets = \"fashion-mnist\"\nrows = \"learnt\"");
+    assert!(learnt == rows && !are_frozen);
+    let control = |kind: &str| {
+        rows_of(&format!(
+            "targets = \"fashion-mnist\"\ncontrol = \"{kind}\""
+        ))
+        .0
+    };
+    assert!(control("shuffled").iter().all(|row| rows.contains(row)));
+    assert!(control("random").iter().all(|row| !rows.contains(row)));
+    // The first class of the stream keeps its row.
+    let stream = recipe("").unwrap().build_stream(&data()).unwrap();
+    let first = stream.tasks()[0].classes[0] as usize;
+    let orthogonal = control("orthogonal");
+    let is_kept = |class: usize| {
+        let pairs = orthogonal[class].iter().zip(&rows[class]);
+        pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5)
+    };
+    let kept: Vec<usize> = (0..10).filter(|&class| is_kept(class)).collect();
+    assert_eq!(kept, [first]);
+}
+
+#[test]
+fn illegal_targets_are_refused() {
+    for (head, part) in [
+        ("rows = \"learnt\"", "`head.rows` needs `head.targets`"),
+        (
+            "control = \"random\"",
+            "`head.control` needs `head.targets`",
+        ),
+        (
+            "kind = \"linear\"\ntargets = \"mnist\"",
+            "`head.targets` belongs to",
+        ),
+        (
+            "targets = \"mnist\"\nonly_seen = false",
+            "`head.only_seen` is false",
+        ),
+    ] {
+        let found = recipe(head).unwrap_err().to_string();
+        assert!(found.contains(part), "{found}");
+    }
+    for (head, part) in [
+        (
+            "targets = \"mnist\"",
+            "no vector for class `T-shirt/top`; it has 0, 1",
+        ),
+        ("targets = \"no\"", "no such file"),
+        ("targets = \"fashion-mnist\"\nneck = 64", "10 rows of 384"),
+        (
+            "targets = \"fashion-mnist\"\ntargets_hash = \"00\"",
+            "expected 00",
+        ),
+    ] {
+        let built = recipe(head).unwrap().build_learner(&data());
+        let found = built
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(found.contains(part), "{found}");
+    }
+}
+
+#[test]
+fn drift_is_measured_without_touching_what_is_learnt_and_is_resumed() {
+    let run = |drift: Option<usize>, stop: Option<u64>| {
+        let learner = || with_head(HeadSettings::cosine(5.0), with_few_examples("er"));
+        let fresh = || {
+            let experiment = Experiment::new(stream(), learner());
+            match drift {
+                Some(directions) => experiment.with_drift(directions),
+                None => experiment,
+            }
+        };
+        let mut experiment = fresh();
+        if let Some(batches) = stop {
+            let mut seen = 0;
+            let mut go_on = |_: &Learner| {
+                seen += 1;
+                seen < batches
+            };
+            experiment.run(&mut go_on).unwrap();
+            let state = experiment.state().unwrap();
+            experiment = fresh();
+            experiment.restore(&state).unwrap();
+        }
+        experiment.run(&mut |_| true).unwrap();
+        experiment
+    };
+    let (without, with) = (run(None, None), run(Some(4), None));
+    assert_eq!(
+        bits(without.learner.parameters()),
+        bits(with.learner.parameters())
+    );
+    assert!(without.finished.drift.is_empty());
+    let drift = &with.finished.drift;
+    assert_eq!(
+        drift.iter().map(Vec::len).collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4]
+    );
+    assert!(
+        drift
+            .iter()
+            .flatten()
+            .all(|drift| *drift > 0.0 && *drift < 1.0),
+        "{drift:?}"
+    );
+    // In the third task.
+    assert_eq!(run(Some(4), Some(60)).finished.drift, *drift);
+}
