@@ -31,6 +31,7 @@ struct Pass<'a> {
     executor: &'a mut Executor,
     plan: &'a Plan,
     parameters: &'a Parameters,
+    mode: Mode<'a>,
     gradients: Gradients,
 }
 
@@ -43,10 +44,9 @@ impl Pass<'_> {
         f: fn(f64) -> f64,
         sums: &mut [Vec<f64>],
     ) -> Result<()> {
-        let mode = Mode::Train { dropout: None };
         let tape = self
             .executor
-            .forward(self.plan, self.parameters, images, mode)?;
+            .forward(self.plan, self.parameters, images, self.mode)?;
         let mut gradient = vec![0.0; tape.output().len()];
         let factor = seed(tape.output(), &mut gradient);
         self.gradients.clear();
@@ -70,6 +70,7 @@ fn estimate(
     executor: &mut Executor,
     plan: &Plan,
     parameters: &Parameters,
+    mode: Mode,
     count: f64,
     work: impl FnOnce(&mut Pass, &mut [Vec<f64>]) -> Result<()>,
 ) -> Result<Parameters> {
@@ -81,6 +82,7 @@ fn estimate(
         executor,
         plan,
         parameters,
+        mode,
         gradients: Gradients::zeros(parameters),
     };
     work(&mut pass, &mut sums)?;
@@ -92,8 +94,8 @@ fn estimate(
     Ok(found)
 }
 
-/// The diagonal of the Fisher information on normalised images. The network must have no
-/// batch-norm: one image has no statistics of its own.
+/// The diagonal of the Fisher information on normalised images. A network with batch-norm needs
+/// [`Mode::TrainCalibrated`]: one image has no statistics worth the name.
 ///
 /// # Errors
 /// If the images do not fit the network.
@@ -104,6 +106,7 @@ pub fn fisher(
     images: &[f32],
     labels: &[u32],
     estimator: FisherEstimator,
+    mode: Mode,
 ) -> Result<Parameters> {
     let classes = plan.output_shape().channels;
     let all: Vec<u32> = (0..classes as u32).collect();
@@ -114,7 +117,7 @@ pub fn fisher(
     };
     let batches = labels.len().div_ceil(size) as f64;
     let square = |value: f64| value * value;
-    estimate(executor, plan, parameters, batches, |pass, sums| {
+    estimate(executor, plan, parameters, mode, batches, |pass, sums| {
         for (data, labels) in images.chunks(size * values).zip(labels.chunks(size)) {
             let batch = Images {
                 data,
@@ -156,17 +159,25 @@ pub fn output_sensitivity(
     count: usize,
 ) -> Result<Parameters> {
     let values = images.len() / count.max(1);
-    estimate(executor, plan, parameters, count as f64, |pass, sums| {
-        for data in images.chunks(values) {
-            let mut seed = |logits: &[f32], gradient: &mut [f32]| {
-                let pairs = gradient.iter_mut().zip(logits);
-                pairs.for_each(|(gradient, logit)| *gradient = 2.0 * logit);
-                1.0
-            };
-            pass.add(Images { data, count: 1 }, &mut seed, f64::abs, sums)?;
-        }
-        Ok(())
-    })
+    let mode = Mode::Train { dropout: None };
+    estimate(
+        executor,
+        plan,
+        parameters,
+        mode,
+        count as f64,
+        |pass, sums| {
+            for data in images.chunks(values) {
+                let mut seed = |logits: &[f32], gradient: &mut [f32]| {
+                    let pairs = gradient.iter_mut().zip(logits);
+                    pairs.for_each(|(gradient, logit)| *gradient = 2.0 * logit);
+                    1.0
+                };
+                pass.add(Images { data, count: 1 }, &mut seed, f64::abs, sums)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 #[cfg(test)]
@@ -193,6 +204,7 @@ mod tests {
                 &[3.0, 1.0],
                 &[1],
                 estimator,
+                Mode::Train { dropout: None },
             )
             .unwrap()
         };

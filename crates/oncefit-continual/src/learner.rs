@@ -1,7 +1,11 @@
 //! A network that learns a stream: network, optimiser, memory and method state as one value.
 
+mod elastic;
 mod evaluation;
 mod task_end;
+mod unlearning;
+
+use std::sync::Arc;
 
 use oncefit_data::{Augmentation, ImageShape, Normalisation};
 use oncefit_nn::{
@@ -9,9 +13,11 @@ use oncefit_nn::{
     TransformDecay, UpdateRule,
 };
 use oncefit_random::Draws;
-use oncefit_space::{Graph, Op, Space};
+use oncefit_space::{Graph, Op, Space, Subnet};
 use serde::{Deserialize, Serialize};
 
+use self::elastic::{Elastic, StepNetwork};
+pub use self::elastic::{ElasticSettings, WatchedSubnet};
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
 use crate::importance::{fisher, output_sensitivity};
@@ -130,8 +136,11 @@ pub struct Learner {
     pub(crate) settings: LearnerSettings,
     pub(crate) method: Method,
     space: Space,
+    /// The network; of a supernet the largest.
     graph: Graph,
-    plan: Plan,
+    plan: Arc<Plan>,
+    /// What makes it a supernet.
+    pub(crate) elastic: Option<Elastic>,
     has_norms: bool,
     pub(crate) parameters: Parameters,
     pub(crate) optimiser: Optimiser,
@@ -153,6 +162,45 @@ pub struct Learner {
     /// Batches of this task done.
     pub(crate) batches: usize,
     pub(crate) images: u64,
+    pub(crate) train_macs: u64,
+    /// Refresh learning: the Fisher information of the tasks that ended.
+    pub(crate) fisher: Option<Parameters>,
+}
+
+/// What a step learns from.
+struct Lesson {
+    /// The new images and each draw that a term needs.
+    segments: Vec<Segment>,
+    /// Their pixels as the networks see them.
+    inputs: Vec<f32>,
+    /// On which networks.
+    networks: Vec<StepNetwork>,
+}
+
+/// What a pass through the output-space terms found.
+#[derive(Default)]
+struct Found {
+    /// Cross-entropy of the new images.
+    loss: f64,
+    /// Logits of the new images.
+    logits: Vec<f32>,
+    cost: Cost,
+}
+
+/// What ran forward and backward.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// Images, once for each network.
+    images: u64,
+    /// Three times the multiply-accumulates of a forward pass.
+    train_macs: u64,
+}
+
+impl Cost {
+    fn add(&mut self, network: &StepNetwork, images: usize) {
+        self.images += images as u64;
+        self.train_macs += 3 * network.macs * images as u64;
+    }
 }
 
 /// The images of one forward pass and where its parts lie.
@@ -161,6 +209,15 @@ struct Segment {
     places: Vec<usize>,
     labels: Vec<u32>,
     rows: std::ops::Range<usize>,
+}
+
+/// Other networks' logits for the rows of a segment.
+#[derive(Clone, Copy)]
+struct SoftLabels<'a> {
+    /// Of the network at the end of the previous task.
+    previous: Option<&'a [f32]>,
+    /// Of the step's largest network, for those that learn them instead of labels.
+    largest: Option<&'a [f32]>,
 }
 
 impl Learner {
@@ -185,8 +242,29 @@ impl Learner {
         settings: LearnerSettings,
     ) -> Result<Self> {
         let subnet = single_member(space)?;
+        Self::of_network(space, &subnet, None, parameters, method, settings)
+    }
+
+    /// A learner of `subnet`, with everything around it.
+    fn of_network(
+        space: &Space,
+        subnet: &Subnet,
+        elastic: Option<Elastic>,
+        parameters: Parameters,
+        method: Method,
+        settings: LearnerSettings,
+    ) -> Result<Self> {
         let graph = subnet.graph().clone();
-        let plan = Plan::new(&graph, &parameters)?;
+        let plan = Arc::new(Plan::new(&graph, &parameters)?);
+        if let Some(refresh) = &method.refresh {
+            refresh.check()?;
+            if refresh.is_active() && method.cross_entropy == 0.0 && method.outputs.is_empty() {
+                return Err(ContinualError::NotAvailable {
+                    what: format!("refresh learning with `{}`", method.name),
+                    reason: "its network does not learn from batches".into(),
+                });
+            }
+        }
         let has_norms = graph
             .nodes
             .iter()
@@ -273,9 +351,12 @@ impl Learner {
             task: 0,
             batches: 0,
             images: 0,
+            train_macs: 0,
+            fisher: None,
             space: space.clone(),
             graph,
             plan,
+            elastic,
             has_norms,
             parameters,
             settings,
@@ -313,9 +394,20 @@ impl Learner {
         (self.task, self.batches)
     }
 
-    /// Images that ran forward and backward so far.
+    /// The space: of a supernet all its members.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Images that ran forward and backward so far, once for each network.
     pub fn images(&self) -> u64 {
         self.images
+    }
+
+    /// Multiply-accumulates of training so far: three times those of a forward pass for every image
+    /// of a step, and for the Fisher information of refresh learning.
+    pub fn train_macs(&self) -> u64 {
+        self.train_macs
     }
 
     /// Classes seen, in order of arrival.
@@ -376,42 +468,62 @@ impl Learner {
     }
 
     fn learn(&mut self, examples: &Examples) -> Result<StepReport> {
+        let (pixels, segments) = self.segments(examples);
+        let lesson = Lesson {
+            inputs: self.inputs(pixels, "augmentation"),
+            segments,
+            networks: self.step_networks()?,
+        };
+        let Some(before) = self.unlearn(&lesson)? else {
+            return self.relearn(examples, &lesson, Cost::default());
+        };
+        let learnt = self.relearn(examples, &lesson, before.cost);
+        if learnt.is_err() {
+            self.parameters = before.parameters;
+        }
+        learnt
+    }
+
+    /// The gradients of the output-space terms, on every network of the step.
+    fn output_gradients(&mut self, lesson: &Lesson) -> Result<Found> {
         let classes = self.classes();
-        let (mut pixels, segments) = self.segments(examples);
-        let total = segments.last().map_or(0, |segment| segment.rows.end);
         let values = self.plan.input_shape().len();
-        let inputs = self.inputs(std::mem::take(&mut pixels), "augmentation");
-        let learns = self.method.cross_entropy != 0.0 || !self.method.outputs.is_empty();
+        let mut found = Found::default();
         self.gradients.clear();
-        let mut loss = 0.0;
-        let mut first_logits = Vec::new();
-        if learns {
-            // Without batch-norm rows do not see each other: one pass for all segments.
-            let groups: Vec<&[Segment]> = match self.has_norms {
-                true => segments.chunks(1).collect(),
-                false => vec![&segments],
+        if self.method.cross_entropy == 0.0 && self.method.outputs.is_empty() {
+            return Ok(found);
+        }
+        // Without batch-norm rows do not see each other: one pass for all segments.
+        let groups: Vec<&[Segment]> = match self.has_norms {
+            true => lesson.segments.chunks(1).collect(),
+            false => vec![&lesson.segments],
+        };
+        for group in groups {
+            let rows = group[0].rows.start..group[group.len() - 1].rows.end;
+            let images = Batch {
+                data: &lesson.inputs[rows.start * values..rows.end * values],
+                count: rows.len(),
             };
-            for group in groups {
-                let rows = group[0].rows.start..group[group.len() - 1].rows.end;
-                let images = Batch {
-                    data: &inputs[rows.start * values..rows.end * values],
-                    count: rows.len(),
-                };
-                let previous = self.previous_logits(images)?;
+            let previous = self.previous_logits(images)?;
+            let mut largest = Vec::new();
+            for (index, network) in lesson.networks.iter().enumerate() {
                 let mode = Mode::Train { dropout: None };
                 let tape = self
                     .executor
-                    .forward(&self.plan, &self.parameters, images, mode)?;
+                    .forward(&network.plan, &self.parameters, images, mode)?;
                 let mut gradient = vec![0.0; rows.len() * classes];
                 for segment in group {
                     let range = (segment.rows.start - rows.start) * classes
                         ..(segment.rows.end - rows.start) * classes;
                     let logits = &tape.output()[range.clone()];
-                    let old = previous.as_ref().map(|all| &all[range.clone()]);
-                    let found = self.objective(segment, logits, old, &mut gradient[range.clone()]);
-                    if segment.draw.is_none() {
-                        loss = found;
-                        first_logits.extend_from_slice(logits);
+                    let soft = SoftLabels {
+                        previous: previous.as_ref().map(|all| &all[range.clone()]),
+                        largest: network.learns_largest.then(|| &largest[range.clone()]),
+                    };
+                    let loss = self.objective(segment, logits, soft, &mut gradient[range.clone()]);
+                    if index == 0 && segment.draw.is_none() {
+                        found.loss = loss;
+                        found.logits.extend_from_slice(logits);
                     }
                 }
                 if let Some(at) = gradient.iter().position(|value| !value.is_finite()) {
@@ -421,16 +533,40 @@ impl Learner {
                         detail: format!("image {} of the step", rows.start + at / classes),
                     });
                 }
+                if index == 0 && lesson.networks.len() > 1 {
+                    largest = tape.output().to_vec();
+                }
                 self.executor.backward(
-                    &self.plan,
+                    &network.plan,
                     &self.parameters,
                     tape,
                     &gradient,
                     &mut self.gradients,
                 )?;
+                found.cost.add(network, rows.len());
             }
         }
-        let projected = self.project()?;
+        if let Some(elastic) = &mut self.elastic {
+            elastic.aggregate(&lesson.networks, &mut self.gradients);
+        }
+        Ok(found)
+    }
+
+    /// One step of the host method.
+    fn relearn(
+        &mut self,
+        examples: &Examples,
+        lesson: &Lesson,
+        unlearnt: Cost,
+    ) -> Result<StepReport> {
+        let classes = self.classes();
+        let Found {
+            loss,
+            logits: first_logits,
+            mut cost,
+        } = self.output_gradients(lesson)?;
+        let images = cost.images as usize;
+        let projected = self.project(&lesson.networks, &mut cost)?;
         let has_paths = self.paths.iter().any(Option::is_some);
         let before = has_paths.then(|| (self.gradients.clone(), self.parameters.clone()));
         self.add_penalties();
@@ -469,8 +605,8 @@ impl Learner {
         }
         self.step += 1;
         self.batches += 1;
-        let images = if learns { total } else { 0 };
-        self.images += images as u64;
+        self.images += cost.images + unlearnt.images;
+        self.train_macs += cost.train_macs + unlearnt.train_macs;
         let rows = first_logits.chunks_exact(classes).zip(&examples.labels);
         let correct = rows
             .filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
@@ -554,7 +690,7 @@ impl Learner {
         &self,
         segment: &Segment,
         logits: &[f32],
-        previous: Option<&[f32]>,
+        soft: SoftLabels,
         gradient: &mut [f32],
     ) -> f64 {
         let classes = self.classes();
@@ -572,7 +708,16 @@ impl Learner {
                 }
             };
             let weight = self.method.cross_entropy;
-            loss = cross_entropy(logits, &segment.labels, classes, &range, weight, gradient);
+            let labels = &segment.labels;
+            loss = match soft.largest {
+                None => cross_entropy(logits, labels, classes, &range, weight, gradient),
+                Some(largest) => {
+                    let divergence = Divergence::KullbackLeibler { temperature: 1.0 };
+                    output_divergence(
+                        divergence, logits, largest, classes, &range, weight, gradient,
+                    )
+                }
+            };
         }
         for term in self.method.outputs.iter().filter(|term| term.weight != 0.0) {
             let draw = match term.images {
@@ -588,8 +733,9 @@ impl Learner {
                 ClassRange::New => &self.seen[self.old..],
             };
             let stored;
-            let reference = match term.reference {
-                Reference::Labels => {
+            let reference = match (term.reference, soft.largest) {
+                (Reference::Labels, Some(largest)) => largest,
+                (Reference::Labels, None) => {
                     let of_labels = match term.divergence {
                         Divergence::BinaryKullbackLeibler => binary_cross_entropy,
                         _ => cross_entropy,
@@ -601,12 +747,12 @@ impl Learner {
                     }
                     continue;
                 }
-                Reference::Uniform => &[],
-                Reference::PreviousNetwork => match previous {
+                (Reference::Uniform, _) => &[],
+                (Reference::PreviousNetwork, _) => match soft.previous {
                     Some(previous) => previous,
                     None => continue,
                 },
-                Reference::StoredLogits => {
+                (Reference::StoredLogits, _) => {
                     let memory = self.memory.as_ref();
                     stored = memory
                         .map_or_else(Vec::new, |memory| memory.stored_logits(&segment.places));
@@ -628,7 +774,7 @@ impl Learner {
     }
 
     /// A-GEM's projection of the gradients; whether it changed them.
-    fn project(&mut self) -> Result<bool> {
+    fn project(&mut self, networks: &[StepNetwork], cost: &mut Cost) -> Result<bool> {
         let (Some(count), Some(memory)) = (self.method.projection, &self.memory) else {
             return Ok(false);
         };
@@ -638,8 +784,7 @@ impl Learner {
         let drawn = memory.examples(&memory.draw(count, self.step, 0));
         let inputs = self.inputs(drawn.images.clone(), "reference-augmentation");
         let mut reference = Gradients::zeros(&self.parameters);
-        self.plain_gradients(&inputs, &drawn.labels, &mut reference)?;
-        self.images += drawn.len() as u64;
+        self.plain_gradients(networks, &inputs, &drawn.labels, &mut reference, cost)?;
         let (dot, norm) = (self.gradients.dot(&reference), reference.dot(&reference));
         let projects = dot < 0.0 && norm > 0.0;
         if projects {
@@ -648,12 +793,14 @@ impl Learner {
         Ok(projects)
     }
 
-    /// Gradients of the mean cross-entropy over all classes.
+    /// Adds the gradients of the mean cross-entropy over all classes.
     fn plain_gradients(
         &mut self,
+        networks: &[StepNetwork],
         inputs: &[f32],
         labels: &[u32],
         into: &mut Gradients,
+        cost: &mut Cost,
     ) -> Result<()> {
         let classes = self.classes();
         let all: Vec<u32> = (0..classes as u32).collect();
@@ -661,14 +808,20 @@ impl Learner {
             data: inputs,
             count: labels.len(),
         };
-        let mode = Mode::Train { dropout: None };
-        let tape = self
-            .executor
-            .forward(&self.plan, &self.parameters, images, mode)?;
-        let mut gradient = vec![0.0; labels.len() * classes];
-        cross_entropy(tape.output(), labels, classes, &all, 1.0, &mut gradient);
-        self.executor
-            .backward(&self.plan, &self.parameters, tape, &gradient, into)?;
+        for network in networks {
+            let mode = Mode::Train { dropout: None };
+            let tape = self
+                .executor
+                .forward(&network.plan, &self.parameters, images, mode)?;
+            let mut gradient = vec![0.0; labels.len() * classes];
+            cross_entropy(tape.output(), labels, classes, &all, 1.0, &mut gradient);
+            self.executor
+                .backward(&network.plan, &self.parameters, tape, &gradient, into)?;
+            cost.add(network, labels.len());
+        }
+        if let Some(elastic) = &mut self.elastic {
+            elastic.aggregate(networks, into);
+        }
         Ok(())
     }
 

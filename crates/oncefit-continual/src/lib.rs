@@ -20,6 +20,7 @@ mod method;
 mod metrics;
 mod networks;
 mod recipe;
+mod refresh;
 mod run;
 mod state;
 mod statistics;
@@ -27,9 +28,12 @@ mod stream;
 
 pub use divergence::{Divergence, output_divergence};
 pub use error::{ContinualError, Result};
-pub use experiment::{Experiment, Finished, Moment, Running};
+pub use experiment::{Experiment, Finished, Moment, Running, SubnetAccuracies};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
-pub use learner::{Classifier, ImageChanges, Learner, LearnerSettings, StepReport, TaskAccuracy};
+pub use learner::{
+    Classifier, ElasticSettings, ImageChanges, Learner, LearnerSettings, StepReport, TaskAccuracy,
+    WatchedSubnet,
+};
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{
     BatchClasses, ClassRange, Convention, Images, Importance, Method, OutputTerm, Reference,
@@ -38,10 +42,11 @@ pub use method::{
 pub use metrics::{AccuracyMatrix, Metrics};
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    ClassifierKind, ConventionKind, FisherKind, LearningRecipe, MemoryRecipe, MethodRecipe,
-    NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
-    StreamRecipe,
+    AggregationKind, ClassifierKind, ConventionKind, ElasticRecipe, FisherKind, LearningRecipe,
+    MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind, RefreshMode, RefreshRecipe,
+    SgdRecipe, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
 };
+pub use refresh::{Direction, FisherNorms, Refresh, RefreshRule, UnlearntLoss};
 pub use run::{
     Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,
     learning_stream,

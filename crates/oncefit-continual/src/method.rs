@@ -12,6 +12,7 @@ use crate::error::{ContinualError, Result};
 use crate::importance::FisherEstimator;
 use crate::learner::Classifier;
 use crate::memory::MemoryPolicy;
+use crate::refresh::Refresh;
 
 /// The classes that the softmax of the new images' cross-entropy ranges over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -140,6 +141,9 @@ pub struct Method {
     pub classifier: Classifier,
     /// Which examples the memory keeps.
     pub memory: Option<MemoryPolicy>,
+    /// Unlearning before each step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
 }
 
 /// How other code bases weigh the same terms.
@@ -201,6 +205,7 @@ impl Method {
             projection: None,
             classifier: Classifier::Head,
             memory: None,
+            refresh: None,
         }
     }
 
@@ -413,6 +418,16 @@ impl Method {
                 ));
             }
         })
+    }
+
+    /// This method as the host of refresh learning.
+    #[must_use]
+    pub fn refreshed(self, refresh: Refresh) -> Self {
+        Self {
+            name: format!("{} with refresh", self.name),
+            refresh: Some(refresh),
+            ..self
+        }
     }
 
     /// The names that [`Method::preset`] knows.

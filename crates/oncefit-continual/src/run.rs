@@ -184,11 +184,11 @@ impl TaskSummary {
 /// What a run cost.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Costs {
-    /// Images, new and replayed, that ran forward and backward.
+    /// Images, new and replayed, that ran forward and backward, once for each network of a step.
     pub images: u64,
-    /// Their multiply-accumulates: three times those of a forward pass. Importances at the ends of
-    /// tasks, the previous network's outputs and evaluations, of which GDumb's fresh network is a part,
-    /// are not in it.
+    /// Their multiply-accumulates, three times those of a forward pass, and those of refresh
+    /// learning's Fisher information. Other importances at the ends of tasks, the previous network's
+    /// outputs and evaluations, of which GDumb's fresh network is a part, are not in it.
     pub train_macs: u64,
     /// Seconds in all.
     pub seconds: f64,
@@ -235,7 +235,7 @@ impl Results {
             tasks: TaskSummary::all(stream),
             costs: Costs {
                 images: learner.images(),
-                train_macs: 3 * learner.graph().macs() * learner.images(),
+                train_macs: learner.train_macs(),
                 seconds: finished.seconds,
                 step_seconds: finished.task_seconds.iter().sum(),
                 memory_bytes: finished.memory_bytes,
@@ -252,14 +252,27 @@ impl Results {
         self.class_incremental.is_some()
     }
 
-    /// The raw matrices, a row each cell; 0 tasks learnt: before training.
+    /// The raw matrices, a row each cell; 0 tasks learnt: before training. Those of a supernet's
+    /// subnets have `of <subnet>` in the scenario's name.
     pub fn to_csv(&self) -> String {
         let mut text = "scenario,tasks_learnt,task,accuracy\n".to_owned();
-        let matrices = [
-            ("class_incremental", &self.finished.class_incremental),
-            ("task_incremental", &self.finished.task_incremental),
-        ];
-        for (name, matrix) in matrices {
+        let named = |class, task, of: String| {
+            [
+                (format!("class_incremental{of}"), class),
+                (format!("task_incremental{of}"), task),
+            ]
+        };
+        let finished = &self.finished;
+        let main = named(
+            &finished.class_incremental,
+            &finished.task_incremental,
+            String::new(),
+        );
+        let others = finished.subnets.iter().flat_map(|subnet| {
+            let of = format!(" of {}", subnet.name.replace(',', " "));
+            named(&subnet.class_incremental, &subnet.task_incremental, of)
+        });
+        for (name, matrix) in main.into_iter().chain(others) {
             let rows = std::iter::once(&matrix.untrained).chain(&matrix.rows);
             for (learnt, row) in rows.enumerate() {
                 for (task, accuracy) in row.iter().enumerate() {

@@ -42,6 +42,9 @@ pub enum Mode<'a> {
         /// Dropout is off when this is `None`.
         dropout: Option<DropoutDraws>,
     },
+    /// Statistics of a calibration, which are constants to the backward pass: rows do not see each
+    /// other, so gradients of single images have a meaning. Dropout is off.
+    TrainCalibrated(&'a Calibration),
     /// Statistics of the batch; nothing is kept but the statistics.
     BatchStatistics,
     /// Statistics of a calibration.
@@ -100,6 +103,8 @@ pub struct Tape<'a> {
     pub(crate) winners: Vec<Vec<u32>>,
     pub(crate) dropout: Option<DropoutDraws>,
     pub(crate) is_training: bool,
+    /// Whether batch-norm's statistics are constants.
+    pub(crate) is_calibrated: bool,
     output: usize,
 }
 
@@ -159,7 +164,9 @@ impl Executor {
         }
         let mut tape = Tape::new(plan, images);
         match mode {
-            Mode::Evaluate(calibration) => {
+            Mode::Evaluate(calibration) | Mode::TrainCalibrated(calibration) => {
+                tape.is_calibrated = true;
+                tape.is_training = matches!(mode, Mode::TrainCalibrated(_));
                 for (norm, info) in tape.norms.iter_mut().zip(&plan.norms) {
                     let (mean, variance) = calibration.statistics(plan, info)?;
                     *norm = AppliedNorm::new(parameters, info, mean, variance);
@@ -171,7 +178,7 @@ impl Executor {
             }
             Mode::BatchStatistics => {}
         }
-        let takes_statistics = !matches!(mode, Mode::Evaluate(_));
+        let takes_statistics = !tape.is_calibrated;
         kernels::in_pool(|| self.run_all(plan, parameters, &mut tape, takes_statistics, None));
         Ok(tape)
     }
@@ -410,6 +417,7 @@ impl<'a> Tape<'a> {
             winners: vec![Vec::new(); plan.steps.len()],
             dropout: None,
             is_training: false,
+            is_calibrated: false,
             output: plan.output,
         }
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Learner {
-    fn calibration(&mut self, graph: &Graph) -> Result<(Plan, Calibration)> {
+    pub(super) fn calibration(&mut self, graph: &Graph) -> Result<(Plan, Calibration)> {
         let plan = Plan::new(graph, &self.parameters)?;
         if !self.has_norms {
             return Ok((plan, Calibration::None));
@@ -45,8 +45,12 @@ impl Learner {
     }
 
     /// Features before the head, scaled to unit length, and their width.
-    pub(super) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
-        let mut graph = self.graph.clone();
+    pub(super) fn unit_features(
+        &mut self,
+        graph: &Graph,
+        images: &[u8],
+    ) -> Result<(Vec<f32>, usize)> {
+        let mut graph = graph.clone();
         graph.nodes.pop();
         let (plan, calibration) = self.calibration(&graph)?;
         let width = plan.output_shape().len();
@@ -56,39 +60,44 @@ impl Learner {
     }
 
     /// Scores of images, N × classes; the largest is the prediction.
-    fn scores(&mut self, images: &[u8], fresh: Option<&mut Self>) -> Result<Vec<f32>> {
+    fn scores(
+        &mut self,
+        graph: &Graph,
+        images: &[u8],
+        fresh: Option<&mut Self>,
+    ) -> Result<Vec<f32>> {
         match (self.method.classifier, fresh) {
-            (Classifier::FreshFromMemory { .. }, Some(fresh)) => fresh.head_scores(images),
+            (Classifier::FreshFromMemory { .. }, Some(fresh)) => fresh.head_scores(graph, images),
             (Classifier::NearestMean, _) if self.memory.as_ref().is_some_and(|m| !m.is_empty()) => {
-                self.nearest_mean_scores(images)
+                self.nearest_mean_scores(graph, images)
             }
-            _ => self.head_scores(images),
+            _ => self.head_scores(graph, images),
         }
     }
 
-    fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+    fn head_scores(&mut self, graph: &Graph, images: &[u8]) -> Result<Vec<f32>> {
         if self.has_norms && self.recent.is_empty() {
             let values = self.plan.input_shape().len();
             self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
-            let found = self.calibration(&self.graph.clone());
+            let found = self.calibration(graph);
             self.recent.images.clear();
             let (plan, calibration) = found?;
             return self.outputs(&plan, &calibration, images);
         }
-        let (plan, calibration) = self.calibration(&self.graph.clone())?;
+        let (plan, calibration) = self.calibration(graph)?;
         self.outputs(&plan, &calibration, images)
     }
 
-    fn nearest_mean_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+    fn nearest_mean_scores(&mut self, graph: &Graph, images: &[u8]) -> Result<Vec<f32>> {
         let classes = self.classes();
         let Some((stored, labels)) = self
             .memory
             .as_ref()
             .map(|memory| (memory.images.clone(), memory.labels.clone()))
         else {
-            return self.head_scores(images);
+            return self.head_scores(graph, images);
         };
-        let (features, width) = self.unit_features(&stored)?;
+        let (features, width) = self.unit_features(graph, &stored)?;
         let mut means = vec![0.0f32; classes * width];
         let mut is_there = vec![false; classes];
         for (row, &label) in features.chunks_exact(width).zip(&labels) {
@@ -97,7 +106,7 @@ impl Learner {
             mean.zip(row).for_each(|(sum, value)| *sum += value);
         }
         means.chunks_exact_mut(width).for_each(to_unit_length);
-        let (features, _) = self.unit_features(images)?;
+        let (features, _) = self.unit_features(graph, images)?;
         let mut scores = Vec::with_capacity(features.len() / width * classes);
         for row in features.chunks_exact(width) {
             for (class, mean) in means.chunks_exact(width).enumerate() {
@@ -117,7 +126,7 @@ impl Learner {
         let Some(memory) = self.memory.as_ref().filter(|memory| !memory.is_empty()) else {
             return Ok(None);
         };
-        let mut fresh = Self::new(&self.space, Method::fine_tune(), self.settings.clone())?;
+        let mut fresh = self.fresh(Method::fine_tune())?;
         for epoch in 0..epochs {
             let mut order: Vec<usize> = (0..memory.len()).collect();
             let index = epoch as u64;
@@ -136,6 +145,29 @@ impl Learner {
     /// # Errors
     /// If the images do not fit the network.
     pub fn evaluate(&mut self, stream: &Stream) -> Result<Vec<TaskAccuracy>> {
+        let graph = self.graph.clone();
+        Ok(self.evaluate_networks(&[&graph], stream)?.remove(0))
+    }
+
+    /// As [`Learner::evaluate`], of each subnet of [`Learner::watched`].
+    ///
+    /// # Errors
+    /// If the images do not fit the network.
+    pub fn evaluate_watched(&mut self, stream: &Stream) -> Result<Vec<Vec<TaskAccuracy>>> {
+        let watched: Vec<Subnet> = self
+            .watched()
+            .iter()
+            .map(|one| one.subnet.clone())
+            .collect();
+        let graphs: Vec<&Graph> = watched.iter().map(Subnet::graph).collect();
+        self.evaluate_networks(&graphs, stream)
+    }
+
+    fn evaluate_networks(
+        &mut self,
+        graphs: &[&Graph],
+        stream: &Stream,
+    ) -> Result<Vec<Vec<TaskAccuracy>>> {
         let classes = self.classes();
         let mut fresh = match self.method.classifier {
             Classifier::FreshFromMemory { epochs } => self.fresh_from_memory(epochs)?,
@@ -145,22 +177,24 @@ impl Learner {
             true => (0..classes as u32).collect(),
             false => self.seen.clone(),
         };
-        let mut accuracies = Vec::new();
+        let mut accuracies = vec![Vec::new(); graphs.len()];
         for task in stream.tasks() {
             let examples = stream.test_examples(task.index, &task.test);
             self.check(&examples)?;
-            let scores = self.scores(&examples.images, fresh.as_mut())?;
-            let accuracy = |range: &[u32]| {
-                let rows = scores.chunks_exact(classes).zip(&examples.labels);
-                let correct = rows
-                    .filter(|(row, label)| largest(row, range.iter().copied()) == Some(**label))
-                    .count();
-                correct as f64 / examples.len() as f64
-            };
-            accuracies.push(TaskAccuracy {
-                class_incremental: accuracy(&seen),
-                task_incremental: accuracy(&task.classes),
-            });
+            for (graph, accuracies) in graphs.iter().zip(&mut accuracies) {
+                let scores = self.scores(graph, &examples.images, fresh.as_mut())?;
+                let accuracy = |range: &[u32]| {
+                    let rows = scores.chunks_exact(classes).zip(&examples.labels);
+                    let correct = rows
+                        .filter(|(row, label)| largest(row, range.iter().copied()) == Some(**label))
+                        .count();
+                    correct as f64 / examples.len() as f64
+                };
+                accuracies.push(TaskAccuracy {
+                    class_incremental: accuracy(&seen),
+                    task_incremental: accuracy(&task.classes),
+                });
+            }
         }
         Ok(accuracies)
     }

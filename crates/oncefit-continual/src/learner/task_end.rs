@@ -9,6 +9,7 @@ impl Learner {
     /// If the images do not fit the network.
     pub fn end_task(&mut self, examples: &Examples) -> Result<()> {
         self.check(examples)?;
+        self.end_refresh(examples)?;
         for index in 0..self.method.weights.len() {
             let term = self.method.weights[index].clone();
             if term.weight != 0.0 {
@@ -41,24 +42,31 @@ impl Learner {
         Ok(())
     }
 
+    /// At most `limit` random images of a task, normalised, with their labels.
+    pub(super) fn chosen(
+        &self,
+        purpose: &str,
+        examples: &Examples,
+        limit: usize,
+    ) -> (Vec<f32>, Vec<u32>) {
+        let mut order: Vec<usize> = (0..examples.len()).collect();
+        Draws::new(self.settings.seed, purpose, self.task as u64, 0).shuffle(&mut order);
+        order.truncate(limit.max(1));
+        let bytes = self.plan.input_shape().len();
+        let images = order
+            .iter()
+            .flat_map(|&at| &examples.images[at * bytes..(at + 1) * bytes]);
+        let images: Vec<u8> = images.copied().collect();
+        let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
+        (normalised(&images, &self.settings.normalisation), labels)
+    }
+
     fn importance(
         &mut self,
         index: usize,
         importance: &Importance,
-        examples: &Examples,
+        task: &Examples,
     ) -> Result<Parameters> {
-        let chosen = |limit: usize| {
-            let mut order: Vec<usize> = (0..examples.len()).collect();
-            Draws::new(self.settings.seed, "importance", self.task as u64, 0).shuffle(&mut order);
-            order.truncate(limit.max(1));
-            let bytes = self.plan.input_shape().len();
-            let images = order
-                .iter()
-                .flat_map(|&at| &examples.images[at * bytes..(at + 1) * bytes]);
-            let images: Vec<u8> = images.copied().collect();
-            let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
-            (normalised(&images, &self.settings.normalisation), labels)
-        };
         match importance {
             Importance::Identity => {
                 let mut ones = self.parameters.clone();
@@ -67,10 +75,10 @@ impl Learner {
             }
             Importance::Fisher {
                 estimator,
-                examples,
+                examples: limit,
                 ..
             } => {
-                let (images, labels) = chosen(*examples);
+                let (images, labels) = self.chosen("importance", task, *limit);
                 let executor = &mut self.executor;
                 fisher(
                     executor,
@@ -79,10 +87,11 @@ impl Learner {
                     &images,
                     &labels,
                     *estimator,
+                    Mode::Train { dropout: None },
                 )
             }
-            Importance::OutputSensitivity { examples } => {
-                let (images, labels) = chosen(*examples);
+            Importance::OutputSensitivity { examples: limit } => {
+                let (images, labels) = self.chosen("importance", task, *limit);
                 let executor = &mut self.executor;
                 output_sensitivity(
                     executor,
@@ -154,6 +163,7 @@ impl Learner {
 
     fn herd(&mut self, examples: &Examples) -> Result<()> {
         let bytes = self.plan.input_shape().len();
+        let graph = self.graph.clone();
         let mut present = examples.labels.clone();
         present.sort_unstable();
         present.dedup();
@@ -170,7 +180,7 @@ impl Learner {
                 labels: vec![class; order.len()],
             };
             let images = take(&of_class).images;
-            let (features, width) = self.unit_features(&images)?;
+            let (features, width) = self.unit_features(&graph, &images)?;
             let order = herding_order(&features, width, self.settings.memory);
             let order: Vec<usize> = order.into_iter().map(|at| of_class[at]).collect();
             let task = self.task;
