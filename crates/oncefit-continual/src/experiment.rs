@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ContinualError, Result};
 use crate::learner::{Learner, StepReport, TaskAccuracy, WatchedSubnet};
 use crate::metrics::AccuracyMatrix;
-use crate::stream::Stream;
+use crate::stream::{Stream, Task};
 
 /// What a finished stream leaves behind.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -25,9 +25,12 @@ pub struct Finished {
     pub seconds: f64,
     /// Images that ran forward and backward.
     pub images: u64,
+    /// Multiply-accumulates of evaluations.
+    #[serde(default)]
+    pub evaluation_macs: u64,
     /// Bytes of the memory at the end.
     pub memory_bytes: usize,
-    /// Of a supernet: accuracies of its watched subnets. Those above are the largest's.
+    /// Of a supernet: its watched subnets. The accuracies above are the largest's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<SubnetAccuracies>,
     /// The task that is being learnt.
@@ -50,17 +53,6 @@ pub struct SubnetAccuracies {
     pub task_incremental: AccuracyMatrix,
 }
 
-/// A task so far.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct Running {
-    /// Images that were right before they were learnt.
-    pub correct: usize,
-    /// Images.
-    pub images: usize,
-    /// Seconds of training steps.
-    pub seconds: f64,
-}
-
 impl SubnetAccuracies {
     fn of(watched: &WatchedSubnet) -> Self {
         Self {
@@ -71,6 +63,17 @@ impl SubnetAccuracies {
             task_incremental: AccuracyMatrix::default(),
         }
     }
+}
+
+/// A task so far.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Running {
+    /// Images that were right before they were learnt.
+    pub correct: usize,
+    /// Images.
+    pub images: usize,
+    /// Seconds of training steps.
+    pub seconds: f64,
 }
 
 /// What happened last in an experiment.
@@ -130,6 +133,7 @@ impl Experiment {
         let (first_task, first_batch) = self.learner.position();
         for task in first_task..self.stream.tasks().len() {
             let first = if task == first_task { first_batch } else { 0 };
+            self.learner.expect(self.stream.batches_per_epoch(task));
             // A stream of its own, so that the observer may see the experiment.
             let stream = self.stream.clone();
             for examples in stream.iterate(task, first) {
@@ -148,10 +152,17 @@ impl Experiment {
             self.finished.task_seconds.push(running.seconds);
             let share = running.correct as f64 / running.images.max(1) as f64;
             self.finished.prequential.push(share);
-            let train = &stream.tasks()[task].train;
+            let Task {
+                train, held_out, ..
+            } = &stream.tasks()[task];
+            if !held_out.is_empty() {
+                let held_out = stream.train_examples(task, held_out);
+                self.learner.correct(&held_out)?;
+            }
             self.learner.end_task(&stream.train_examples(task, train))?;
             self.measure(&mut |matrix, row| matrix.rows.push(row))?;
             self.finished.images = self.learner.images();
+            self.finished.evaluation_macs += self.learner.take_evaluation_macs();
             self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
             self.finished.seconds = before + begun.elapsed().as_secs_f64();
             if !observe(self, Moment::Task(task))? {

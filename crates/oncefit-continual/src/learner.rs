@@ -9,20 +9,25 @@ use std::sync::Arc;
 
 use oncefit_data::{Augmentation, ImageShape, Normalisation};
 use oncefit_nn::{
-    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, Parameters, Plan, Supernet,
-    TransformDecay, UpdateRule,
+    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, ParameterKind, Parameters,
+    Supernet, TransformDecay, UpdateRule,
 };
 use oncefit_random::Draws;
 use oncefit_space::{Graph, Op, Space, Subnet};
+use oncefit_train::{Decay, LearningRate};
 use serde::{Deserialize, Serialize};
 
 use self::elastic::{Elastic, StepNetwork};
 pub use self::elastic::{ElasticSettings, WatchedSubnet};
+use crate::angles::{less_forget, margin_ranking};
+use crate::correction::Correction;
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
-use crate::importance::{fisher, output_sensitivity};
+use crate::head::{HeadSettings, OutputGradients, to_unit_lengths};
+use crate::importance::{FisherEstimator, fisher, output_sensitivity};
 use crate::memory::{Memory, MemoryPolicy, herding_order};
 use crate::method::{BatchClasses, ClassRange, Images, Importance, Method, Reference};
+use crate::model::Model;
 use crate::networks::single_member;
 use crate::stream::{Examples, Stream, normalised};
 
@@ -42,8 +47,26 @@ pub enum Classifier {
     },
 }
 
+/// How fresh weights are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initialisation {
+    /// As `Supernet::initialise` does; biases are 0.
+    #[default]
+    Oncefit,
+    /// As PyTorch's layers do: weights and biases of convolutions and linear layers uniform in
+    /// ±1/√inputs.
+    Pytorch,
+}
+
+impl Initialisation {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a learner is made of, beside network and method.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct LearnerSettings {
     /// Learning rate.
     pub learning_rate: f32,
@@ -60,8 +83,47 @@ pub struct LearnerSettings {
     /// How bytes become values.
     pub normalisation: Normalisation,
     /// How images are changed, new and replayed ones each time anew.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<ImageChanges>,
+    /// How logits are made of features.
+    #[serde(skip_serializing_if = "HeadSettings::is_default")]
+    pub head: HeadSettings,
+    /// How fresh weights are drawn; given weights stay.
+    #[serde(skip_serializing_if = "Initialisation::is_default")]
+    pub initialisation: Initialisation,
+    /// How the learning rate falls over the epochs of each task.
+    pub decay: Decay,
+    /// Epochs of each task, for a cosine.
+    pub epochs: usize,
+    /// Whether the memory takes a task's images at its end instead of batch by batch.
+    pub fills_at_task_end: bool,
+    /// Shape of images whose mirror images count in the class means of the nearest-mean classifier.
+    pub mirrored: Option<ImageShape>,
+}
+
+impl Default for LearnerSettings {
+    /// SGD at 0.03, a memory of 200, batches of 10, pixels from 0 to 1 of one channel.
+    fn default() -> Self {
+        Self {
+            learning_rate: 0.03,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            memory: 200,
+            batch_size: 10,
+            seed: 0,
+            normalisation: Normalisation {
+                mean: vec![0.0],
+                std: vec![1.0],
+            },
+            augmentation: None,
+            head: HeadSettings::default(),
+            initialisation: Initialisation::default(),
+            decay: Decay::Constant,
+            epochs: 1,
+            fills_at_task_end: false,
+            mirrored: None,
+        }
+    }
 }
 
 /// Changes of images of a shape. The memory keeps images as they were; logits that it keeps are
@@ -137,8 +199,7 @@ pub struct Learner {
     pub(crate) method: Method,
     space: Space,
     /// The network; of a supernet the largest.
-    graph: Graph,
-    plan: Arc<Plan>,
+    model: Arc<Model>,
     /// What makes it a supernet.
     pub(crate) elastic: Option<Elastic>,
     has_norms: bool,
@@ -163,8 +224,21 @@ pub struct Learner {
     pub(crate) batches: usize,
     pub(crate) images: u64,
     pub(crate) train_macs: u64,
+    /// Multiply-accumulates of forward passes since a counter last took them.
+    forwarded: u64,
+    evaluation_macs: u64,
+    batches_per_epoch: usize,
+    /// BiC's, of the task that ended last.
+    pub(crate) correction: Option<Correction>,
     /// Refresh learning: the Fisher information of the tasks that ended.
     pub(crate) fisher: Option<Parameters>,
+}
+
+/// What the network at the end of the previous task makes of a batch.
+struct Previous {
+    logits: Vec<f32>,
+    /// Of a cosine head.
+    unit_features: Vec<f32>,
 }
 
 /// What a step learns from.
@@ -173,17 +247,18 @@ struct Lesson {
     segments: Vec<Segment>,
     /// Their pixels as the networks see them.
     inputs: Vec<f32>,
-    /// On which networks.
+    /// On which networks, the largest first.
     networks: Vec<StepNetwork>,
 }
 
 /// What a pass through the output-space terms found.
 #[derive(Default)]
 struct Found {
-    /// Cross-entropy of the new images.
+    /// Loss of the new images.
     loss: f64,
     /// Logits of the new images.
     logits: Vec<f32>,
+    /// What ran.
     cost: Cost,
 }
 
@@ -191,24 +266,16 @@ struct Found {
 #[derive(Clone, Copy, Default)]
 struct Cost {
     /// Images, once for each network.
-    images: u64,
+    images: usize,
     /// Three times the multiply-accumulates of a forward pass.
     train_macs: u64,
 }
 
 impl Cost {
     fn add(&mut self, network: &StepNetwork, images: usize) {
-        self.images += images as u64;
-        self.train_macs += 3 * network.macs * images as u64;
+        self.images += images;
+        self.train_macs += 3 * network.model.macs() * images as u64;
     }
-}
-
-/// The images of one forward pass and where its parts lie.
-struct Segment {
-    draw: Option<u64>,
-    places: Vec<usize>,
-    labels: Vec<u32>,
-    rows: std::ops::Range<usize>,
 }
 
 /// Other networks' logits for the rows of a segment.
@@ -220,6 +287,14 @@ struct SoftLabels<'a> {
     largest: Option<&'a [f32]>,
 }
 
+/// The images of one forward pass and where its parts lie.
+struct Segment {
+    draw: Option<u64>,
+    places: Vec<usize>,
+    labels: Vec<u32>,
+    rows: std::ops::Range<usize>,
+}
+
 impl Learner {
     /// A fresh learner with the only member of `space` as its network.
     ///
@@ -227,7 +302,7 @@ impl Learner {
     /// If the space has several members, the memory is smaller than a batch or a draw, or the
     /// method needs what the network cannot give.
     pub fn new(space: &Space, method: Method, settings: LearnerSettings) -> Result<Self> {
-        let parameters = Supernet::initialise(space, settings.seed)?.parameters;
+        let parameters = initial(space, &settings)?;
         Self::with_weights(space, parameters, method, settings)
     }
 
@@ -242,20 +317,20 @@ impl Learner {
         settings: LearnerSettings,
     ) -> Result<Self> {
         let subnet = single_member(space)?;
-        Self::of_network(space, &subnet, None, parameters, method, settings)
+        let (model, parameters) =
+            Model::new(subnet.graph(), &settings.head, parameters, settings.seed)?;
+        Self::of_model(space, model, None, parameters, method, settings)
     }
 
-    /// A learner of `subnet`, with everything around it.
-    fn of_network(
+    /// A learner of a model, with everything around it.
+    fn of_model(
         space: &Space,
-        subnet: &Subnet,
+        model: Model,
         elastic: Option<Elastic>,
         parameters: Parameters,
         method: Method,
         settings: LearnerSettings,
     ) -> Result<Self> {
-        let graph = subnet.graph().clone();
-        let plan = Arc::new(Plan::new(&graph, &parameters)?);
         if let Some(refresh) = &method.refresh {
             refresh.check()?;
             if refresh.is_active() && method.cross_entropy == 0.0 && method.outputs.is_empty() {
@@ -265,11 +340,12 @@ impl Learner {
                 });
             }
         }
+        let graph = model.graph();
         let has_norms = graph
             .nodes
             .iter()
             .any(|node| matches!(node.op, Op::BatchNorm { .. }));
-        let input = plan.input_shape();
+        let input = model.input_shape();
         settings
             .normalisation
             .check(settings.normalisation.mean.len())?;
@@ -290,7 +366,7 @@ impl Learner {
                     policy,
                     settings.memory,
                     input.len(),
-                    plan.output_shape().channels,
+                    model.classes(),
                     method.stores_logits(),
                     settings.seed,
                 )?)
@@ -304,6 +380,10 @@ impl Learner {
                 "none",
                 "a memory policy",
             ));
+        }
+        if method.angles.is_some() && !model.is_cosine() {
+            let legal = "a cosine head, whose angles its terms compare";
+            return Err(setting("the head of the method", "another", legal));
         }
         let is_per_example = |importance: &Importance| {
             matches!(
@@ -352,10 +432,13 @@ impl Learner {
             batches: 0,
             images: 0,
             train_macs: 0,
+            forwarded: 0,
+            evaluation_macs: 0,
+            batches_per_epoch: 0,
+            correction: None,
             fisher: None,
             space: space.clone(),
-            graph,
-            plan,
+            model: Arc::new(model),
             elastic,
             has_norms,
             parameters,
@@ -379,9 +462,14 @@ impl Learner {
         &self.parameters
     }
 
-    /// The network's graph.
+    /// Encoder and head.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The graph that is executed: the network's, or its encoder's where the head is not its own.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        self.model.graph()
     }
 
     /// The memory, if the method has one.
@@ -399,15 +487,30 @@ impl Learner {
         &self.space
     }
 
-    /// Images that ran forward and backward so far, once for each network.
+    /// Images that ran forward and backward so far, once for each network of a step.
     pub fn images(&self) -> u64 {
         self.images
     }
 
-    /// Multiply-accumulates of training so far: three times those of a forward pass for every image
-    /// of a step, and for the Fisher information of refresh learning.
+    /// Multiply-accumulates of training so far, a backward pass as two forward passes: steps, the
+    /// previous network's outputs, what the ends of tasks compute.
     pub fn train_macs(&self) -> u64 {
         self.train_macs
+    }
+
+    /// Multiply-accumulates of evaluations since the last call; they are no part of the state.
+    pub fn take_evaluation_macs(&mut self) -> u64 {
+        std::mem::take(&mut self.evaluation_macs)
+    }
+
+    /// Says how many batches an epoch of the coming task has: a decaying learning rate follows it.
+    pub fn expect(&mut self, batches_per_epoch: usize) {
+        self.batches_per_epoch = batches_per_epoch;
+    }
+
+    /// BiC's correction, of the task that ended last.
+    pub fn correction(&self) -> Option<&Correction> {
+        self.correction.as_ref()
     }
 
     /// Classes seen, in order of arrival.
@@ -416,7 +519,15 @@ impl Learner {
     }
 
     fn classes(&self) -> usize {
-        self.plan.output_shape().channels
+        self.model.classes()
+    }
+
+    /// The classes that a softmax over all outputs ranges over.
+    fn classes_of_head(&self) -> Vec<u32> {
+        match self.settings.head.only_seen {
+            true => self.seen.clone(),
+            false => (0..self.classes() as u32).collect(),
+        }
     }
 
     fn check(&self, examples: &Examples) -> Result<()> {
@@ -424,7 +535,7 @@ impl Learner {
         if examples.is_empty() {
             return Err(setting("the number of images in a batch", 0, "1 or more"));
         }
-        let needed = examples.len() * self.plan.input_shape().len();
+        let needed = examples.len() * self.model.input_shape().len();
         if examples.images.len() != needed {
             return Err(setting(
                 "the bytes of a batch",
@@ -432,7 +543,7 @@ impl Learner {
                 format!(
                     "{needed}: {} images of {}",
                     examples.len(),
-                    self.plan.input_shape()
+                    self.model.input_shape()
                 ),
             ));
         }
@@ -486,63 +597,37 @@ impl Learner {
 
     /// The gradients of the output-space terms, on every network of the step.
     fn output_gradients(&mut self, lesson: &Lesson) -> Result<Found> {
-        let classes = self.classes();
-        let values = self.plan.input_shape().len();
+        let values = self.model.input_shape().len();
         let mut found = Found::default();
         self.gradients.clear();
         if self.method.cross_entropy == 0.0 && self.method.outputs.is_empty() {
             return Ok(found);
         }
+        let segments = &lesson.segments;
         // Without batch-norm rows do not see each other: one pass for all segments.
         let groups: Vec<&[Segment]> = match self.has_norms {
-            true => lesson.segments.chunks(1).collect(),
-            false => vec![&lesson.segments],
+            true => segments.chunks(1).collect(),
+            false => vec![segments],
         };
+        let total = segments.last().map_or(0, |segment| segment.rows.end);
         for group in groups {
             let rows = group[0].rows.start..group[group.len() - 1].rows.end;
             let images = Batch {
                 data: &lesson.inputs[rows.start * values..rows.end * values],
                 count: rows.len(),
             };
-            let previous = self.previous_logits(images)?;
-            let mut largest = Vec::new();
-            for (index, network) in lesson.networks.iter().enumerate() {
-                let mode = Mode::Train { dropout: None };
-                let tape = self
-                    .executor
-                    .forward(&network.plan, &self.parameters, images, mode)?;
-                let mut gradient = vec![0.0; rows.len() * classes];
-                for segment in group {
-                    let range = (segment.rows.start - rows.start) * classes
-                        ..(segment.rows.end - rows.start) * classes;
-                    let logits = &tape.output()[range.clone()];
-                    let soft = SoftLabels {
-                        previous: previous.as_ref().map(|all| &all[range.clone()]),
-                        largest: network.learns_largest.then(|| &largest[range.clone()]),
-                    };
-                    let loss = self.objective(segment, logits, soft, &mut gradient[range.clone()]);
-                    if index == 0 && segment.draw.is_none() {
-                        found.loss = loss;
-                        found.logits.extend_from_slice(logits);
-                    }
-                }
-                if let Some(at) = gradient.iter().position(|value| !value.is_finite()) {
-                    return Err(ContinualError::NotFinite {
-                        what: "the loss",
-                        step: self.step,
-                        detail: format!("image {} of the step", rows.start + at / classes),
-                    });
-                }
-                if index == 0 && lesson.networks.len() > 1 {
-                    largest = tape.output().to_vec();
-                }
-                self.executor.backward(
-                    &network.plan,
-                    &self.parameters,
-                    tape,
-                    &gradient,
-                    &mut self.gradients,
+            let previous = self.previous_outputs(images)?;
+            let mut largest = None;
+            for network in &lesson.networks {
+                let logits = self.network_gradients(
+                    network,
+                    group,
+                    (images, total),
+                    previous.as_ref(),
+                    largest.as_deref(),
+                    &mut found,
                 )?;
+                largest.get_or_insert(logits);
                 found.cost.add(network, rows.len());
             }
         }
@@ -552,6 +637,92 @@ impl Learner {
         Ok(found)
     }
 
+    /// Adds the gradients of one network on neighbouring segments of a step's `total` images;
+    /// returns its logits. Without `largest` it is the step's largest.
+    fn network_gradients(
+        &mut self,
+        network: &StepNetwork,
+        group: &[Segment],
+        (images, total): (Batch, usize),
+        previous: Option<&Previous>,
+        largest: Option<&[f32]>,
+        found: &mut Found,
+    ) -> Result<Vec<f32>> {
+        let classes = self.classes();
+        let first = group[0].rows.start;
+        let mode = Mode::Train { dropout: None };
+        let model = &network.model;
+        let output = model.forward(&mut self.executor, &self.parameters, images, mode)?;
+        let mut outputs = OutputGradients {
+            logits: vec![0.0; images.count * classes],
+            ..OutputGradients::default()
+        };
+        let gradient = &mut outputs.logits;
+        let (unit, cosines) = output.unit_features_and_cosines();
+        if self.method.angles.is_some() {
+            outputs.unit_features = vec![0.0; unit.len()];
+            outputs.cosines = vec![0.0; cosines.len()];
+        }
+        for segment in group {
+            // One mean over all images, or one over each segment's.
+            let share = match self.method.joint_mean {
+                true => segment.rows.len() as f64 / total as f64,
+                false => 1.0,
+            };
+            let range =
+                (segment.rows.start - first) * classes..(segment.rows.end - first) * classes;
+            let logits = &output.logits()[range.clone()];
+            let soft = SoftLabels {
+                previous: previous.map(|all| &all.logits[range.clone()]),
+                largest: largest
+                    .filter(|_| network.learns_largest)
+                    .map(|all| &all[range.clone()]),
+            };
+            let mut loss =
+                self.objective(segment, share, logits, soft, &mut gradient[range.clone()]);
+            if let Some(angles) = &self.method.angles {
+                let width = model.feature_width();
+                let of_features =
+                    (segment.rows.start - first) * width..(segment.rows.end - first) * width;
+                let (old, new) = self.seen.split_at(self.old);
+                let lambda = angles.less_forget * angles.growth.factor(old.len(), new.len());
+                if let (Some(previous), true) = (previous, lambda != 0.0) {
+                    let fixed = &previous.unit_features[of_features.clone()];
+                    let gradient = &mut outputs.unit_features[of_features.clone()];
+                    let unit = &unit[of_features];
+                    loss += lambda * less_forget(unit, fixed, width, lambda * share, gradient);
+                }
+                if angles.ranking != 0.0 {
+                    let gradient = &mut outputs.cosines[range.clone()];
+                    let cosines = &cosines[range.clone()];
+                    let weight = (angles, angles.ranking);
+                    let labels = &segment.labels;
+                    margin_ranking(cosines, labels, classes, (old, new), weight, gradient);
+                }
+            }
+            if largest.is_none() && segment.draw.is_none() {
+                found.loss = loss;
+                found.logits.extend_from_slice(logits);
+            }
+        }
+        if let Some(at) = outputs.logits.iter().position(|value| !value.is_finite()) {
+            return Err(ContinualError::NotFinite {
+                what: "the loss",
+                step: self.step,
+                detail: format!("image {} of the step", first + at / classes),
+            });
+        }
+        let logits = output.logits().to_vec();
+        model.backward(
+            &mut self.executor,
+            &self.parameters,
+            output,
+            &outputs,
+            &mut self.gradients,
+        )?;
+        Ok(logits)
+    }
+
     /// One step of the host method.
     fn relearn(
         &mut self,
@@ -559,13 +730,13 @@ impl Learner {
         lesson: &Lesson,
         unlearnt: Cost,
     ) -> Result<StepReport> {
-        let classes = self.classes();
+        let rate = self.rate()?;
         let Found {
             loss,
-            logits: first_logits,
+            logits: mut first_logits,
             mut cost,
         } = self.output_gradients(lesson)?;
-        let images = cost.images as usize;
+        let images = cost.images;
         let projected = self.project(&lesson.networks, &mut cost)?;
         let has_paths = self.paths.iter().any(Option::is_some);
         let before = has_paths.then(|| (self.gradients.clone(), self.parameters.clone()));
@@ -577,7 +748,7 @@ impl Learner {
                 detail: format!("parameter `{}`", self.parameters.at(position).name),
             });
         }
-        let (cpu, rate) = (self.executor.cpu(), self.settings.learning_rate);
+        let cpu = self.executor.cpu();
         self.optimiser
             .step(cpu, &mut self.parameters, &mut self.gradients, rate);
         if let Some((gradients, before)) = before {
@@ -597,7 +768,11 @@ impl Learner {
                 }
             }
         }
-        if let Some(memory) = &mut self.memory {
+        let correct = self.correct_of(&first_logits, &examples.labels);
+        if self.method.stores_logits() {
+            self.mark_unseen(&mut first_logits);
+        }
+        if let (Some(memory), false) = (&mut self.memory, self.settings.fills_at_task_end) {
             memory.offer(examples, self.task, &first_logits);
         }
         if self.has_norms {
@@ -605,12 +780,8 @@ impl Learner {
         }
         self.step += 1;
         self.batches += 1;
-        self.images += cost.images + unlearnt.images;
+        self.images += (cost.images + unlearnt.images) as u64;
         self.train_macs += cost.train_macs + unlearnt.train_macs;
-        let rows = first_logits.chunks_exact(classes).zip(&examples.labels);
-        let correct = rows
-            .filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
-            .count();
         Ok(StepReport {
             step: self.step,
             loss,
@@ -619,6 +790,65 @@ impl Learner {
             images,
             projected,
         })
+    }
+
+    /// Images whose label has the largest logit among all outputs.
+    fn correct_of(&self, logits: &[f32], labels: &[u32]) -> usize {
+        let classes = self.classes();
+        let rows = logits.chunks_exact(classes).zip(labels);
+        rows.filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
+            .count()
+    }
+
+    /// A class that has not come yet has no logit where [`HeadSettings::only_seen`] holds.
+    fn mark_unseen(&self, logits: &mut [f32]) {
+        if self.settings.head.only_seen {
+            let classes = self.classes();
+            let unseen = |at: usize| !self.seen.contains(&((at % classes) as u32));
+            let logits = logits.iter_mut().enumerate();
+            logits
+                .filter(|(at, _)| unseen(*at))
+                .for_each(|(_, logit)| *logit = f32::NAN);
+        }
+    }
+
+    /// The learning rate of this step.
+    fn rate(&self) -> Result<f32> {
+        if self.settings.decay == Decay::Constant {
+            return Ok(self.settings.learning_rate);
+        }
+        if self.batches_per_epoch == 0 {
+            let legal = "told by `Learner::expect` before a decaying rate's task";
+            return Err(setting("the batches of an epoch", 0, legal));
+        }
+        let schedule = LearningRate {
+            base: f64::from(self.settings.learning_rate),
+            floor: 0.0,
+            warm_up_epochs: 0.0,
+            warm_up_factor: 1.0,
+            epochs: self.settings.epochs as f64,
+            decay: self.settings.decay.clone(),
+        };
+        Ok(schedule.at(self.batches as f64 / self.batches_per_epoch as f64) as f32)
+    }
+
+    /// Places of the memory that BiC keeps out of this task's draws.
+    fn held_out(&self) -> Vec<usize> {
+        match (&self.memory, &self.method.correction) {
+            (Some(memory), Some(correction)) => {
+                let count = correction.images_of_class(memory.capacity(), self.old);
+                memory.some_of_each_class(count, self.task)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Places of the memory that draw number `draw` of the coming step takes.
+    pub fn drawn_places(&self, count: usize, draw: u64) -> Vec<usize> {
+        let Some(memory) = &self.memory else {
+            return Vec::new();
+        };
+        memory.draw_without(&self.held_out(), count, self.step, draw)
     }
 
     /// Pixels as the network sees them in a training step.
@@ -654,7 +884,7 @@ impl Learner {
             if segments.iter().any(|segment| segment.draw == Some(draw)) {
                 continue;
             }
-            let places = memory.draw(count, self.step, draw);
+            let places = self.drawn_places(count, draw);
             let drawn = memory.examples(&places);
             let start = segments[segments.len() - 1].rows.end;
             segments.push(Segment {
@@ -668,33 +898,43 @@ impl Learner {
         (pixels, segments)
     }
 
-    fn previous_logits(&mut self, images: Batch) -> Result<Option<Vec<f32>>> {
-        let is_needed = self
-            .method
-            .outputs
-            .iter()
-            .any(|term| term.weight != 0.0 && term.reference == Reference::PreviousNetwork);
-        let Some(previous) = self.previous.as_ref().filter(|_| is_needed) else {
+    fn previous_outputs(&mut self, images: Batch) -> Result<Option<Previous>> {
+        let Some(previous) = &self.previous else {
             return Ok(None);
         };
-        let tape = self
-            .executor
-            .forward(&self.plan, previous, images, Mode::BatchStatistics)?;
-        let logits = tape.output().to_vec();
-        self.executor.recycle(tape);
-        Ok(Some(logits))
+        self.train_macs += images.count as u64 * self.model.macs();
+        let executor = &mut self.executor;
+        let mode = Mode::BatchStatistics;
+        let output = self.model.forward(executor, previous, images, mode)?;
+        let mut found = Previous {
+            logits: output.logits().to_vec(),
+            unit_features: output.unit_features_and_cosines().0.to_vec(),
+        };
+        self.model.recycle(executor, output);
+        if let Some(correction) = &self.correction {
+            correction.apply(&mut found.logits, self.model.classes());
+        }
+        Ok(Some(found))
     }
 
     /// The output-space part of one segment; returns the cross-entropy of new images.
     fn objective(
         &self,
         segment: &Segment,
+        share: f64,
         logits: &[f32],
         soft: SoftLabels,
         gradient: &mut [f32],
     ) -> f64 {
         let classes = self.classes();
-        let all: Vec<u32> = (0..classes as u32).collect();
+        let all = self.classes_of_head();
+        let (of_labels, of_previous) = match self.method.shares_by_classes {
+            true => {
+                let old = self.old as f64 / self.seen.len() as f64;
+                (share * (1.0 - old), share * old)
+            }
+            false => (share, share),
+        };
         let mut loss = 0.0;
         if segment.draw.is_none() && self.method.cross_entropy != 0.0 {
             let range = match self.method.batch_classes {
@@ -707,15 +947,13 @@ impl Learner {
                     present
                 }
             };
-            let weight = self.method.cross_entropy;
+            let weight = self.method.cross_entropy * of_labels;
             let labels = &segment.labels;
             loss = match soft.largest {
                 None => cross_entropy(logits, labels, classes, &range, weight, gradient),
                 Some(largest) => {
-                    let divergence = Divergence::KullbackLeibler { temperature: 1.0 };
-                    output_divergence(
-                        divergence, logits, largest, classes, &range, weight, gradient,
-                    )
+                    let kind = Divergence::KullbackLeibler { temperature: 1.0 };
+                    output_divergence(kind, logits, largest, classes, &range, weight, gradient)
                 }
             };
         }
@@ -736,12 +974,13 @@ impl Learner {
             let reference = match (term.reference, soft.largest) {
                 (Reference::Labels, Some(largest)) => largest,
                 (Reference::Labels, None) => {
-                    let of_labels = match term.divergence {
+                    let divergence = match term.divergence {
                         Divergence::BinaryKullbackLeibler => binary_cross_entropy,
                         _ => cross_entropy,
                     };
                     let labels = &segment.labels;
-                    let found = of_labels(logits, labels, classes, range, term.weight, gradient);
+                    let weight = term.weight * of_labels;
+                    let found = divergence(logits, labels, classes, range, weight, gradient);
                     if segment.draw.is_none() {
                         loss += term.weight * found;
                     }
@@ -759,7 +998,11 @@ impl Learner {
                     &stored[..]
                 }
             };
-            let weight = term.weight;
+            let weight = match term.reference {
+                Reference::Labels => term.weight * of_labels,
+                Reference::PreviousNetwork => term.weight * of_previous,
+                _ => term.weight * share,
+            };
             output_divergence(
                 term.divergence,
                 logits,
@@ -803,20 +1046,24 @@ impl Learner {
         cost: &mut Cost,
     ) -> Result<()> {
         let classes = self.classes();
-        let all: Vec<u32> = (0..classes as u32).collect();
+        let all = self.classes_of_head();
         let images = Batch {
             data: inputs,
             count: labels.len(),
         };
         for network in networks {
             let mode = Mode::Train { dropout: None };
-            let tape = self
-                .executor
-                .forward(&network.plan, &self.parameters, images, mode)?;
-            let mut gradient = vec![0.0; labels.len() * classes];
-            cross_entropy(tape.output(), labels, classes, &all, 1.0, &mut gradient);
-            self.executor
-                .backward(&network.plan, &self.parameters, tape, &gradient, into)?;
+            let (executor, parameters) = (&mut self.executor, &self.parameters);
+            let output = network.model.forward(executor, parameters, images, mode)?;
+            let mut outputs = OutputGradients {
+                logits: vec![0.0; labels.len() * classes],
+                ..OutputGradients::default()
+            };
+            let gradient = &mut outputs.logits;
+            cross_entropy(output.logits(), labels, classes, &all, 1.0, gradient);
+            network
+                .model
+                .backward(executor, parameters, output, &outputs, into)?;
             cost.add(network, labels.len());
         }
         if let Some(elastic) = &mut self.elastic {
@@ -850,7 +1097,35 @@ impl Learner {
         self.recent.labels.drain(..surplus);
         self.recent
             .images
-            .drain(..surplus * self.plan.input_shape().len());
+            .drain(..surplus * self.model.input_shape().len());
+    }
+}
+
+/// Fresh weights of a space.
+fn initial(space: &Space, settings: &LearnerSettings) -> Result<Parameters> {
+    let mut parameters = Supernet::initialise(space, settings.seed)?.parameters;
+    if settings.initialisation == Initialisation::Pytorch {
+        draw_as_pytorch(&mut parameters, settings.seed);
+    }
+    Ok(parameters)
+}
+
+fn draw_as_pytorch(parameters: &mut Parameters, seed: u64) {
+    let mut inputs = 1;
+    for (position, tensor) in parameters.iter_mut().enumerate() {
+        inputs = match tensor.kind {
+            ParameterKind::ConvolutionWeight | ParameterKind::LinearWeight => {
+                tensor.shape[1..].iter().product()
+            }
+            ParameterKind::DepthwiseWeight => tensor.shape[..2].iter().product(),
+            // A bias follows its weight.
+            ParameterKind::Bias => inputs,
+            _ => continue,
+        };
+        let reach = 1.0 / (inputs as f32).sqrt();
+        let mut draws = Draws::new(seed, "pytorch-initialisation", position as u64, 0);
+        let values = tensor.data.iter_mut();
+        values.for_each(|value| *value = draws.uniform_f32(-reach, reach));
     }
 }
 

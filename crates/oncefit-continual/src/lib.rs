@@ -10,14 +10,18 @@
 //! Bregman divergences D ("A Unified and General Framework for Continual Learning", ICLR 2024): a
 //! [`Method`] is a value that lists terms. A term of weight 0 is not executed.
 
+mod angles;
+mod correction;
 mod divergence;
 mod error;
 mod experiment;
+mod head;
 mod importance;
 mod learner;
 mod memory;
 mod method;
 mod metrics;
+mod model;
 mod networks;
 mod recipe;
 mod refresh;
@@ -26,25 +30,30 @@ mod state;
 mod statistics;
 mod stream;
 
+pub use angles::{Angles, Growth};
+pub use correction::Correction;
 pub use divergence::{Divergence, output_divergence};
 pub use error::{ContinualError, Result};
 pub use experiment::{Experiment, Finished, Moment, Running, SubnetAccuracies};
+pub use head::{HeadKind, HeadSettings, Rows, Targets};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
 pub use learner::{
-    Classifier, ElasticSettings, ImageChanges, Learner, LearnerSettings, StepReport, TaskAccuracy,
-    WatchedSubnet,
+    Classifier, ElasticSettings, ImageChanges, Initialisation, Learner, LearnerSettings,
+    StepReport, TaskAccuracy, WatchedSubnet,
 };
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{
-    BatchClasses, ClassRange, Convention, Images, Importance, Method, OutputTerm, Reference,
-    WeightTerm,
+    BatchClasses, BiasCorrection, ClassRange, Convention, Images, Importance, Method, OutputTerm,
+    Reference, WeightTerm,
 };
 pub use metrics::{AccuracyMatrix, Metrics};
+pub use model::Model;
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    AggregationKind, ClassifierKind, ConventionKind, ElasticRecipe, FisherKind, LearningRecipe,
-    MemoryRecipe, MethodRecipe, NetworkKind, NetworkRecipe, PolicyKind, RefreshMode, RefreshRecipe,
-    SgdRecipe, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
+    AggregationKind, ClassifierKind, ConventionKind, ElasticRecipe, FillKind, FisherKind,
+    HeadKindName, HeadRecipe, LearningRecipe, MemoryRecipe, MethodRecipe, NetworkKind,
+    NetworkRecipe, PolicyKind, RateDecayKind, RefreshMode, RefreshRecipe, ReplayMean, SgdRecipe,
+    StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
 };
 pub use refresh::{Direction, FisherNorms, Refresh, RefreshRule, UnlearntLoss};
 pub use run::{

@@ -298,8 +298,20 @@ impl Memory {
 
     /// The places of `min(count, len)` stored images, uniform without replacement.
     pub fn draw(&self, count: usize, step: u64, draw: u64) -> Vec<usize> {
+        self.draw_without(&[], count, step, draw)
+    }
+
+    /// As [`Memory::draw`], from the places that are not in `held_out`.
+    pub(crate) fn draw_without(
+        &self,
+        held_out: &[usize],
+        count: usize,
+        step: u64,
+        draw: u64,
+    ) -> Vec<usize> {
         let mut draws = Draws::new(self.seed, "memory-draw", step, draw);
         let mut places: Vec<usize> = (0..self.len()).collect();
+        places.retain(|place| !held_out.contains(place));
         let count = count.min(places.len());
         for at in 0..count {
             let other = at + draws.below(places.len() - at);
@@ -307,6 +319,18 @@ impl Memory {
         }
         places.truncate(count);
         places
+    }
+
+    /// `count` places of each class, in random order.
+    pub(crate) fn some_of_each_class(&self, count: usize, task: usize) -> Vec<usize> {
+        let mut chosen = Vec::new();
+        for class in 0..self.classes as u32 {
+            let of_class = |place: &usize| self.labels[*place] == class;
+            let mut places: Vec<usize> = (0..self.len()).filter(of_class).collect();
+            Draws::new(self.seed, "held-out", task as u64, u64::from(class)).shuffle(&mut places);
+            chosen.extend(places.into_iter().take(count));
+        }
+        chosen
     }
 
     /// The images at `places`.

@@ -4,6 +4,7 @@
 //! that show the place and the legal keys, as in the recipes of `oncefit-train`.
 
 mod build;
+mod head;
 mod method;
 mod refresh;
 
@@ -15,9 +16,11 @@ use oncefit_train::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::head::{HeadKindName, HeadRecipe};
 pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
 pub use self::refresh::{RefreshMode, RefreshRecipe};
 use crate::error::Result;
+use crate::learner::Initialisation;
 use crate::memory::MemoryPolicy;
 
 /// What decides a run of continual learning.
@@ -35,6 +38,9 @@ pub struct LearningRecipe {
     pub stream: StreamRecipe,
     /// Which network learns.
     pub network: NetworkRecipe,
+    /// How it makes logits of features.
+    #[serde(skip_serializing_if = "HeadRecipe::is_empty")]
+    pub head: HeadRecipe,
     /// How it keeps what it learnt.
     pub method: MethodRecipe,
     /// Refresh learning, of whatever method; none where the section is left out.
@@ -63,6 +69,7 @@ impl Default for LearningRecipe {
             },
             stream: StreamRecipe::default(),
             network: NetworkRecipe::default(),
+            head: HeadRecipe::default(),
             method: MethodRecipe::default(),
             refresh: None,
             memory: MemoryRecipe::default(),
@@ -151,6 +158,9 @@ pub enum NetworkKind {
 pub struct NetworkRecipe {
     /// Which kind.
     pub kind: NetworkKind,
+    /// How fresh weights are drawn; `oncefit` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initialisation: Option<Initialisation>,
     /// `mlp`: units of a hidden layer, 100 where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
@@ -160,8 +170,8 @@ pub struct NetworkRecipe {
     /// `member`: the subnet's text, `largest` or `smallest`; `largest` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
-    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it. `supernet`: a
-    /// checkpoint that it starts from.
+    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it. `supernet`: one
+    /// of the same space that it starts from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// `member`, `supernet`, with `weights`: draws the last linear layer anew, for other classes.
@@ -175,7 +185,7 @@ pub struct NetworkRecipe {
     pub space: Option<SpaceRecipe>,
 }
 
-/// How gradients of a step's networks become one; see [`Aggregation`].
+/// How the gradients of a step's networks become one; see [`Aggregation`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AggregationKind {
@@ -251,6 +261,39 @@ impl From<PolicyKind> for MemoryPolicy {
     }
 }
 
+/// When a memory takes images.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FillKind {
+    /// Each batch after it was learnt.
+    Batch,
+    /// A task's images at its end, with the logits of the network as it is then.
+    TaskEnd,
+}
+
+/// Over what the mean of replayed images is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplayMean {
+    /// New and replayed images have a mean each, and these are added.
+    Separate,
+    /// One mean over new and replayed images.
+    Joint,
+}
+
+/// How the learning rate falls in each task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RateDecayKind {
+    /// Not.
+    #[default]
+    Constant,
+    /// Multiplied by `factor` at each of the `milestones`.
+    Step,
+    /// To 0 at the end of the task's last epoch.
+    Cosine,
+}
+
 /// `[memory]`; methods without memory have none whatever it says.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -260,6 +303,9 @@ pub struct MemoryRecipe {
     /// Which ones, instead of the method's own policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyKind>,
+    /// When; `batch` where it is left out. A herding memory always takes them at a task's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<FillKind>,
 }
 
 impl Default for MemoryRecipe {
@@ -267,11 +313,12 @@ impl Default for MemoryRecipe {
         Self {
             capacity: 200,
             policy: None,
+            fill: None,
         }
     }
 }
 
-/// `[optimiser]`: stochastic gradient descent at a constant rate.
+/// `[optimiser]`: stochastic gradient descent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SgdRecipe {
@@ -281,6 +328,14 @@ pub struct SgdRecipe {
     pub momentum: f32,
     /// Weight decay; not applied to biases and batch-norm.
     pub weight_decay: f32,
+    /// How the learning rate falls in each task.
+    pub decay: RateDecayKind,
+    /// `step`: epochs of a task at which the rate falls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub milestones: Vec<f64>,
+    /// `step`: what the rate is multiplied by there, 0.1 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factor: Option<f64>,
 }
 
 impl Default for SgdRecipe {
@@ -289,6 +344,9 @@ impl Default for SgdRecipe {
             learning_rate: 0.03,
             momentum: 0.0,
             weight_decay: 0.0,
+            decay: RateDecayKind::Constant,
+            milestones: Vec::new(),
+            factor: None,
         }
     }
 }
@@ -304,6 +362,9 @@ pub struct StepsRecipe {
     /// Images of each draw from the memory, instead of the method's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_batch: Option<usize>,
+    /// Over what the mean of replayed images is taken, instead of the method's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_mean: Option<ReplayMean>,
 }
 
 impl Default for StepsRecipe {
@@ -312,6 +373,7 @@ impl Default for StepsRecipe {
             batch_size: 10,
             epochs: 1,
             replay_batch: None,
+            replay_mean: None,
         }
     }
 }
@@ -398,6 +460,19 @@ impl LearningRecipe {
         if !(decay >= 0.0 && decay.is_finite()) {
             return problem("optimiser.weight_decay", decay.to_string(), "0 or more");
         }
+        let falls = sgd.decay == RateDecayKind::Step;
+        if falls == sgd.milestones.is_empty() || (sgd.factor.is_some() && !falls) {
+            return Err("`optimiser.milestones` and `optimiser.factor` belong to `decay = \"step\"`, which needs milestones".into());
+        }
+        let is_rising = sgd.milestones.is_sorted() && sgd.milestones.iter().all(|at| *at >= 0.0);
+        if !is_rising {
+            let found = format!("{:?}", sgd.milestones);
+            return problem("optimiser.milestones", found, "epochs from 0 on, in order");
+        }
+        let factor = sgd.factor.unwrap_or(0.1);
+        if !(factor > 0.0 && factor.is_finite()) {
+            return problem("optimiser.factor", factor.to_string(), "above 0");
+        }
         let counts = [
             ("training.batch_size", Some(self.training.batch_size)),
             ("training.epochs", Some(self.training.epochs)),
@@ -436,6 +511,7 @@ impl LearningRecipe {
             .check_ranges()
             .map_err(|error| error.to_string())?;
         self.network.validate()?;
+        self.validate_head()?;
         self.stream.validate()
     }
 }
@@ -448,6 +524,7 @@ fn keys(section: &str) -> &'static [&'static str] {
         "stream" => field_names::<StreamRecipe>(),
         "network" => field_names::<NetworkRecipe>(),
         "network.space" => field_names::<SpaceRecipe>(),
+        "head" => field_names::<HeadRecipe>(),
         "network.elastic" => field_names::<ElasticRecipe>(),
         "method" => field_names::<MethodRecipe>(),
         "refresh" => field_names::<RefreshRecipe>(),

@@ -186,10 +186,12 @@ impl TaskSummary {
 pub struct Costs {
     /// Images, new and replayed, that ran forward and backward, once for each network of a step.
     pub images: u64,
-    /// Their multiply-accumulates, three times those of a forward pass, and those of refresh
-    /// learning's Fisher information. Other importances at the ends of tasks, the previous network's
-    /// outputs and evaluations, of which GDumb's fresh network is a part, are not in it.
+    /// Multiply-accumulates of training: steps (three times those of a forward pass), the previous
+    /// network's outputs, and what is computed at the ends of tasks: importances, herding, logits.
     pub train_macs: u64,
+    /// Multiply-accumulates of evaluations, of which GDumb's fresh networks are a part.
+    #[serde(default)]
+    pub evaluation_macs: u64,
     /// Seconds in all.
     pub seconds: f64,
     /// Seconds of training steps.
@@ -236,6 +238,7 @@ impl Results {
             costs: Costs {
                 images: learner.images(),
                 train_macs: learner.train_macs(),
+                evaluation_macs: finished.evaluation_macs,
                 seconds: finished.seconds,
                 step_seconds: finished.task_seconds.iter().sum(),
                 memory_bytes: finished.memory_bytes,
@@ -253,26 +256,21 @@ impl Results {
     }
 
     /// The raw matrices, a row each cell; 0 tasks learnt: before training. Those of a supernet's
-    /// subnets have `of <subnet>` in the scenario's name.
+    /// subnets have the subnet in the scenario's name.
     pub fn to_csv(&self) -> String {
         let mut text = "scenario,tasks_learnt,task,accuracy\n".to_owned();
-        let named = |class, task, of: String| {
-            [
-                (format!("class_incremental{of}"), class),
-                (format!("task_incremental{of}"), task),
-            ]
-        };
         let finished = &self.finished;
-        let main = named(
-            &finished.class_incremental,
-            &finished.task_incremental,
-            String::new(),
-        );
-        let others = finished.subnets.iter().flat_map(|subnet| {
-            let of = format!(" of {}", subnet.name.replace(',', " "));
-            named(&subnet.class_incremental, &subnet.task_incremental, of)
-        });
-        for (name, matrix) in main.into_iter().chain(others) {
+        let mut matrices = vec![
+            ("class_incremental".to_owned(), &finished.class_incremental),
+            ("task_incremental".to_owned(), &finished.task_incremental),
+        ];
+        for subnet in &finished.subnets {
+            // Texts of subnets have commas.
+            let named = |scenario: &str| format!("\"{scenario} of {}\"", subnet.name);
+            matrices.push((named("class_incremental"), &subnet.class_incremental));
+            matrices.push((named("task_incremental"), &subnet.task_incremental));
+        }
+        for (name, matrix) in matrices {
             let rows = std::iter::once(&matrix.untrained).chain(&matrix.rows);
             for (learnt, row) in rows.enumerate() {
                 for (task, accuracy) in row.iter().enumerate() {

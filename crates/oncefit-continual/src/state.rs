@@ -9,11 +9,12 @@ use oncefit_nn::{Parameter, Parameters};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::correction::Correction;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Anchor, Learner};
 use crate::stream::Examples;
 
-const FORMAT: &str = "oncefit learner 2";
+const FORMAT: &str = "oncefit learner 3";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -25,6 +26,8 @@ struct Header {
     batches: usize,
     images: u64,
     train_macs: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    correction: Option<Correction>,
     seen: Vec<u32>,
     old: usize,
     offered: u64,
@@ -32,6 +35,7 @@ struct Header {
     arrived: Vec<u32>,
     anchors: Vec<bool>,
     has_previous: bool,
+    #[serde(default)]
     has_fisher: bool,
     /// What the keeper of the state wants to know beside it.
     #[serde(default)]
@@ -166,6 +170,7 @@ impl Learner {
             batches: self.batches,
             images: self.images,
             train_macs: self.train_macs,
+            correction: self.correction.clone(),
             seen: self.seen.clone(),
             old: self.old,
             offered: memory.map_or(0, |memory| memory.offered),
@@ -321,6 +326,7 @@ impl Learner {
         self.batches = header.batches;
         self.images = header.images;
         self.train_macs = header.train_macs;
+        self.correction = header.correction;
         Ok(header.note)
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{NnError, Result};
 use crate::execute::{Executor, Tape, apply_dropout, gathered};
 use crate::parameters::{Gradients, Parameters};
 use crate::plan::{Plan, PoolKind, Step, TensorInfo, View};
+use crate::session::Prepared;
 
 /// The gradient of one stored tensor while it is being made.
 #[derive(Default)]
@@ -73,6 +74,7 @@ impl Executor {
         pass.grads[plan.output].buffer = Some(seed);
         oncefit_kernels::in_pool(|| {
             for index in (0..plan.steps.len()).rev() {
+                pass.restore(index);
                 pass.step(index);
             }
         });
@@ -127,6 +129,29 @@ impl Sink {
 }
 
 impl Pass<'_, '_> {
+    /// Makes what a step reads and was not kept.
+    fn restore(&mut self, index: usize) {
+        let plan = self.plan;
+        for tensor in plan.steps[index].tensors() {
+            if let (Some(by), None) = (
+                plan.tensors[tensor].expansion_by,
+                &self.tape.tensors[tensor],
+            ) {
+                let nothing = &Prepared::Nothing;
+                let step = &plan.steps[by];
+                self.executor.run(
+                    plan,
+                    self.parameters,
+                    &mut self.tape,
+                    by,
+                    step,
+                    false,
+                    nothing,
+                );
+            }
+        }
+    }
+
     fn step(&mut self, index: usize) {
         let plan = self.plan;
         match &plan.steps[index] {

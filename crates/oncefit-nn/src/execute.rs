@@ -83,6 +83,7 @@ impl AppliedNorm {
 pub struct Executor {
     pub(crate) cpu: Cpu,
     pub(crate) pool: BufferPool,
+    pub(crate) recomputes: bool,
 }
 
 impl Default for Executor {
@@ -130,7 +131,20 @@ impl Executor {
         Self {
             cpu,
             pool: BufferPool::default(),
+            recomputes: false,
         }
+    }
+
+    /// Whether training keeps the wide tensors of inverted residuals and bottlenecks or makes them
+    /// again in the backward pass, from the narrow ones before them: less memory, a little more
+    /// time, the same bits.
+    pub fn recompute(&mut self, recomputes: bool) {
+        self.recomputes = recomputes;
+    }
+
+    /// Bytes that it holds between passes: the most that its passes needed at once.
+    pub fn held_bytes(&self) -> usize {
+        self.pool.bytes()
     }
 
     /// The processor whose instructions it uses.
@@ -198,7 +212,7 @@ impl Executor {
         tape
     }
 
-    fn run_all(
+    pub(crate) fn run_all(
         &mut self,
         plan: &Plan,
         parameters: &Parameters,
@@ -217,11 +231,12 @@ impl Executor {
                 takes_statistics,
                 prepared,
             );
-            if tape.is_training {
+            if tape.is_training && !self.recomputes {
                 continue;
             }
             for (tensor, info) in plan.tensors.iter().enumerate() {
                 if info.last_use == index
+                    && (!tape.is_training || info.expansion_by.is_some())
                     && let Some(buffer) = tape.tensors[tensor].take()
                 {
                     self.pool.give(buffer);
@@ -243,7 +258,7 @@ impl Executor {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one step")]
-    fn run(
+    pub(crate) fn run(
         &mut self,
         plan: &Plan,
         parameters: &Parameters,
@@ -408,7 +423,7 @@ impl Executor {
 }
 
 impl<'a> Tape<'a> {
-    fn new(plan: &Plan, images: Images<'a>) -> Self {
+    pub(crate) fn new(plan: &Plan, images: Images<'a>) -> Self {
         Self {
             images,
             tensors: vec![None; plan.tensors.len()],

@@ -23,6 +23,7 @@ mod name_map;
 mod optimiser;
 mod parameters;
 mod plan;
+mod quantised;
 mod session;
 mod sort;
 mod supernet;
@@ -38,6 +39,7 @@ pub use oncefit_kernels::{
 pub use optimiser::{Optimiser, TransformDecay, UpdateRule};
 pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};
 pub use plan::Plan;
+pub use quantised::{ActivationRanges, QuantisedSession};
 pub use session::Session;
 pub use sort::{ChannelOrder, Tiers, sort_channels};
 pub use supernet::{Network, Supernet};

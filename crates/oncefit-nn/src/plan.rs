@@ -55,6 +55,8 @@ pub(crate) struct TensorInfo {
     pub uses: usize,
     /// The last step that reads it.
     pub last_use: usize,
+    /// The step that makes it again from a tensor that is kept, if it is much larger than that one.
+    pub expansion_by: Option<usize>,
 }
 
 /// A batch-norm.
@@ -137,6 +139,25 @@ pub(crate) enum Step {
     },
 }
 
+impl Step {
+    /// The stored tensors that it reads, without gates, and the one that it makes.
+    pub fn tensors(&self) -> impl Iterator<Item = usize> {
+        let (first, second) = match self {
+            Self::Convolution { source, out, .. }
+            | Self::Depthwise { source, out, .. }
+            | Self::GlobalAveragePool { source, out }
+            | Self::Pool { source, out, .. }
+            | Self::Activate { source, out }
+            | Self::Dropout { source, out, .. } => ([source.tensor, *out], None),
+            Self::Add { left, right, out } | Self::Concat { left, right, out } => {
+                ([left.tensor, right.tensor], Some(*out))
+            }
+            Self::Gate { feature, gate } => ([feature.tensor, *gate], None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
 /// What a pool makes of a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PoolKind {
@@ -192,7 +213,31 @@ impl Plan {
         plan.output = output;
         plan.tensors[output].last_use = usize::MAX;
         plan.tensors[output].uses += 1;
+        plan.mark_expansions();
         Ok(plan)
+    }
+
+    /// The wide tensors inside inverted residuals and at the end of bottlenecks: a 1×1 convolution
+    /// makes them from a narrow one, which is little work.
+    fn mark_expansions(&mut self) {
+        /// Times that an expansion is larger than what it is made from, at least.
+        const LARGER: usize = 2;
+        for (index, step) in self.steps.iter().enumerate() {
+            if let Step::Convolution {
+                source,
+                window,
+                out,
+                ..
+            } = step
+                && window.kernel == 1
+                && *out != self.output
+                && self.tensors[source.tensor].expansion_by.is_none()
+                && self.tensors[*out].shape.len()
+                    >= LARGER * self.tensors[source.tensor].shape.len()
+            {
+                self.tensors[*out].expansion_by = Some(index);
+            }
+        }
     }
 
     /// Reads tensors without some batch-norms: those that were folded into the weights before them.
@@ -646,6 +691,7 @@ impl Lowering<'_> {
             view: View::stored(tensor),
             uses: 0,
             last_use: 0,
+            expansion_by: None,
         });
         tensor
     }

@@ -256,6 +256,37 @@ fn check_gradients(supernet: &Supernet, subnet: &Subnet, data: &[f32], mode: Mod
     }
 }
 
+/// Wide tensors made again in the backward pass give the same bits, and hold no more.
+#[test]
+fn gradients_with_recomputation_are_the_same_bits() {
+    let gated = Space::builtin("cifar-nano").unwrap();
+    for space in [nano(), tiny_resnet(), tiny_densenet(), gated] {
+        let supernet = supernet(&space);
+        for (index, subnet) in some_subnets(&space).iter().enumerate() {
+            let data = images(subnet, index as u64);
+            let [kept, again] = [false, true].map(|recomputes| {
+                let mut executor = Executor::default();
+                executor.recompute(recomputes);
+                let mut gradients = Gradients::zeros(&supernet.parameters);
+                let loss = add_pass(
+                    &mut executor,
+                    &supernet,
+                    subnet,
+                    &data,
+                    WITH_DROPOUT,
+                    1.0,
+                    &mut gradients,
+                );
+                ((loss, gradients), executor.held_bytes())
+            });
+            assert_eq!(again.0, kept.0, "{}", subnet.text());
+            // The tensors of networks this small are mostly alive in the widest block's backward
+            // pass, which needs as many either way.
+            assert!(again.1 <= kept.1, "{}: {again:?}", subnet.text());
+        }
+    }
+}
+
 #[test]
 fn gradients_of_several_networks_are_the_sum_of_their_gradients() {
     let space = &nano();
@@ -345,6 +376,7 @@ fn check_extracted_networks_give_the_same_bits(space: &Space) {
         assert!(sliced.output().iter().any(|logit| *logit != 0.0));
         assert_eq!(sliced.output(), extracted.output(), "{}", subnet.text());
         check_session(&network, batch, extracted.output());
+        check_quantised_session(&network, batch, extracted.output());
     }
 }
 
@@ -386,6 +418,41 @@ fn check_session(network: &Network, batch: Images, expected: &[f32]) {
             .to_string()
             .contains("not calibrated")
     );
+}
+
+/// In eight bits a network gives nearly its logits, on every processor the same up to single steps,
+/// and each image those that it has alone, bit for bit.
+fn check_quantised_session(network: &Network, batch: Images, expected: &[f32]) {
+    let ranges = ActivationRanges::measure(network, batch).unwrap();
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values
+            .map(|value| f64::from(value).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let size = norm(&mut expected.iter().copied());
+    for cpu in Cpu::available() {
+        let session = QuantisedSession::on(cpu, network, &ranges).unwrap();
+        let together = session.run(batch).unwrap();
+        let differences = together.iter().zip(expected);
+        let error = norm(&mut differences.map(|(found, wanted)| found - wanted)) / size;
+        assert!(
+            error > 0.0 && error < 0.3,
+            "{cpu:?}: a relative error of {error}"
+        );
+        let image = batch.data.len() / batch.count;
+        let alone: Vec<f32> = batch
+            .data
+            .chunks(image)
+            .flat_map(|data| session.run(Images { data, count: 1 }).unwrap())
+            .collect();
+        assert_eq!(together, alone);
+    }
+    let mut broken = network.clone();
+    let weight = broken.parameters.iter_mut().next().expect("a parameter");
+    weight.data[0] = f32::NAN;
+    let error = ActivationRanges::measure(&broken, batch).unwrap_err();
+    assert!(error.to_string().contains("NaN"), "{error}");
 }
 
 #[test]

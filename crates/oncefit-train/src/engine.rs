@@ -90,7 +90,11 @@ impl<'r> Trainer<'r> {
             average: averages.then(|| supernet.parameters.clone()),
             teacher: None,
             supernet,
-            executor: Executor::default(),
+            executor: {
+                let mut executor = Executor::default();
+                executor.recompute(recipe.training.recompute);
+                executor
+            },
             loader,
             evaluator: Evaluator::new(
                 recipe,

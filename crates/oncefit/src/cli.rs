@@ -175,6 +175,10 @@ pub struct EvaluateArgs {
     /// Also show the accuracy of each class and the confusion matrix
     #[arg(long)]
     pub classes: bool,
+    /// Also measure each subnet in eight bits: rounded weights, activations rounded to the ranges
+    /// that training images give them
+    #[arg(long)]
+    pub int8: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -231,7 +231,8 @@ fn costs(results: &Results) -> Markup {
             "images forward and backward, replayed ones too",
             count(costs.images),
         ),
-        ("train-MACs of them", count(costs.train_macs)),
+        ("train-MACs", count(costs.train_macs)),
+        ("MACs of evaluations", count(costs.evaluation_macs)),
         ("time in all", duration(costs.seconds)),
         ("time of training steps", duration(costs.step_seconds)),
         ("time of each task's steps", tasks.join(", ")),
@@ -240,7 +241,7 @@ fn costs(results: &Results) -> Markup {
     ];
     html! {
         div.wide { table { tbody { @for (name, value) in rows { tr { td { (name) } td { (value) } } } } } }
-        p { "Train-MACs: three times those of a forward pass; importances at the ends of tasks, the previous network's outputs and evaluations (GDumb's fresh network is part of them) are in the time, not in them." }
+        p { "Train-MACs: steps (three times those of a forward pass), the previous network's outputs, and what the ends of tasks compute, such as importances. GDumb's fresh networks are a part of the evaluations." }
     }
 }
 

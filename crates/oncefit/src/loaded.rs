@@ -7,7 +7,8 @@ use oncefit_nn::{Executor, Supernet};
 use oncefit_search::Objective;
 use oncefit_space::{Space, Subnet};
 use oncefit_train::{
-    CheckpointFolder, Confusion, EVALUATIONS, Evaluator, RowLog, Run, RunData, Split, read_rows,
+    Accuracy, CheckpointFolder, Confusion, EVALUATIONS, Evaluator, RowLog, Run, RunData, Split,
+    read_rows,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -184,6 +185,19 @@ impl LoadedRun {
             .evaluator
             .measure(&mut executor, &self.supernet, subnet, split)?;
         Ok(measured.1)
+    }
+
+    /// A subnet in eight bits; not kept.
+    ///
+    /// # Errors
+    /// If the subnet cannot be executed or extracted, or a weight is not finite.
+    pub fn evaluate_quantised(&mut self, subnet: &Subnet, split: Split) -> Result<Accuracy> {
+        let mut executor = Executor::default();
+        let calibration = self
+            .evaluator
+            .calibrate(&mut executor, &self.supernet, subnet)?;
+        let network = self.supernet.extract(subnet, &calibration)?;
+        Ok(self.evaluator.evaluate_quantised(&network, split)?.0)
     }
 
     /// Measures subnets, on all cores; what is measured already is not measured again.

@@ -57,8 +57,7 @@ pub(crate) struct Elastic {
 /// A network of a step.
 #[derive(Clone, Debug)]
 pub(super) struct StepNetwork {
-    pub plan: Arc<Plan>,
-    pub macs: u64,
+    pub model: Arc<Model>,
     /// Whether it learns the largest's softmax where the method says labels.
     pub learns_largest: bool,
 }
@@ -66,8 +65,7 @@ pub(super) struct StepNetwork {
 impl StepNetwork {
     fn new(subnet: &Subnet, parameters: &Parameters, learns_largest: bool) -> Result<Self> {
         Ok(Self {
-            plan: Arc::new(Plan::new(subnet.graph(), parameters)?),
-            macs: subnet.graph().macs(),
+            model: Arc::new(Model::of_graph(subnet.graph(), parameters)?),
             learns_largest,
         })
     }
@@ -119,7 +117,7 @@ impl Elastic {
         }
         self.coverage.clear();
         for network in networks {
-            network.plan.add_coverage(1.0, &mut self.coverage);
+            network.model.plan().add_coverage(1.0, &mut self.coverage);
         }
         gradients.divide(&self.coverage, divisor);
     }
@@ -137,7 +135,7 @@ impl Learner {
         method: Method,
         settings: LearnerSettings,
     ) -> Result<Self> {
-        let parameters = Supernet::initialise(space, settings.seed)?.parameters;
+        let parameters = initial(space, &settings)?;
         Self::elastic_with_weights(space, elastic, parameters, method, settings)
     }
 
@@ -152,20 +150,21 @@ impl Learner {
         method: Method,
         settings: LearnerSettings,
     ) -> Result<Self> {
+        if !settings.head.is_network() {
+            let legal = "the network's own last layer";
+            return Err(setting("the head of a supernet", "another", legal));
+        }
         let parameters = Supernet::with_parameters(space, parameters)?.parameters;
         let elastic = Elastic::new(space, elastic, &parameters)?;
-        let largest = elastic.space.largest(0).clone();
-        Self::of_network(space, &largest, Some(elastic), parameters, method, settings)
+        let largest = Model::of_graph(elastic.space.largest(0).graph(), &parameters)?;
+        Self::of_model(space, largest, Some(elastic), parameters, method, settings)
     }
 
-    /// A fresh learner of the same network with another method.
-    pub(super) fn fresh(&self, method: Method) -> Result<Self> {
+    /// A fresh learner of the same network with another method and settings.
+    pub(super) fn fresh(&self, method: Method, settings: LearnerSettings) -> Result<Self> {
         match &self.elastic {
-            None => Self::new(&self.space, method, self.settings.clone()),
-            Some(elastic) => {
-                let elastic = elastic.settings.clone();
-                Self::elastic(&self.space, elastic, method, self.settings.clone())
-            }
+            None => Self::new(&self.space, method, settings),
+            Some(elastic) => Self::elastic(&self.space, elastic.settings.clone(), method, settings),
         }
     }
 
@@ -180,8 +179,7 @@ impl Learner {
     /// The networks of this step, the largest first.
     pub(super) fn step_networks(&self) -> Result<Vec<StepNetwork>> {
         let mut networks = vec![StepNetwork {
-            plan: Arc::clone(&self.plan),
-            macs: self.graph.macs(),
+            model: Arc::clone(&self.model),
             learns_largest: false,
         }];
         let Some(elastic) = &self.elastic else {

@@ -1,34 +1,39 @@
 //! Evaluation of all tasks that were seen: calibration, classifiers, accuracies.
 
+use oncefit_data::mirror;
+
 use super::*;
 
 impl Learner {
-    pub(super) fn calibration(&mut self, graph: &Graph) -> Result<(Plan, Calibration)> {
-        let plan = Plan::new(graph, &self.parameters)?;
+    /// Batch-norm statistics of recent and stored images.
+    pub(super) fn calibration(&mut self, of_features: bool) -> Result<Calibration> {
         if !self.has_norms {
-            return Ok((plan, Calibration::None));
+            return Ok(Calibration::None);
         }
         let mut images = self.recent.images.clone();
         if let Some(memory) = &self.memory {
             images.extend_from_slice(&memory.images);
         }
         let inputs = normalised(&images, &self.settings.normalisation);
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
+        self.forwarded += (inputs.len() / values) as u64 * self.model.macs();
         let batches = inputs.chunks(128 * values).map(|data| Batch {
             data,
             count: data.len() / values,
         });
-        let found = self.executor.calibrate(&plan, &self.parameters, batches)?;
-        Ok((plan, found))
+        let (executor, parameters) = (&mut self.executor, &self.parameters);
+        self.model
+            .calibrate(executor, parameters, batches, of_features)
     }
 
+    /// Logits of images, N × classes, or with `of_features` their features.
     fn outputs(
         &mut self,
-        plan: &Plan,
         calibration: &Calibration,
         images: &[u8],
+        of_features: bool,
     ) -> Result<Vec<f32>> {
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
         let mut outputs = Vec::new();
         for bytes in images.chunks(500 * values) {
             let data = normalised(bytes, &self.settings.normalisation);
@@ -36,68 +41,74 @@ impl Learner {
                 data: &data,
                 count: data.len() / values,
             };
-            let mode = Mode::Evaluate(calibration);
-            let tape = self.executor.forward(plan, &self.parameters, batch, mode)?;
-            outputs.extend_from_slice(tape.output());
-            self.executor.recycle(tape);
+            self.forwarded += batch.count as u64 * self.model.macs();
+            let (executor, parameters) = (&mut self.executor, &self.parameters);
+            let found =
+                self.model
+                    .evaluate(executor, parameters, batch, calibration, of_features)?;
+            outputs.extend_from_slice(&found);
         }
         Ok(outputs)
     }
 
     /// Features before the head, scaled to unit length, and their width.
-    pub(super) fn unit_features(
-        &mut self,
-        graph: &Graph,
-        images: &[u8],
-    ) -> Result<(Vec<f32>, usize)> {
-        let mut graph = graph.clone();
-        graph.nodes.pop();
-        let (plan, calibration) = self.calibration(&graph)?;
-        let width = plan.output_shape().len();
-        let mut features = self.outputs(&plan, &calibration, images)?;
-        features.chunks_exact_mut(width).for_each(to_unit_length);
+    pub(super) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
+        let calibration = self.calibration(true)?;
+        let width = self.model.feature_width();
+        let mut features = self.outputs(&calibration, images, true)?;
+        to_unit_lengths(&mut features, width);
         Ok((features, width))
     }
 
     /// Scores of images, N × classes; the largest is the prediction.
-    fn scores(
-        &mut self,
-        graph: &Graph,
-        images: &[u8],
-        fresh: Option<&mut Self>,
-    ) -> Result<Vec<f32>> {
+    fn scores(&mut self, images: &[u8], fresh: Option<&mut Self>) -> Result<Vec<f32>> {
         match (self.method.classifier, fresh) {
-            (Classifier::FreshFromMemory { .. }, Some(fresh)) => fresh.head_scores(graph, images),
+            (Classifier::FreshFromMemory { .. }, Some(fresh)) => fresh.head_scores(images),
             (Classifier::NearestMean, _) if self.memory.as_ref().is_some_and(|m| !m.is_empty()) => {
-                self.nearest_mean_scores(graph, images)
+                self.nearest_mean_scores(images)
             }
-            _ => self.head_scores(graph, images),
+            _ => self.head_scores(images),
         }
     }
 
-    fn head_scores(&mut self, graph: &Graph, images: &[u8]) -> Result<Vec<f32>> {
+    /// Logits, between two tasks as BiC corrects them.
+    pub(super) fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+        let mut scores = self.raw_scores(images)?;
+        if let Some(correction) = self.correction.as_ref().filter(|_| self.batches == 0) {
+            correction.apply(&mut scores, self.model.classes());
+        }
+        Ok(scores)
+    }
+
+    fn raw_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
         if self.has_norms && self.recent.is_empty() {
-            let values = self.plan.input_shape().len();
+            let values = self.model.input_shape().len();
             self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
-            let found = self.calibration(graph);
+            let found = self.calibration(false);
             self.recent.images.clear();
-            let (plan, calibration) = found?;
-            return self.outputs(&plan, &calibration, images);
+            return self.outputs(&found?, images, false);
         }
-        let (plan, calibration) = self.calibration(graph)?;
-        self.outputs(&plan, &calibration, images)
+        let calibration = self.calibration(false)?;
+        self.outputs(&calibration, images, false)
     }
 
-    fn nearest_mean_scores(&mut self, graph: &Graph, images: &[u8]) -> Result<Vec<f32>> {
+    fn nearest_mean_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
         let classes = self.classes();
         let Some((stored, labels)) = self
             .memory
             .as_ref()
             .map(|memory| (memory.images.clone(), memory.labels.clone()))
         else {
-            return self.head_scores(graph, images);
+            return self.head_scores(images);
         };
-        let (features, width) = self.unit_features(graph, &stored)?;
+        let (mut stored, mut labels) = (stored, labels);
+        if let Some(shape) = self.settings.mirrored {
+            let mut mirrored = stored.clone();
+            mirror(shape, &mut mirrored);
+            stored.extend_from_slice(&mirrored);
+            labels.extend_from_within(..);
+        }
+        let (features, width) = self.unit_features(&stored)?;
         let mut means = vec![0.0f32; classes * width];
         let mut is_there = vec![false; classes];
         for (row, &label) in features.chunks_exact(width).zip(&labels) {
@@ -105,8 +116,8 @@ impl Learner {
             let mean = means[label as usize * width..][..width].iter_mut();
             mean.zip(row).for_each(|(sum, value)| *sum += value);
         }
-        means.chunks_exact_mut(width).for_each(to_unit_length);
-        let (features, _) = self.unit_features(graph, images)?;
+        to_unit_lengths(&mut means, width);
+        let (features, _) = self.unit_features(images)?;
         let mut scores = Vec::with_capacity(features.len() / width * classes);
         for row in features.chunks_exact(width) {
             for (class, mean) in means.chunks_exact(width).enumerate() {
@@ -126,7 +137,11 @@ impl Learner {
         let Some(memory) = self.memory.as_ref().filter(|memory| !memory.is_empty()) else {
             return Ok(None);
         };
-        let mut fresh = self.fresh(Method::fine_tune())?;
+        let settings = LearnerSettings {
+            decay: Decay::Constant,
+            ..self.settings.clone()
+        };
+        let mut fresh = self.fresh(Method::fine_tune(), settings)?;
         for epoch in 0..epochs {
             let mut order: Vec<usize> = (0..memory.len()).collect();
             let index = epoch as u64;
@@ -139,70 +154,67 @@ impl Learner {
         Ok(Some(fresh))
     }
 
+    /// As [`Learner::evaluate`], of each subnet of [`Learner::watched`], calibrated by itself.
+    ///
+    /// # Errors
+    /// As [`Learner::evaluate`].
+    pub fn evaluate_watched(&mut self, stream: &Stream) -> Result<Vec<Vec<TaskAccuracy>>> {
+        let graphs: Vec<Graph> = self
+            .watched()
+            .iter()
+            .map(|one| one.subnet.graph().clone())
+            .collect();
+        let mut found = Vec::new();
+        for graph in graphs {
+            let model = Arc::new(Model::of_graph(&graph, &self.parameters)?);
+            let largest = std::mem::replace(&mut self.model, model);
+            let accuracies = self.evaluate(stream);
+            self.model = largest;
+            found.push(accuracies?);
+        }
+        Ok(found)
+    }
+
     /// Accuracies on every task of `stream`, class- and task-incremental in one pass. Nothing that
     /// is learnt changes.
     ///
     /// # Errors
     /// If the images do not fit the network.
     pub fn evaluate(&mut self, stream: &Stream) -> Result<Vec<TaskAccuracy>> {
-        let graph = self.graph.clone();
-        Ok(self.evaluate_networks(&[&graph], stream)?.remove(0))
-    }
-
-    /// As [`Learner::evaluate`], of each subnet of [`Learner::watched`].
-    ///
-    /// # Errors
-    /// If the images do not fit the network.
-    pub fn evaluate_watched(&mut self, stream: &Stream) -> Result<Vec<Vec<TaskAccuracy>>> {
-        let watched: Vec<Subnet> = self
-            .watched()
-            .iter()
-            .map(|one| one.subnet.clone())
-            .collect();
-        let graphs: Vec<&Graph> = watched.iter().map(Subnet::graph).collect();
-        self.evaluate_networks(&graphs, stream)
-    }
-
-    fn evaluate_networks(
-        &mut self,
-        graphs: &[&Graph],
-        stream: &Stream,
-    ) -> Result<Vec<Vec<TaskAccuracy>>> {
         let classes = self.classes();
         let mut fresh = match self.method.classifier {
             Classifier::FreshFromMemory { epochs } => self.fresh_from_memory(epochs)?,
             _ => None,
         };
+        if let Some(fresh) = &mut fresh {
+            fresh.model = Arc::clone(&self.model);
+        }
         let seen: Vec<u32> = match self.seen.is_empty() {
             true => (0..classes as u32).collect(),
             false => self.seen.clone(),
         };
-        let mut accuracies = vec![Vec::new(); graphs.len()];
+        let forwarded = self.forwarded;
+        let mut accuracies = Vec::new();
         for task in stream.tasks() {
             let examples = stream.test_examples(task.index, &task.test);
             self.check(&examples)?;
-            for (graph, accuracies) in graphs.iter().zip(&mut accuracies) {
-                let scores = self.scores(graph, &examples.images, fresh.as_mut())?;
-                let accuracy = |range: &[u32]| {
-                    let rows = scores.chunks_exact(classes).zip(&examples.labels);
-                    let correct = rows
-                        .filter(|(row, label)| largest(row, range.iter().copied()) == Some(**label))
-                        .count();
-                    correct as f64 / examples.len() as f64
-                };
-                accuracies.push(TaskAccuracy {
-                    class_incremental: accuracy(&seen),
-                    task_incremental: accuracy(&task.classes),
-                });
-            }
+            let scores = self.scores(&examples.images, fresh.as_mut())?;
+            let accuracy = |range: &[u32]| {
+                let rows = scores.chunks_exact(classes).zip(&examples.labels);
+                let correct = rows
+                    .filter(|(row, label)| largest(row, range.iter().copied()) == Some(**label))
+                    .count();
+                correct as f64 / examples.len() as f64
+            };
+            accuracies.push(TaskAccuracy {
+                class_incremental: accuracy(&seen),
+                task_incremental: accuracy(&task.classes),
+            });
+        }
+        self.evaluation_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        if let Some(fresh) = fresh {
+            self.evaluation_macs += fresh.train_macs + fresh.forwarded;
         }
         Ok(accuracies)
-    }
-}
-
-fn to_unit_length(row: &mut [f32]) {
-    let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if norm > 0.0 {
-        row.iter_mut().for_each(|value| *value /= norm);
     }
 }

@@ -50,7 +50,7 @@ impl Learner {
             }
             UnlearntLoss::Batch => {
                 let new = &lesson.segments[0];
-                let inputs = &lesson.inputs[..new.rows.len() * self.plan.input_shape().len()];
+                let inputs = &lesson.inputs[..new.rows.len() * self.model.input_shape().len()];
                 let mut gradients = Gradients::zeros(&self.parameters);
                 let networks = &lesson.networks;
                 self.plain_gradients(networks, inputs, &new.labels, &mut gradients, cost)?;
@@ -78,29 +78,29 @@ impl Learner {
         let limit = refresh.fisher_images.unwrap_or(usize::MAX);
         let (images, labels) = self.chosen("refresh fisher", examples, limit);
         let calibration = match refresh.fisher_norms {
-            FisherNorms::Calibrated if self.has_norms => {
-                Some(self.calibration(&self.graph.clone())?.1)
-            }
+            FisherNorms::Calibrated if self.has_norms => Some(self.calibration(false)?),
             _ => None,
         };
+        let range = self.classes_of_head();
         let mode = match &calibration {
             Some(calibration) => Mode::TrainCalibrated(calibration),
             None => Mode::Train { dropout: None },
         };
         let found = fisher(
             &mut self.executor,
-            &self.plan,
+            &self.model,
             &self.parameters,
             &images,
             &labels,
+            &range,
             refresh.fisher,
             mode,
         )?;
         let passes = match refresh.fisher {
-            FisherEstimator::Exact => labels.len() * self.classes(),
+            FisherEstimator::Exact => labels.len() * range.len(),
             _ => labels.len(),
         };
-        self.train_macs += 3 * self.graph.macs() * passes as u64;
+        self.train_macs += 3 * self.model.macs() * passes as u64;
         self.fisher = Some(refresh.joined(self.fisher.as_ref(), found, self.task));
         Ok(())
     }

@@ -3,11 +3,13 @@
 use oncefit_data::{DataSource, LoadedData, Normalisation, ValidationSplit};
 use oncefit_nn::{ImportSettings, Parameters, Supernet, import_weights};
 use oncefit_space::{Space, Subnet, Value};
-use oncefit_train::{RESOLUTION, TrainError};
+use oncefit_train::{Decay, RESOLUTION, TrainError};
 
-use super::{LearningRecipe, NetworkKind, NetworkRecipe, StreamKind, StreamRecipe};
+use super::{
+    FillKind, LearningRecipe, NetworkKind, NetworkRecipe, RateDecayKind, StreamKind, StreamRecipe,
+};
 use crate::error::{Result, setting};
-use crate::learner::{ElasticSettings, ImageChanges, Learner, LearnerSettings};
+use crate::learner::{Classifier, ElasticSettings, ImageChanges, Learner, LearnerSettings};
 use crate::networks::{mlp, resnet18, small_cnn, space_of_member};
 use crate::stream::{ClassOrder, Scenario, Stream, StreamSettings};
 
@@ -77,6 +79,12 @@ impl StreamRecipe {
 
 impl NetworkRecipe {
     pub(super) fn validate(&self) -> std::result::Result<(), String> {
+        if self.initialisation.is_some() && self.weights.is_some() {
+            return Err(
+                "`network.initialisation` is for fresh weights; `network.weights` gives others"
+                    .into(),
+            );
+        }
         let of_spaces: &[NetworkKind] = &[NetworkKind::Member, NetworkKind::Supernet];
         let owners: [(&str, bool, &[NetworkKind]); 7] = [
             ("hidden", self.hidden.is_some(), &[NetworkKind::Mlp]),
@@ -167,6 +175,12 @@ impl LearningRecipe {
                 seed: self.seed,
             },
         )?;
+        let stream = match self.build_method(stream.classes())?.correction {
+            Some(correction) => {
+                stream.hold_out(|old| correction.images_of_class(self.memory.capacity, old))
+            }
+            None => stream,
+        };
         match self.method.name == "joint" {
             true => stream.joint(),
             false => Ok(stream),
@@ -184,6 +198,7 @@ impl LearningRecipe {
             augmentation: self.augmentation,
             shape,
         };
+        let method = self.build_method(classes)?;
         let is_changed = self.augmentation != oncefit_data::Augmentation::NONE;
         let settings = LearnerSettings {
             learning_rate: self.optimiser.learning_rate,
@@ -194,8 +209,20 @@ impl LearningRecipe {
             seed: self.seed,
             normalisation: Normalisation::of(&data.train)?,
             augmentation: is_changed.then_some(augmentation),
+            head: self.build_head(),
+            initialisation: self.network.initialisation.unwrap_or_default(),
+            decay: match self.optimiser.decay {
+                RateDecayKind::Constant => Decay::Constant,
+                RateDecayKind::Cosine => Decay::Cosine,
+                RateDecayKind::Step => Decay::Step {
+                    milestones: self.optimiser.milestones.clone(),
+                    factor: self.optimiser.factor.unwrap_or(0.1),
+                },
+            },
+            epochs: self.training.epochs,
+            fills_at_task_end: self.memory.fill == Some(FillKind::TaskEnd),
+            mirrored: self.mirrors(method.classifier)?.then_some(shape),
         };
-        let method = self.build_method(classes)?;
         if self.network.kind == NetworkKind::Supernet {
             let (space, weights) = self.build_supernet(shape, classes)?;
             let elastic = self.network.elastic.clone().unwrap_or_default();
@@ -216,6 +243,17 @@ impl LearningRecipe {
         match weights {
             Some(weights) => Learner::with_weights(&space, weights, method, settings),
             None => Learner::new(&space, method, settings),
+        }
+    }
+
+    fn mirrors(&self, classifier: Classifier) -> Result<bool> {
+        let is_nearest_mean = classifier == Classifier::NearestMean;
+        match self.method.mirrored_images {
+            Some(true) if !is_nearest_mean => {
+                let legal = "left out: it belongs to the nearest-mean classifier";
+                Err(setting("`method.mirrored_images`", "true", legal))
+            }
+            given => Ok(given.unwrap_or(is_nearest_mean && self.augmentation.horizontal_flip)),
         }
     }
 
@@ -249,11 +287,14 @@ impl LearningRecipe {
                 let subnet = space.parse_subnet(network.subnet.as_deref().unwrap_or("largest"))?;
                 check_resolution(&subnet, shape)?;
                 let single = space_of_member(&space, &subnet)?;
-                let weights = self.imported(&space)?.map(|weights| {
-                    let supernet = Supernet::with_parameters(&space, weights)?;
-                    supernet.extract_weights(&subnet)
-                });
-                (single, weights.transpose()?)
+                let weights = match self.imported(&space)? {
+                    Some(weights) => {
+                        let supernet = Supernet::with_parameters(&space, weights)?;
+                        Some(supernet.extract_weights(&subnet)?)
+                    }
+                    None => None,
+                };
+                (single, weights)
             }
             (NetworkKind::Mlp | NetworkKind::Member | NetworkKind::Supernet, _) => {
                 let hidden = network.hidden.unwrap_or(100);
@@ -272,7 +313,7 @@ impl LearningRecipe {
         };
         let mut space = recipe.build(shape.channels, classes)?;
         let has_resolutions = space.decisions().iter().any(|slot| slot.path == RESOLUTION);
-        if has_resolutions && recipe.fix.get(RESOLUTION).is_none() {
+        if has_resolutions && !recipe.fix.contains_key(RESOLUTION) {
             space = space.restrict(RESOLUTION, &[Value::Int(shape.height as i64)])?;
         }
         check_resolution(&space.largest()?, shape)?;

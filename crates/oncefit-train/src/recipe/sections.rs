@@ -338,6 +338,9 @@ pub struct TrainingRecipe {
     /// Parts into which they are cut to save memory; their gradients are averaged, and each has
     /// batch-norm statistics of its own.
     pub accumulation: usize,
+    /// Whether wide tensors inside blocks are made again in the backward pass instead of being kept:
+    /// less memory, a little more time, the same bits.
+    pub recompute: bool,
     /// Share of each label that is spread evenly over the classes.
     pub label_smoothing: f32,
     /// Training stops when the loss of a step's first network (of random networks the best one's)
@@ -350,6 +353,7 @@ impl Default for TrainingRecipe {
         Self {
             batch_size: 64,
             accumulation: 1,
+            recompute: false,
             label_smoothing: 0.1,
             divergence_factor: 4.0,
         }
