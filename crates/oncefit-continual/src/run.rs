@@ -75,7 +75,14 @@ impl LearningRun {
     /// # Errors
     /// If it is another process's or cannot be removed.
     pub fn remove(folder: &Path) -> Result<()> {
-        let names = [STATE, RESULTS, ACCURACIES, "provenance.json", "report.html"];
+        let names = [
+            STATE,
+            RESULTS,
+            ACCURACIES,
+            "provenance.json",
+            "report.html",
+            "supernet",
+        ];
         Ok(RunFolder::remove(folder, &names)?)
     }
 

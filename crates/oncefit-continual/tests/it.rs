@@ -751,4 +751,6 @@ fn augmentation_changes_steps_and_not_the_memory() {
     assert!(error.to_string().contains("mixing"), "{error}");
 }
 
+mod elastic;
 mod heads;
+mod refresh;

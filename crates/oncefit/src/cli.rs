@@ -228,7 +228,7 @@ pub struct FitArgs {
 
 #[derive(Debug, Args)]
 pub struct ReproduceArgs {
-    /// Paper (deep-architect), or `table` to write the page of all that was found
+    /// Paper (deep-architect, elastic-continual, refresh), or `table` to write the page of all that was found
     pub paper: Option<String>,
     /// Only this claim: deep-architect.P1, or P1
     #[arg(long, value_name = "ID")]
@@ -236,11 +236,11 @@ pub struct ReproduceArgs {
     /// List all claims with their state
     #[arg(long)]
     pub list: bool,
-    /// 20 seeds instead of 100
+    /// Fewer seeds (deep-architect), or the embedded images instead of all of Fashion-MNIST
     #[arg(long)]
     pub quick: bool,
     /// Fresh seeds, from 1000 on
-    #[arg(long, value_name = "N", conflicts_with = "quick")]
+    #[arg(long, value_name = "N")]
     pub seeds: Option<usize>,
     /// Folder of NAS tables [default: the environment variable ONCEFIT_NAS]
     #[arg(long, value_name = "DIR")]

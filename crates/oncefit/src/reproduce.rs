@@ -5,7 +5,10 @@
 //! decide. What holds exactly or not at all is a fact. Each claim's numbers are kept in a file as soon as
 //! they exist, and a later call goes on from there.
 
+mod arms;
 mod deep_architect;
+mod elastic_continual;
+mod refresh;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,6 +116,9 @@ pub struct Finding {
     pub verdict: Verdict,
     /// First seed and how many.
     pub seeds: (u64, usize),
+    /// Whether it rests on less data (`--quick`).
+    #[serde(default)]
+    pub quick: bool,
     /// The comparisons that it rests on.
     pub comparisons: Vec<Comparison>,
     /// What else was measured, in words.
@@ -129,6 +135,8 @@ pub struct Request<'a> {
     pub first_seed: u64,
     /// How many.
     pub seeds: usize,
+    /// Whether less data will do.
+    pub quick: bool,
     /// Where findings are kept.
     pub folder: &'a Path,
     /// Folder of NAS tables, where there is one.
@@ -165,6 +173,8 @@ pub struct Paper {
     pub claims: &'static [Claim],
     /// Tries a claim.
     pub run: fn(&str, &Request) -> Result<Tried>,
+    /// How many seeds, with `--quick` and without.
+    pub seeds: (usize, usize),
 }
 
 /// What trying a claim gives.
@@ -178,7 +188,11 @@ pub struct Tried {
 }
 
 /// All papers.
-pub const PAPERS: [Paper; 1] = [deep_architect::PAPER];
+pub const PAPERS: [Paper; 3] = [
+    deep_architect::PAPER,
+    elastic_continual::PAPER,
+    refresh::PAPER,
+];
 
 /// The file of a claim.
 pub fn file(folder: &Path, id: &str) -> PathBuf {
@@ -219,6 +233,7 @@ pub fn try_claim(
         id: claim.id.into(),
         verdict: tried.verdict,
         seeds: (request.first_seed, request.seeds),
+        quick: request.quick && paper.name != deep_architect::PAPER.name,
         comparisons: tried.comparisons,
         notes: tried.notes,
         seconds: started.elapsed().as_secs_f64(),

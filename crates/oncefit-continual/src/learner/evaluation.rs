@@ -5,15 +5,22 @@ use oncefit_data::mirror;
 use super::*;
 
 impl Learner {
+    /// What batch-norm is calibrated on: the last images of the stream and the memory.
+    pub fn calibration_examples(&self) -> Examples {
+        let mut found = self.recent.clone();
+        if let Some(memory) = &self.memory {
+            found.images.extend_from_slice(&memory.images);
+            found.labels.extend_from_slice(&memory.labels);
+        }
+        found
+    }
+
     /// Batch-norm statistics of recent and stored images.
     pub(super) fn calibration(&mut self, of_features: bool) -> Result<Calibration> {
         if !self.has_norms {
             return Ok(Calibration::None);
         }
-        let mut images = self.recent.images.clone();
-        if let Some(memory) = &self.memory {
-            images.extend_from_slice(&memory.images);
-        }
+        let images = self.calibration_examples().images;
         let inputs = normalised(&images, &self.settings.normalisation);
         let values = self.model.input_shape().len();
         self.forwarded += (inputs.len() / values) as u64 * self.model.macs();

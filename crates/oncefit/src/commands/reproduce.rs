@@ -60,7 +60,11 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
     let stop = stop::stop_flag()?;
     let request = Request {
         first_seed: FIRST_FRESH_SEED,
-        seeds: args.seeds.unwrap_or(if args.quick { 20 } else { 100 }),
+        seeds: args.seeds.unwrap_or(match args.quick {
+            true => paper.seeds.0,
+            false => paper.seeds.1,
+        }),
+        quick: args.quick,
         nas: args
             .nas
             .clone()
@@ -74,6 +78,7 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
     for claim in claims {
         if let Some(found) = known(&args.out, claim.id)?
             && found.seeds == (request.first_seed, request.seeds)
+            && (found.quick == request.quick || paper.name == "deep-architect")
         {
             tell(&found, "kept from before");
             continue;

@@ -27,6 +27,7 @@ pub const PAPER: Paper = Paper {
     name: "deep-architect",
     claims: &CLAIMS,
     run,
+    seeds: (20, 100),
 };
 
 const CLAIMS: [Claim; 8] = [
