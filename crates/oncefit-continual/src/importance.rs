@@ -99,7 +99,7 @@ fn estimate(
     Ok(found)
 }
 
-/// The diagonal of the Fisher information on normalised images, of a softmax over the classes in
+/// The diagonal of the Fisher information on normalised images with labels, of a softmax over the classes in
 /// `range`. A network with batch-norm needs [`Mode::TrainCalibrated`]: one image has no statistics
 /// worth the name.
 ///
@@ -109,8 +109,7 @@ pub fn fisher(
     executor: &mut Executor,
     model: &Model,
     parameters: &Parameters,
-    images: &[f32],
-    labels: &[u32],
+    (images, labels): (&[f32], &[u32]),
     range: &[u32],
     estimator: FisherEstimator,
     mode: Mode,
@@ -213,8 +212,7 @@ mod tests {
                 &mut executor,
                 &model,
                 &parameters,
-                &[3.0, 1.0],
-                &[1],
+                (&[3.0, 1.0], &[1]),
                 &[0, 1],
                 estimator,
                 Mode::Train { dropout: None },

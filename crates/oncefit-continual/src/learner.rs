@@ -487,6 +487,11 @@ impl Learner {
         &self.space
     }
 
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
     /// Images that ran forward and backward so far, once for each network of a step.
     pub fn images(&self) -> u64 {
         self.images

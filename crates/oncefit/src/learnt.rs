@@ -35,7 +35,7 @@ pub(crate) fn open(learning: &LearningRun) -> Result<LoadedRun> {
     }
     let data = recipe.load_data()?;
     let learner = learning.experiment(&data)?.learner;
-    if learner.images() == 0 {
+    if learner.steps() == 0 {
         return refuse("nothing is learnt yet; `oncefit learn` goes on with `--resume`");
     }
     let kept = learner.calibration_examples();
@@ -66,7 +66,7 @@ pub(crate) fn open(learning: &LearningRun) -> Result<LoadedRun> {
         false => Run::create(&path, &run_recipe(learning, &run_data)?)?,
     };
     let weights = learner.parameters().clone();
-    let cost = (learner.position().0 as u64, learner.train_macs());
+    let cost = (learner.steps(), learner.train_macs());
     let mut loaded = LoadedRun::assembled(run, learner.space().clone(), weights, cost, run_data)?;
     loaded.chooses_on_test = !is_held_out;
     Ok(loaded)
