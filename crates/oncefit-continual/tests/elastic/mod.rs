@@ -193,7 +193,13 @@ fn experiments_keep_a_matrix_of_each_watched_subnet() {
         watched: vec![text.clone()],
         ..ElasticSettings::default()
     };
-    let mut experiment = Experiment::new(stream(), elastic(with, Method::er(1.0, 10)));
+    // A network this small needs several epochs.
+    let longer = StreamSettings {
+        epochs: 10,
+        ..StreamSettings::default()
+    };
+    let stream = Stream::new(&data(), longer).unwrap();
+    let mut experiment = Experiment::new(stream, elastic(with, Method::er(1.0, 10)));
     experiment.run(&mut |_| true).unwrap();
     let subnets = &experiment.finished.subnets;
     let names: Vec<&str> = subnets.iter().map(|subnet| subnet.name.as_str()).collect();
@@ -207,8 +213,7 @@ fn experiments_keep_a_matrix_of_each_watched_subnet() {
     for subnet in subnets {
         assert_eq!(subnet.class_incremental.rows.len(), 5);
         let first = subnet.task_incremental.rows[0][0];
-        // Chance is a half; the smallest has 4 and 8 channels and saw 24 batches.
-        assert!(first > 0.6, "{}: {first}", subnet.name);
+        assert!(first > 0.7, "{}: {first}", subnet.name);
     }
     let wrong = ElasticSettings {
         watched: vec!["width=5:8".into()],
