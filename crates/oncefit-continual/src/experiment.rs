@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::drift::Directions;
 use crate::error::{ContinualError, Result};
-use crate::learner::{Learner, StepReport, TaskAccuracy};
+use crate::learner::{Learner, StepReport, TaskAccuracy, WatchedSubnet};
 use crate::metrics::AccuracyMatrix;
 use crate::stream::{Stream, Task};
 
@@ -26,15 +26,18 @@ pub struct Finished {
     pub seconds: f64,
     /// Images that ran forward and backward.
     pub images: u64,
-    /// Forward passes of one image that evaluations took; a step's backward pass counts as two.
+    /// Multiply-accumulates of evaluations.
     #[serde(default)]
-    pub evaluation_passes: u64,
+    pub evaluation_macs: u64,
     /// Bytes of the memory at the end.
     pub memory_bytes: usize,
     /// Row t: how far the features of each earlier task's test images had turned after task t
     /// ([`Directions::drift_to`]); empty where it is not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<Vec<f64>>,
+    /// Of a supernet: its watched subnets. The accuracies above are the largest's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<SubnetAccuracies>,
     /// The task that is being learnt.
     #[serde(default)]
     pub running: Running,
@@ -50,6 +53,33 @@ struct Note {
     finished: Finished,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     directions: Vec<Directions>,
+}
+
+/// What became of a subnet of a supernet.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SubnetAccuracies {
+    /// `smallest`, `middle`, `largest` or its text.
+    pub name: String,
+    /// Its text.
+    pub subnet: String,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// The largest score among all classes seen.
+    pub class_incremental: AccuracyMatrix,
+    /// The largest score among the task's classes.
+    pub task_incremental: AccuracyMatrix,
+}
+
+impl SubnetAccuracies {
+    fn of(watched: &WatchedSubnet) -> Self {
+        Self {
+            name: watched.name.clone(),
+            subnet: watched.subnet.text(),
+            macs: watched.subnet.graph().macs(),
+            class_incremental: AccuracyMatrix::default(),
+            task_incremental: AccuracyMatrix::default(),
+        }
+    }
 }
 
 /// A task so far.
@@ -147,10 +177,7 @@ impl Experiment {
         let before = self.finished.seconds;
         if self.finished.class_incremental.untrained.is_empty() && self.learner.position() == (0, 0)
         {
-            let accuracies = self.learner.evaluate(&self.stream)?;
-            let (class, task) = columns(&accuracies);
-            self.finished.class_incremental.untrained = class;
-            self.finished.task_incremental.untrained = task;
+            self.measure(&mut |matrix, row| matrix.untrained = row)?;
         }
         let (first_task, first_batch) = self.learner.position();
         for task in first_task..self.stream.tasks().len() {
@@ -182,19 +209,44 @@ impl Experiment {
                 self.learner.correct(&held_out)?;
             }
             self.learner.end_task(&stream.train_examples(task, train))?;
-            let (class, by_task) = columns(&self.learner.evaluate(&stream)?);
-            self.finished.class_incremental.rows.push(class);
-            self.finished.task_incremental.rows.push(by_task);
+            self.measure(&mut |matrix, row| matrix.rows.push(row))?;
             if let Some(directions) = self.drift {
                 self.measure_drift(task, directions)?;
             }
             self.finished.images = self.learner.images();
-            self.finished.evaluation_passes += self.learner.take_evaluation_passes();
+            self.finished.evaluation_macs += self.learner.take_evaluation_macs();
             self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
             self.finished.seconds = before + begun.elapsed().as_secs_f64();
             if !observe(self, Moment::Task(task))? {
                 return Ok(());
             }
+        }
+        Ok(())
+    }
+
+    /// Measures the network, or the watched subnets, on all tasks; `note` gets every matrix with its
+    /// new row.
+    fn measure(&mut self, note: &mut dyn FnMut(&mut AccuracyMatrix, Vec<f64>)) -> Result<()> {
+        let finished = &mut self.finished;
+        if self.learner.watched().is_empty() {
+            let (class, by_task) = columns(&self.learner.evaluate(&self.stream)?);
+            note(&mut finished.class_incremental, class);
+            note(&mut finished.task_incremental, by_task);
+            return Ok(());
+        }
+        let found = self.learner.evaluate_watched(&self.stream)?;
+        if finished.subnets.is_empty() {
+            let watched = self.learner.watched().iter();
+            finished.subnets = watched.map(SubnetAccuracies::of).collect();
+        }
+        for (accuracies, subnet) in found.iter().zip(&mut finished.subnets) {
+            let (class, by_task) = columns(accuracies);
+            if subnet.name == "largest" {
+                note(&mut finished.class_incremental, class.clone());
+                note(&mut finished.task_incremental, by_task.clone());
+            }
+            note(&mut subnet.class_incremental, class);
+            note(&mut subnet.task_incremental, by_task);
         }
         Ok(())
     }

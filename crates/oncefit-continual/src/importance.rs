@@ -33,6 +33,7 @@ struct Pass<'a> {
     executor: &'a mut Executor,
     model: &'a Model,
     parameters: &'a Parameters,
+    mode: Mode<'a>,
     gradients: Gradients,
 }
 
@@ -45,10 +46,9 @@ impl Pass<'_> {
         f: fn(f64) -> f64,
         sums: &mut [Vec<f64>],
     ) -> Result<()> {
-        let mode = Mode::Train { dropout: None };
         let output = self
             .model
-            .forward(self.executor, self.parameters, images, mode)?;
+            .forward(self.executor, self.parameters, images, self.mode)?;
         let mut outputs = OutputGradients {
             logits: vec![0.0; output.logits().len()],
             ..OutputGradients::default()
@@ -75,6 +75,7 @@ fn estimate(
     executor: &mut Executor,
     model: &Model,
     parameters: &Parameters,
+    mode: Mode,
     count: f64,
     work: impl FnOnce(&mut Pass, &mut [Vec<f64>]) -> Result<()>,
 ) -> Result<Parameters> {
@@ -86,6 +87,7 @@ fn estimate(
         executor,
         model,
         parameters,
+        mode,
         gradients: Gradients::zeros(parameters),
     };
     work(&mut pass, &mut sums)?;
@@ -97,8 +99,9 @@ fn estimate(
     Ok(found)
 }
 
-/// The diagonal of the Fisher information on normalised images, of a softmax over the classes in
-/// `range`. The network must have no batch-norm: one image has no statistics of its own.
+/// The diagonal of the Fisher information on normalised images with labels, of a softmax over the classes in
+/// `range`. A network with batch-norm needs [`Mode::TrainCalibrated`]: one image has no statistics
+/// worth the name.
 ///
 /// # Errors
 /// If the images do not fit the network.
@@ -106,10 +109,10 @@ pub fn fisher(
     executor: &mut Executor,
     model: &Model,
     parameters: &Parameters,
-    images: &[f32],
-    labels: &[u32],
+    (images, labels): (&[f32], &[u32]),
     range: &[u32],
     estimator: FisherEstimator,
+    mode: Mode,
 ) -> Result<Parameters> {
     let classes = model.classes();
     let values = images.len() / labels.len().max(1);
@@ -119,7 +122,7 @@ pub fn fisher(
     };
     let batches = labels.len().div_ceil(size) as f64;
     let square = |value: f64| value * value;
-    estimate(executor, model, parameters, batches, |pass, sums| {
+    estimate(executor, model, parameters, mode, batches, |pass, sums| {
         for (data, labels) in images.chunks(size * values).zip(labels.chunks(size)) {
             let batch = Images {
                 data,
@@ -164,18 +167,26 @@ pub fn output_sensitivity(
     range: &[u32],
 ) -> Result<Parameters> {
     let values = images.len() / count.max(1);
-    estimate(executor, model, parameters, count as f64, |pass, sums| {
-        for data in images.chunks(values) {
-            let mut seed = |logits: &[f32], gradient: &mut [f32]| {
-                for &class in range {
-                    gradient[class as usize] = 2.0 * logits[class as usize];
-                }
-                1.0
-            };
-            pass.add(Images { data, count: 1 }, &mut seed, f64::abs, sums)?;
-        }
-        Ok(())
-    })
+    let mode = Mode::Train { dropout: None };
+    estimate(
+        executor,
+        model,
+        parameters,
+        mode,
+        count as f64,
+        |pass, sums| {
+            for data in images.chunks(values) {
+                let mut seed = |logits: &[f32], gradient: &mut [f32]| {
+                    for &class in range {
+                        gradient[class as usize] = 2.0 * logits[class as usize];
+                    }
+                    1.0
+                };
+                pass.add(Images { data, count: 1 }, &mut seed, f64::abs, sums)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 #[cfg(test)]
@@ -201,10 +212,10 @@ mod tests {
                 &mut executor,
                 &model,
                 &parameters,
-                &[3.0, 1.0],
-                &[1],
+                (&[3.0, 1.0], &[1]),
                 &[0, 1],
                 estimator,
+                Mode::Train { dropout: None },
             )
             .unwrap()
         };

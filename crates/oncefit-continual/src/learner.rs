@@ -1,7 +1,11 @@
 //! A network that learns a stream: network, optimiser, memory and method state as one value.
 
+mod elastic;
 mod evaluation;
 mod task_end;
+mod unlearning;
+
+use std::sync::Arc;
 
 use oncefit_data::{Augmentation, ImageShape, Normalisation};
 use oncefit_nn::{
@@ -9,10 +13,12 @@ use oncefit_nn::{
     Supernet, TransformDecay, UpdateRule,
 };
 use oncefit_random::Draws;
-use oncefit_space::{Graph, Op, Space};
+use oncefit_space::{Graph, Op, Space, Subnet};
 use oncefit_train::{Decay, LearningRate};
 use serde::{Deserialize, Serialize};
 
+use self::elastic::{Elastic, StepNetwork};
+pub use self::elastic::{ElasticSettings, WatchedSubnet};
 use crate::angles::{less_forget, margin_ranking};
 use crate::correction::Correction;
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
@@ -196,7 +202,10 @@ pub struct Learner {
     pub(crate) settings: LearnerSettings,
     pub(crate) method: Method,
     space: Space,
-    model: Model,
+    /// The network; of a supernet the largest.
+    model: Arc<Model>,
+    /// What makes it a supernet.
+    pub(crate) elastic: Option<Elastic>,
     has_norms: bool,
     pub(crate) parameters: Parameters,
     pub(crate) optimiser: Optimiser,
@@ -218,14 +227,15 @@ pub struct Learner {
     /// Batches of this task done.
     pub(crate) batches: usize,
     pub(crate) images: u64,
-    /// Forward passes of one image in training; a backward pass counts as two.
-    pub(crate) passes: u64,
-    /// Forward passes since a counter last took them.
+    pub(crate) train_macs: u64,
+    /// Multiply-accumulates of forward passes since a counter last took them.
     forwarded: u64,
-    evaluation_passes: u64,
+    evaluation_macs: u64,
     batches_per_epoch: usize,
     /// BiC's, of the task that ended last.
     pub(crate) correction: Option<Correction>,
+    /// Refresh learning: the Fisher information of the tasks that ended.
+    pub(crate) fisher: Option<Parameters>,
 }
 
 /// What the network at the end of the previous task makes of a batch.
@@ -233,6 +243,52 @@ struct Previous {
     logits: Vec<f32>,
     /// Of a cosine head.
     unit_features: Vec<f32>,
+}
+
+/// What a step learns from.
+struct Lesson {
+    /// The new images and each draw that a term needs.
+    segments: Vec<Segment>,
+    /// Their pixels as the networks see them.
+    inputs: Vec<f32>,
+    /// On which networks, the largest first.
+    networks: Vec<StepNetwork>,
+}
+
+/// What a pass through the output-space terms found.
+#[derive(Default)]
+struct Found {
+    /// Loss of the new images.
+    loss: f64,
+    /// Logits of the new images.
+    logits: Vec<f32>,
+    /// What ran.
+    cost: Cost,
+}
+
+/// What ran forward and backward.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// Images, once for each network.
+    images: usize,
+    /// Three times the multiply-accumulates of a forward pass.
+    train_macs: u64,
+}
+
+impl Cost {
+    fn add(&mut self, network: &StepNetwork, images: usize) {
+        self.images += images;
+        self.train_macs += 3 * network.model.macs() * images as u64;
+    }
+}
+
+/// Other networks' logits for the rows of a segment.
+#[derive(Clone, Copy)]
+struct SoftLabels<'a> {
+    /// Of the network at the end of the previous task.
+    previous: Option<&'a [f32]>,
+    /// Of the step's largest network, for those that learn them instead of labels.
+    largest: Option<&'a [f32]>,
 }
 
 /// The images of one forward pass and where its parts lie.
@@ -250,10 +306,7 @@ impl Learner {
     /// If the space has several members, the memory is smaller than a batch or a draw, or the
     /// method needs what the network cannot give.
     pub fn new(space: &Space, method: Method, settings: LearnerSettings) -> Result<Self> {
-        let mut parameters = Supernet::initialise(space, settings.seed)?.parameters;
-        if settings.initialisation == Initialisation::Pytorch {
-            draw_as_pytorch(&mut parameters, settings.seed);
-        }
+        let parameters = initial(space, &settings)?;
         Self::with_weights(space, parameters, method, settings)
     }
 
@@ -270,6 +323,27 @@ impl Learner {
         let subnet = single_member(space)?;
         let (model, parameters) =
             Model::new(subnet.graph(), &settings.head, parameters, settings.seed)?;
+        Self::of_model(space, model, None, parameters, method, settings)
+    }
+
+    /// A learner of a model, with everything around it.
+    fn of_model(
+        space: &Space,
+        model: Model,
+        elastic: Option<Elastic>,
+        parameters: Parameters,
+        method: Method,
+        settings: LearnerSettings,
+    ) -> Result<Self> {
+        if let Some(refresh) = &method.refresh {
+            refresh.check()?;
+            if refresh.is_active() && method.cross_entropy == 0.0 && method.outputs.is_empty() {
+                return Err(ContinualError::NotAvailable {
+                    what: format!("refresh learning with `{}`", method.name),
+                    reason: "its network does not learn from batches".into(),
+                });
+            }
+        }
         let graph = model.graph();
         let has_norms = graph
             .nodes
@@ -366,13 +440,15 @@ impl Learner {
             task: 0,
             batches: 0,
             images: 0,
-            passes: 0,
+            train_macs: 0,
             forwarded: 0,
-            evaluation_passes: 0,
+            evaluation_macs: 0,
             batches_per_epoch: 0,
             correction: None,
+            fisher: None,
             space: space.clone(),
-            model,
+            model: Arc::new(model),
+            elastic,
             has_norms,
             parameters,
             settings,
@@ -415,20 +491,30 @@ impl Learner {
         (self.task, self.batches)
     }
 
-    /// Images that ran forward and backward so far.
+    /// The space: of a supernet all its members.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Images that ran forward and backward so far, once for each network of a step.
     pub fn images(&self) -> u64 {
         self.images
     }
 
-    /// Forward passes of one image in training so far, a backward pass as two: steps, the previous
-    /// network's outputs, what the ends of tasks compute.
-    pub fn training_passes(&self) -> u64 {
-        self.passes
+    /// Multiply-accumulates of training so far, a backward pass as two forward passes: steps, the
+    /// previous network's outputs, what the ends of tasks compute.
+    pub fn train_macs(&self) -> u64 {
+        self.train_macs
     }
 
-    /// Forward passes of evaluations since the last call; they are no part of the state.
-    pub fn take_evaluation_passes(&mut self) -> u64 {
-        std::mem::take(&mut self.evaluation_passes)
+    /// Multiply-accumulates of evaluations since the last call; they are no part of the state.
+    pub fn take_evaluation_macs(&mut self) -> u64 {
+        std::mem::take(&mut self.evaluation_macs)
     }
 
     /// Says how many batches an epoch of the coming task has: a decaying learning rate follows it.
@@ -491,7 +577,7 @@ impl Learner {
     /// If the batch does not fit, or loss or gradients are not finite: nothing has changed then.
     pub fn step(&mut self, examples: &Examples) -> Result<StepReport> {
         self.check(examples)?;
-        let before = (self.seen.len(), self.images, self.passes);
+        let before = (self.seen.len(), self.images, self.train_macs);
         for &label in &examples.labels {
             if !self.seen.contains(&label) {
                 self.seen.push(label);
@@ -501,91 +587,150 @@ impl Learner {
             Ok(report) => Ok(report),
             Err(error) => {
                 self.seen.truncate(before.0);
-                (self.images, self.passes) = (before.1, before.2);
+                (self.images, self.train_macs) = (before.1, before.2);
                 Err(error)
             }
         }
     }
 
     fn learn(&mut self, examples: &Examples) -> Result<StepReport> {
-        let classes = self.classes();
-        let (mut pixels, segments) = self.segments(examples);
-        let total = segments.last().map_or(0, |segment| segment.rows.end);
+        let (pixels, segments) = self.segments(examples);
+        let lesson = Lesson {
+            inputs: self.inputs(pixels, "augmentation"),
+            segments,
+            networks: self.step_networks()?,
+        };
+        let Some(before) = self.unlearn(&lesson)? else {
+            return self.relearn(examples, &lesson, Cost::default());
+        };
+        let learnt = self.relearn(examples, &lesson, before.cost);
+        if learnt.is_err() {
+            self.parameters = before.parameters;
+        }
+        learnt
+    }
+
+    /// The gradients of the output-space terms, on every network of the step.
+    fn output_gradients(&mut self, lesson: &Lesson) -> Result<Found> {
         let values = self.model.input_shape().len();
-        let inputs = self.inputs(std::mem::take(&mut pixels), "augmentation");
-        let rate = self.rate()?;
-        let learns = self.method.cross_entropy != 0.0 || !self.method.outputs.is_empty();
+        let mut found = Found::default();
         self.gradients.clear();
-        let mut loss = 0.0;
-        let mut first_logits = Vec::new();
-        if learns {
-            // Without batch-norm rows do not see each other: one pass for all segments.
-            let groups: Vec<&[Segment]> = match self.has_norms {
-                true => segments.chunks(1).collect(),
-                false => vec![&segments],
+        if self.method.cross_entropy == 0.0 && self.method.outputs.is_empty() {
+            return Ok(found);
+        }
+        let segments = &lesson.segments;
+        // Without batch-norm rows do not see each other: one pass for all segments.
+        let groups: Vec<&[Segment]> = match self.has_norms {
+            true => segments.chunks(1).collect(),
+            false => vec![segments],
+        };
+        let total = segments.last().map_or(0, |segment| segment.rows.end);
+        for group in groups {
+            let rows = group[0].rows.start..group[group.len() - 1].rows.end;
+            let images = Batch {
+                data: &lesson.inputs[rows.start * values..rows.end * values],
+                count: rows.len(),
             };
-            for group in groups {
-                let rows = group[0].rows.start..group[group.len() - 1].rows.end;
-                let images = Batch {
-                    data: &inputs[rows.start * values..rows.end * values],
-                    count: rows.len(),
-                };
-                let previous = self.previous_outputs(images)?;
-                let mode = Mode::Train { dropout: None };
-                let executor = &mut self.executor;
-                let output = self
-                    .model
-                    .forward(executor, &self.parameters, images, mode)?;
-                let mut outputs = OutputGradients {
-                    logits: vec![0.0; rows.len() * classes],
-                    ..OutputGradients::default()
-                };
-                for segment in group {
-                    // One mean over all images, or one over each segment's.
-                    let share = match self.method.joint_mean {
-                        true => segment.rows.len() as f64 / total as f64,
-                        false => 1.0,
-                    };
-                    let range = (segment.rows.start - rows.start) * classes
-                        ..(segment.rows.end - rows.start) * classes;
-                    let logits = &output.logits()[range.clone()];
-                    let old = previous.as_ref().map(|all| &all.logits[range.clone()]);
-                    let gradient = &mut outputs.logits[range];
-                    let mut found = self.objective(segment, share, logits, old, gradient);
-                    if self.method.angles.is_some() {
-                        let first = segment.rows.start - rows.start;
-                        let previous = previous.as_ref();
-                        found += self.angle_terms(
-                            segment,
-                            first,
-                            share,
-                            &output,
-                            previous,
-                            &mut outputs,
-                        );
-                    }
-                    if segment.draw.is_none() {
-                        loss = found;
-                        first_logits.extend_from_slice(logits);
-                    }
-                }
-                if let Some(at) = outputs.logits.iter().position(|value| !value.is_finite()) {
-                    return Err(ContinualError::NotFinite {
-                        what: "the loss",
-                        step: self.step,
-                        detail: format!("image {} of the step", rows.start + at / classes),
-                    });
-                }
-                self.model.backward(
-                    &mut self.executor,
-                    &self.parameters,
-                    output,
-                    &outputs,
-                    &mut self.gradients,
+            let previous = self.previous_outputs(images)?;
+            let mut largest = None;
+            for network in &lesson.networks {
+                let logits = self.network_gradients(
+                    network,
+                    group,
+                    (images, total),
+                    previous.as_ref(),
+                    largest.as_deref(),
+                    &mut found,
                 )?;
+                largest.get_or_insert(logits);
+                found.cost.add(network, rows.len());
             }
         }
-        let projected = self.project()?;
+        if let Some(elastic) = &mut self.elastic {
+            elastic.aggregate(&lesson.networks, &mut self.gradients);
+        }
+        Ok(found)
+    }
+
+    /// Adds the gradients of one network on neighbouring segments of a step's `total` images;
+    /// returns its logits. Without `largest` it is the step's largest.
+    fn network_gradients(
+        &mut self,
+        network: &StepNetwork,
+        group: &[Segment],
+        (images, total): (Batch, usize),
+        previous: Option<&Previous>,
+        largest: Option<&[f32]>,
+        found: &mut Found,
+    ) -> Result<Vec<f32>> {
+        let classes = self.classes();
+        let first = group[0].rows.start;
+        let mode = Mode::Train { dropout: None };
+        let model = &network.model;
+        let output = model.forward(&mut self.executor, &self.parameters, images, mode)?;
+        let mut outputs = OutputGradients {
+            logits: vec![0.0; images.count * classes],
+            ..OutputGradients::default()
+        };
+        for segment in group {
+            // One mean over all images, or one over each segment's.
+            let share = match self.method.joint_mean {
+                true => segment.rows.len() as f64 / total as f64,
+                false => 1.0,
+            };
+            let range =
+                (segment.rows.start - first) * classes..(segment.rows.end - first) * classes;
+            let logits = &output.logits()[range.clone()];
+            let soft = SoftLabels {
+                previous: previous.map(|all| &all.logits[range.clone()]),
+                largest: largest
+                    .filter(|_| network.learns_largest)
+                    .map(|all| &all[range.clone()]),
+            };
+            let gradient = &mut outputs.logits[range.clone()];
+            let mut loss = self.objective(segment, share, logits, soft, gradient);
+            if self.method.angles.is_some() {
+                let at = segment.rows.start - first;
+                loss += self.angle_terms(segment, at, share, &output, previous, &mut outputs);
+            }
+            if largest.is_none() && segment.draw.is_none() {
+                found.loss = loss;
+                found.logits.extend_from_slice(logits);
+            }
+        }
+        if let Some(at) = outputs.logits.iter().position(|value| !value.is_finite()) {
+            return Err(ContinualError::NotFinite {
+                what: "the loss",
+                step: self.step,
+                detail: format!("image {} of the step", first + at / classes),
+            });
+        }
+        let logits = output.logits().to_vec();
+        model.backward(
+            &mut self.executor,
+            &self.parameters,
+            output,
+            &outputs,
+            &mut self.gradients,
+        )?;
+        Ok(logits)
+    }
+
+    /// One step of the host method.
+    fn relearn(
+        &mut self,
+        examples: &Examples,
+        lesson: &Lesson,
+        unlearnt: Cost,
+    ) -> Result<StepReport> {
+        let rate = self.rate()?;
+        let Found {
+            loss,
+            logits: mut first_logits,
+            mut cost,
+        } = self.output_gradients(lesson)?;
+        let images = cost.images;
+        let projected = self.project(&lesson.networks, &mut cost)?;
         let has_paths = self.paths.iter().any(Option::is_some);
         let before = has_paths.then(|| (self.gradients.clone(), self.parameters.clone()));
         self.add_penalties();
@@ -628,9 +773,8 @@ impl Learner {
         }
         self.step += 1;
         self.batches += 1;
-        let images = if learns { total } else { 0 };
-        self.images += images as u64;
-        self.passes += 3 * images as u64;
+        self.images += (cost.images + unlearnt.images) as u64;
+        self.train_macs += cost.train_macs + unlearnt.train_macs;
         Ok(StepReport {
             step: self.step,
             loss,
@@ -755,7 +899,7 @@ impl Learner {
         let Some(previous) = &self.previous else {
             return Ok(None);
         };
-        self.passes += images.count as u64;
+        self.train_macs += images.count as u64 * self.model.macs();
         let executor = &mut self.executor;
         let mode = Mode::BatchStatistics;
         let output = self.model.forward(executor, previous, images, mode)?;
@@ -776,7 +920,7 @@ impl Learner {
         segment: &Segment,
         share: f64,
         logits: &[f32],
-        previous: Option<&[f32]>,
+        soft: SoftLabels,
         gradient: &mut [f32],
     ) -> f64 {
         let classes = self.classes();
@@ -801,7 +945,14 @@ impl Learner {
                 }
             };
             let weight = self.method.cross_entropy * of_labels;
-            loss = cross_entropy(logits, &segment.labels, classes, &range, weight, gradient);
+            let labels = &segment.labels;
+            loss = match soft.largest {
+                None => cross_entropy(logits, labels, classes, &range, weight, gradient),
+                Some(largest) => {
+                    let kind = Divergence::KullbackLeibler { temperature: 1.0 };
+                    output_divergence(kind, logits, largest, classes, &range, weight, gradient)
+                }
+            };
         }
         for term in self.method.outputs.iter().filter(|term| term.weight != 0.0) {
             let draw = match term.images {
@@ -817,8 +968,9 @@ impl Learner {
                 ClassRange::New => &self.seen[self.old..],
             };
             let stored;
-            let reference = match term.reference {
-                Reference::Labels => {
+            let reference = match (term.reference, soft.largest) {
+                (Reference::Labels, Some(largest)) => largest,
+                (Reference::Labels, None) => {
                     let divergence = match term.divergence {
                         Divergence::BinaryKullbackLeibler => binary_cross_entropy,
                         _ => cross_entropy,
@@ -831,12 +983,12 @@ impl Learner {
                     }
                     continue;
                 }
-                Reference::Uniform => &[],
-                Reference::PreviousNetwork => match previous {
+                (Reference::Uniform, _) => &[],
+                (Reference::PreviousNetwork, _) => match soft.previous {
                     Some(previous) => previous,
                     None => continue,
                 },
-                Reference::StoredLogits => {
+                (Reference::StoredLogits, _) => {
                     let memory = self.memory.as_ref();
                     stored = memory
                         .map_or_else(Vec::new, |memory| memory.stored_logits(&segment.places));
@@ -844,6 +996,7 @@ impl Learner {
                 }
             };
             let weight = match term.reference {
+                Reference::Labels => term.weight * of_labels,
                 Reference::PreviousNetwork => term.weight * of_previous,
                 _ => term.weight * share,
             };
@@ -900,7 +1053,7 @@ impl Learner {
     }
 
     /// A-GEM's projection of the gradients; whether it changed them.
-    fn project(&mut self) -> Result<bool> {
+    fn project(&mut self, networks: &[StepNetwork], cost: &mut Cost) -> Result<bool> {
         let (Some(count), Some(memory)) = (self.method.projection, &self.memory) else {
             return Ok(false);
         };
@@ -910,9 +1063,7 @@ impl Learner {
         let drawn = memory.examples(&memory.draw(count, self.step, 0));
         let inputs = self.inputs(drawn.images.clone(), "reference-augmentation");
         let mut reference = Gradients::zeros(&self.parameters);
-        self.plain_gradients(&inputs, &drawn.labels, &mut reference)?;
-        self.images += drawn.len() as u64;
-        self.passes += 3 * drawn.len() as u64;
+        self.plain_gradients(networks, &inputs, &drawn.labels, &mut reference, cost)?;
         let (dot, norm) = (self.gradients.dot(&reference), reference.dot(&reference));
         let projects = dot < 0.0 && norm > 0.0;
         if projects {
@@ -921,12 +1072,14 @@ impl Learner {
         Ok(projects)
     }
 
-    /// Gradients of the mean cross-entropy over all classes.
+    /// Adds the gradients of the mean cross-entropy over all classes.
     fn plain_gradients(
         &mut self,
+        networks: &[StepNetwork],
         inputs: &[f32],
         labels: &[u32],
         into: &mut Gradients,
+        cost: &mut Cost,
     ) -> Result<()> {
         let classes = self.classes();
         let all = self.classes_of_head();
@@ -934,17 +1087,25 @@ impl Learner {
             data: inputs,
             count: labels.len(),
         };
-        let mode = Mode::Train { dropout: None };
-        let (executor, parameters) = (&mut self.executor, &self.parameters);
-        let output = self.model.forward(executor, parameters, images, mode)?;
-        let mut outputs = OutputGradients {
-            logits: vec![0.0; labels.len() * classes],
-            ..OutputGradients::default()
-        };
-        let gradient = &mut outputs.logits;
-        cross_entropy(output.logits(), labels, classes, &all, 1.0, gradient);
-        self.model
-            .backward(executor, parameters, output, &outputs, into)
+        for network in networks {
+            let mode = Mode::Train { dropout: None };
+            let (executor, parameters) = (&mut self.executor, &self.parameters);
+            let output = network.model.forward(executor, parameters, images, mode)?;
+            let mut outputs = OutputGradients {
+                logits: vec![0.0; labels.len() * classes],
+                ..OutputGradients::default()
+            };
+            let gradient = &mut outputs.logits;
+            cross_entropy(output.logits(), labels, classes, &all, 1.0, gradient);
+            network
+                .model
+                .backward(executor, parameters, output, &outputs, into)?;
+            cost.add(network, labels.len());
+        }
+        if let Some(elastic) = &mut self.elastic {
+            elastic.aggregate(networks, into);
+        }
+        Ok(())
     }
 
     /// Adds `β F (θ − θ*)` of every weight term.
@@ -974,6 +1135,15 @@ impl Learner {
             .images
             .drain(..surplus * self.model.input_shape().len());
     }
+}
+
+/// Fresh weights of a space.
+fn initial(space: &Space, settings: &LearnerSettings) -> Result<Parameters> {
+    let mut parameters = Supernet::initialise(space, settings.seed)?.parameters;
+    if settings.initialisation == Initialisation::Pytorch {
+        draw_as_pytorch(&mut parameters, settings.seed);
+    }
+    Ok(parameters)
 }
 
 fn draw_as_pytorch(parameters: &mut Parameters, seed: u64) {

@@ -25,6 +25,7 @@ mod metrics;
 mod model;
 mod networks;
 mod recipe;
+mod refresh;
 mod run;
 mod state;
 mod statistics;
@@ -35,11 +36,12 @@ pub use correction::Correction;
 pub use divergence::{Divergence, output_divergence};
 pub use drift::Directions;
 pub use error::{ContinualError, Result};
-pub use experiment::{Experiment, Finished, Moment, Running};
+pub use experiment::{Experiment, Finished, Moment, Running, SubnetAccuracies};
 pub use head::{HeadKind, HeadSettings, Rows, Targets};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
 pub use learner::{
-    Classifier, ImageChanges, Initialisation, Learner, LearnerSettings, StepReport, TaskAccuracy,
+    Classifier, ElasticSettings, ImageChanges, Initialisation, Learner, LearnerSettings,
+    StepReport, TaskAccuracy, WatchedSubnet,
 };
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{
@@ -50,11 +52,13 @@ pub use metrics::{AccuracyMatrix, Metrics};
 pub use model::Model;
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use recipe::{
-    ClassifierKind, ControlKind, ConventionKind, DrawKind, FillKind, FisherKind, HeadKindName,
-    HeadRecipe, LearningRecipe, MemoryRecipe, MethodRecipe, MetricsRecipe, NetworkKind,
-    NetworkRecipe, PolicyKind, RateDecayKind, ReplayMean, RowsKind, SgdRecipe, StateRecipe,
-    StepsRecipe, StreamKind, StreamRecipe,
+    AggregationKind, ClassifierKind, ControlKind, ConventionKind, DrawKind, ElasticRecipe,
+    FillKind, FisherKind, HeadKindName, HeadRecipe, LearningRecipe, MemoryRecipe, MethodRecipe,
+    MetricsRecipe, NetworkKind, NetworkRecipe, PolicyKind, RateDecayKind, RefreshMode,
+    RefreshRecipe, ReplayMean, RowsKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
+    StreamRecipe,
 };
+pub use refresh::{Direction, FisherNorms, Refresh, RefreshRule, UnlearntLoss};
 pub use run::{
     Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,
     learning_stream,

@@ -13,6 +13,7 @@ use crate::error::{ContinualError, Result};
 use crate::importance::FisherEstimator;
 use crate::learner::Classifier;
 use crate::memory::MemoryPolicy;
+use crate::refresh::Refresh;
 
 /// The classes that the softmax of the new images' cross-entropy ranges over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -174,6 +175,9 @@ pub struct Method {
     /// BiC's correction at the end of each task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correction: Option<BiasCorrection>,
+    /// Unlearning before each step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -243,6 +247,7 @@ impl Method {
             shares_by_classes: false,
             angles: None,
             correction: None,
+            refresh: None,
         }
     }
 
@@ -511,6 +516,16 @@ impl Method {
                 ));
             }
         })
+    }
+
+    /// This method as the host of refresh learning.
+    #[must_use]
+    pub fn refreshed(self, refresh: Refresh) -> Self {
+        Self {
+            name: format!("{} with refresh", self.name),
+            refresh: Some(refresh),
+            ..self
+        }
     }
 
     /// The names that [`Method::preset`] knows.

@@ -65,14 +65,7 @@ impl Model {
         let mut encoder = graph.clone();
         let last = encoder.nodes.pop();
         if settings.is_network() {
-            let model = Self {
-                plan: Plan::new(graph, &parameters)?,
-                encoder: Plan::new(&encoder, &parameters)?,
-                graph: graph.clone(),
-                head: None,
-                classes,
-            };
-            return Ok((model, parameters));
+            return Ok((Self::of_graph(graph, &parameters)?, parameters));
         }
         if !last.is_some_and(|node| matches!(node.op, Op::Linear { .. })) {
             let legal = "a linear layer, which the head replaces";
@@ -129,6 +122,22 @@ impl Model {
         Ok((model, parameters))
     }
 
+    /// The network of `graph` with its own head, on weights that may be a supernet's.
+    ///
+    /// # Errors
+    /// If weights are missing or too small.
+    pub(crate) fn of_graph(graph: &Graph, parameters: &Parameters) -> Result<Self> {
+        let mut encoder = graph.clone();
+        encoder.nodes.pop();
+        Ok(Self {
+            plan: Plan::new(graph, parameters)?,
+            encoder: Plan::new(&encoder, parameters)?,
+            graph: graph.clone(),
+            head: None,
+            classes: graph.output_shape().len(),
+        })
+    }
+
     /// Shape of an image.
     pub fn input_shape(&self) -> FeatureShape {
         self.plan.input_shape()
@@ -153,6 +162,11 @@ impl Model {
     /// Multiply-accumulates of a forward pass of one image, head included.
     pub fn macs(&self) -> u64 {
         self.graph.macs() + self.head.as_ref().map_or(0, Head::macs)
+    }
+
+    /// What is compiled of [`Model::graph`].
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// Whether the head compares angles.

@@ -6,16 +6,20 @@
 mod build;
 mod head;
 mod method;
+mod refresh;
 
 use std::path::{Path, PathBuf};
 
 use oncefit_data::Augmentation;
 use oncefit_text::TargetTable;
-use oncefit_train::{DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly};
+use oncefit_train::{
+    Aggregation, DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly,
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::head::{ControlKind, HeadKindName, HeadRecipe, RowsKind};
 pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
+pub use self::refresh::{RefreshMode, RefreshRecipe};
 use crate::error::Result;
 use crate::learner::Initialisation;
 use crate::memory::MemoryPolicy;
@@ -40,6 +44,9 @@ pub struct LearningRecipe {
     pub head: HeadRecipe,
     /// How it keeps what it learnt.
     pub method: MethodRecipe,
+    /// Refresh learning, of whatever method; none where the section is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<RefreshRecipe>,
     /// Which images it may keep.
     pub memory: MemoryRecipe,
     /// How weights follow gradients.
@@ -68,6 +75,7 @@ impl Default for LearningRecipe {
             network: NetworkRecipe::default(),
             head: HeadRecipe::default(),
             method: MethodRecipe::default(),
+            refresh: None,
             memory: MemoryRecipe::default(),
             optimiser: SgdRecipe::default(),
             training: StepsRecipe::default(),
@@ -145,6 +153,8 @@ pub enum NetworkKind {
     Resnet18,
     /// A member of a space.
     Member,
+    /// All members of a space, in one set of weights.
+    Supernet,
 }
 
 /// `[network]`
@@ -165,15 +175,67 @@ pub struct NetworkRecipe {
     /// `member`: the subnet's text, `largest` or `smallest`; `largest` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
-    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it.
+    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it. `supernet`: one
+    /// of the same space that it starts from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
-    /// `member`, with `weights`: draws the last linear layer anew, for other classes.
+    /// `member`, `supernet`, with `weights`: draws the last linear layer anew, for other classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh_classifier: Option<bool>,
-    /// `member`: of which space, as in recipes of training.
+    /// `supernet`: how its members are trained together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elastic: Option<ElasticRecipe>,
+    /// `member`, `supernet`: of which space, as in recipes of training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceRecipe>,
+}
+
+/// How the gradients of a step's networks become one; see [`Aggregation`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AggregationKind {
+    /// Added up.
+    Sum,
+    /// Each weight's mean over the networks that hold it.
+    Mean,
+    /// Each weight's sum, divided by the root of how many networks hold it.
+    RootMean,
+}
+
+impl From<AggregationKind> for Aggregation {
+    fn from(kind: AggregationKind) -> Self {
+        match kind {
+            AggregationKind::Sum => Self::Sum,
+            AggregationKind::Mean => Self::Avg,
+            AggregationKind::RootMean => Self::AvgSqrt,
+        }
+    }
+}
+
+/// `[network.elastic]`; see [`crate::ElasticSettings`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ElasticRecipe {
+    /// Random networks of a step, beside the largest and the smallest.
+    pub random: usize,
+    /// Whether the others learn the largest's softmax instead of labels.
+    pub distillation: bool,
+    /// How the networks' gradients become one.
+    pub aggregation: AggregationKind,
+    /// Texts of subnets that are measured after every task beside the smallest, the middle and the
+    /// largest.
+    pub subnets: Vec<String>,
+}
+
+impl Default for ElasticRecipe {
+    fn default() -> Self {
+        Self {
+            random: 2,
+            distillation: false,
+            aggregation: AggregationKind::Mean,
+            subnets: Vec::new(),
+        }
+    }
 }
 
 /// Which images a memory keeps; see [`MemoryPolicy`].
@@ -507,7 +569,9 @@ fn keys(section: &str) -> &'static [&'static str] {
         "network" => field_names::<NetworkRecipe>(),
         "network.space" => field_names::<SpaceRecipe>(),
         "head" => field_names::<HeadRecipe>(),
+        "network.elastic" => field_names::<ElasticRecipe>(),
         "method" => field_names::<MethodRecipe>(),
+        "refresh" => field_names::<RefreshRecipe>(),
         "memory" => field_names::<MemoryRecipe>(),
         "optimiser" => field_names::<SgdRecipe>(),
         "training" => field_names::<StepsRecipe>(),

@@ -77,7 +77,14 @@ impl LearningRun {
     /// # Errors
     /// If it is another process's or cannot be removed.
     pub fn remove(folder: &Path) -> Result<()> {
-        let names = [STATE, RESULTS, ACCURACIES, "provenance.json", "report.html"];
+        let names = [
+            STATE,
+            RESULTS,
+            ACCURACIES,
+            "provenance.json",
+            "report.html",
+            "supernet",
+        ];
         Ok(RunFolder::remove(folder, &names)?)
     }
 
@@ -189,7 +196,7 @@ impl TaskSummary {
 /// What a run cost.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Costs {
-    /// Images, new and replayed, that ran forward and backward.
+    /// Images, new and replayed, that ran forward and backward, once for each network of a step.
     pub images: u64,
     /// Multiply-accumulates of training: steps (three times those of a forward pass), the previous
     /// network's outputs, and what is computed at the ends of tasks: importances, herding, logits.
@@ -243,8 +250,8 @@ impl Results {
             tasks: TaskSummary::all(stream),
             costs: Costs {
                 images: learner.images(),
-                train_macs: learner.model().macs() * learner.training_passes(),
-                evaluation_macs: learner.model().macs() * finished.evaluation_passes,
+                train_macs: learner.train_macs(),
+                evaluation_macs: finished.evaluation_macs,
                 seconds: finished.seconds,
                 step_seconds: finished.task_seconds.iter().sum(),
                 memory_bytes: finished.memory_bytes,
@@ -261,13 +268,21 @@ impl Results {
         self.class_incremental.is_some()
     }
 
-    /// The raw matrices, a row each cell; 0 tasks learnt: before training.
+    /// The raw matrices, a row each cell; 0 tasks learnt: before training. Those of a supernet's
+    /// subnets have the subnet in the scenario's name.
     pub fn to_csv(&self) -> String {
         let mut text = "scenario,tasks_learnt,task,accuracy\n".to_owned();
-        let matrices = [
-            ("class_incremental", &self.finished.class_incremental),
-            ("task_incremental", &self.finished.task_incremental),
+        let finished = &self.finished;
+        let mut matrices = vec![
+            ("class_incremental".to_owned(), &finished.class_incremental),
+            ("task_incremental".to_owned(), &finished.task_incremental),
         ];
+        for subnet in &finished.subnets {
+            // Texts of subnets have commas.
+            let named = |scenario: &str| format!("\"{scenario} of {}\"", subnet.name);
+            matrices.push((named("class_incremental"), &subnet.class_incremental));
+            matrices.push((named("task_incremental"), &subnet.task_incremental));
+        }
         for (name, matrix) in matrices {
             let rows = std::iter::once(&matrix.untrained).chain(&matrix.rows);
             for (learnt, row) in rows.enumerate() {

@@ -693,14 +693,14 @@ fn a_falling_rate_follows_the_epochs_of_each_task() {
 }
 
 #[test]
-fn training_passes_count_steps_teachers_and_task_ends() {
+fn train_macs_count_steps_teachers_and_task_ends() {
     let passes = |name: &str| {
         let mut learner = learner(with_few_examples(name));
         train(&mut learner, 2, 5);
-        assert_eq!(learner.take_evaluation_passes(), 0);
+        assert_eq!(learner.take_evaluation_macs() / learner.model().macs(), 0);
         learner.evaluate(&stream()).unwrap();
-        assert!(learner.take_evaluation_passes() >= 500);
-        learner.training_passes()
+        assert!(learner.take_evaluation_macs() / learner.model().macs() >= 500);
+        learner.train_macs() / learner.model().macs()
     };
     let steps = 3 * 2 * 5 * 10;
     assert_eq!(passes("fine-tune"), steps);
@@ -751,4 +751,6 @@ fn augmentation_changes_steps_and_not_the_memory() {
     assert!(error.to_string().contains("mixing"), "{error}");
 }
 
+mod elastic;
 mod heads;
+mod refresh;

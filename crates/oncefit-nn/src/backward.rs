@@ -465,7 +465,7 @@ impl Pass<'_, '_> {
         let shape = self.plan.tensors[tensor].shape;
         let count = self.tape.images.count * shape.height * shape.width;
         let applied = &self.tape.norms[norm];
-        let found = kernels::batch_norm_backward(
+        let mut found = kernels::batch_norm_backward(
             sums,
             count,
             &applied.mean,
@@ -473,6 +473,11 @@ impl Pass<'_, '_> {
             &info.vector(self.parameters, info.scale),
             info.epsilon,
         );
+        if self.tape.is_calibrated {
+            // b and c are what flows through the statistics.
+            found.b.fill(0.0);
+            found.c.fill(0.0);
+        }
         let (scale, shift) = self.gradients.pair_mut(info.scale, info.shift);
         for (stored, own) in [(scale, &found.dgamma), (shift, &found.dbeta)] {
             match &info.gather {

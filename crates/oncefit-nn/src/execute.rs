@@ -54,6 +54,9 @@ pub enum Mode<'a> {
         /// Dropout is off when this is `None`.
         dropout: Option<DropoutDraws>,
     },
+    /// Statistics of a calibration, which are constants to the backward pass: rows do not see each
+    /// other, so gradients of single images have a meaning. Dropout is off.
+    TrainCalibrated(&'a Calibration),
     /// Statistics of the batch; nothing is kept but the statistics.
     BatchStatistics,
     /// Statistics of a calibration.
@@ -113,6 +116,8 @@ pub struct Tape<'a> {
     pub(crate) winners: Vec<Vec<u32>>,
     pub(crate) dropout: Option<DropoutDraws>,
     pub(crate) is_training: bool,
+    /// Whether batch-norm's statistics are constants.
+    pub(crate) is_calibrated: bool,
     output: usize,
 }
 
@@ -185,7 +190,9 @@ impl Executor {
         }
         let mut tape = Tape::new(plan, images);
         match mode {
-            Mode::Evaluate(calibration) => {
+            Mode::Evaluate(calibration) | Mode::TrainCalibrated(calibration) => {
+                tape.is_calibrated = true;
+                tape.is_training = matches!(mode, Mode::TrainCalibrated(_));
                 for (norm, info) in tape.norms.iter_mut().zip(&plan.norms) {
                     let (mean, variance) = calibration.statistics(plan, info)?;
                     *norm = AppliedNorm::new(parameters, info, mean, variance);
@@ -197,7 +204,7 @@ impl Executor {
             }
             Mode::BatchStatistics => {}
         }
-        let takes_statistics = !matches!(mode, Mode::Evaluate(_));
+        let takes_statistics = !tape.is_calibrated;
         kernels::in_pool(|| self.run_all(plan, parameters, &mut tape, takes_statistics, None));
         Ok(tape)
     }
@@ -437,6 +444,7 @@ impl<'a> Tape<'a> {
             winners: vec![Vec::new(); plan.steps.len()],
             dropout: None,
             is_training: false,
+            is_calibrated: false,
             output: plan.output,
         }
     }

@@ -167,29 +167,43 @@ fn some_subnets(space: &Space) -> Vec<Subnet> {
 
 /// Loss and gradients of a training pass.
 fn pass(supernet: &Supernet, subnet: &Subnet, data: &[f32]) -> (f64, Gradients) {
+    pass_in(supernet, subnet, data, WITH_DROPOUT)
+}
+
+fn pass_in(supernet: &Supernet, subnet: &Subnet, data: &[f32], mode: Mode) -> (f64, Gradients) {
     let mut executor = Executor::default();
     let mut gradients = Gradients::zeros(&supernet.parameters);
-    let loss = add_pass(&mut executor, supernet, subnet, data, 1.0, &mut gradients);
+    let loss = add_pass(
+        &mut executor,
+        supernet,
+        subnet,
+        data,
+        mode,
+        1.0,
+        &mut gradients,
+    );
     (loss, gradients)
 }
+
+const WITH_DROPOUT: Mode = Mode::Train {
+    dropout: Some(DropoutDraws {
+        seed: 1,
+        step: 2,
+        network: 0,
+    }),
+};
 
 fn add_pass(
     executor: &mut Executor,
     supernet: &Supernet,
     subnet: &Subnet,
     data: &[f32],
+    mode: Mode,
     weight: f32,
     gradients: &mut Gradients,
 ) -> f64 {
     let plan = supernet.plan(subnet).unwrap();
     let batch = Images { data, count: COUNT };
-    let mode = Mode::Train {
-        dropout: Some(DropoutDraws {
-            seed: 1,
-            step: 2,
-            network: 0,
-        }),
-    };
     let tape = executor
         .forward(&plan, &supernet.parameters, batch, mode)
         .unwrap();
@@ -218,47 +232,62 @@ fn check_gradients_are_finite_differences_for_every_parameter(space: &Space) {
     let supernet = supernet(space);
     for (index, subnet) in some_subnets(space).iter().take(4).enumerate() {
         let data = images(subnet, index as u64);
-        let (_, gradients) = pass(&supernet, subnet, &data);
-        let total = gradients.norm();
-        for position in 0..supernet.parameters.len() {
-            let parameter = supernet.parameters.at(position);
-            let gradient = gradients.at(position);
-            let norm = gradient
-                .iter()
-                .map(|g| f64::from(*g).powi(2))
-                .sum::<f64>()
-                .sqrt();
-            if !gradients.is_present(position) {
-                assert_eq!(norm, 0.0, "{}", parameter.name);
-                continue;
-            }
-            // Along the gradient itself the loss changes most, so that rounding matters least.
-            let direction: Vec<f32> = gradient
-                .iter()
-                .map(|g| (f64::from(*g) / norm.max(1e-12)) as f32)
-                .collect();
-            let moved = |by: f32| {
-                let mut moved = supernet.clone();
-                for (value, d) in moved
-                    .parameters
-                    .at_mut(position)
-                    .data
-                    .iter_mut()
-                    .zip(&direction)
-                {
-                    *value += by * d;
-                }
-                pass(&moved, subnet, &data).0
-            };
-            let step = 4e-4;
-            let found = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
-            assert!(
-                (found - norm).abs() < 0.03 * norm + 2e-4 * total,
-                "{} of {}: {found} instead of {norm}",
-                parameter.name,
-                subnet.text()
-            );
+        let plan = supernet.plan(subnet).unwrap();
+        let batch = Images {
+            data: &data,
+            count: COUNT,
+        };
+        // The same statistics, as constants.
+        let calibration = Executor::default()
+            .calibrate(&plan, &supernet.parameters, [batch])
+            .unwrap();
+        for mode in [WITH_DROPOUT, Mode::TrainCalibrated(&calibration)] {
+            check_gradients(&supernet, subnet, &data, mode);
         }
+    }
+}
+
+fn check_gradients(supernet: &Supernet, subnet: &Subnet, data: &[f32], mode: Mode) {
+    let (_, gradients) = pass_in(supernet, subnet, data, mode);
+    let total = gradients.norm();
+    for position in 0..supernet.parameters.len() {
+        let parameter = supernet.parameters.at(position);
+        let gradient = gradients.at(position);
+        let norm = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        if !gradients.is_present(position) {
+            assert_eq!(norm, 0.0, "{}", parameter.name);
+            continue;
+        }
+        // Along the gradient itself the loss changes most, so that rounding matters least.
+        let direction: Vec<f32> = gradient
+            .iter()
+            .map(|g| (f64::from(*g) / norm.max(1e-12)) as f32)
+            .collect();
+        let moved = |by: f32| {
+            let mut moved = supernet.clone();
+            for (value, d) in moved
+                .parameters
+                .at_mut(position)
+                .data
+                .iter_mut()
+                .zip(&direction)
+            {
+                *value += by * d;
+            }
+            pass_in(&moved, subnet, data, mode).0
+        };
+        let step = 1e-4;
+        let found = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+        assert!(
+            (found - norm).abs() < 0.03 * norm + 2e-4 * total,
+            "{} of {}: {found} instead of {norm}",
+            parameter.name,
+            subnet.text()
+        );
     }
 }
 
@@ -274,7 +303,15 @@ fn gradients_with_recomputation_are_the_same_bits() {
                 let mut executor = Executor::default();
                 executor.recompute(recomputes);
                 let mut gradients = Gradients::zeros(&supernet.parameters);
-                let loss = add_pass(&mut executor, &supernet, subnet, &data, 1.0, &mut gradients);
+                let loss = add_pass(
+                    &mut executor,
+                    &supernet,
+                    subnet,
+                    &data,
+                    WITH_DROPOUT,
+                    1.0,
+                    &mut gradients,
+                );
                 ((loss, gradients), executor.held_bytes())
             });
             assert_eq!(again.0, kept.0, "{}", subnet.text());
@@ -303,11 +340,20 @@ fn gradients_of_several_networks_are_the_sum_of_their_gradients() {
             &supernet,
             subnet,
             &data,
+            WITH_DROPOUT,
             weight,
             &mut together,
         );
         let mut one = Gradients::zeros(&supernet.parameters);
-        add_pass(&mut executor, &supernet, subnet, &data, 1.0, &mut one);
+        add_pass(
+            &mut executor,
+            &supernet,
+            subnet,
+            &data,
+            WITH_DROPOUT,
+            1.0,
+            &mut one,
+        );
         apart.axpy(weight, &one);
     }
     let scale = together.norm();

@@ -233,7 +233,8 @@ pub struct FitArgs {
 
 #[derive(Debug, Args)]
 pub struct ReproduceArgs {
-    /// Paper (deep-architect, deps, ofa), or `table` to write the page of all that was found
+    /// Paper (deep-architect, deps, elastic-continual, ofa, refresh), or `table` to write the page of
+    /// all that was found
     pub paper: Option<String>,
     /// Only this claim: deep-architect.P1, or P1
     #[arg(long, value_name = "ID")]
@@ -245,7 +246,7 @@ pub struct ReproduceArgs {
     #[arg(long)]
     pub quick: bool,
     /// Fresh seeds, from 1000 on
-    #[arg(long, value_name = "N", conflicts_with = "quick")]
+    #[arg(long, value_name = "N")]
     pub seeds: Option<usize>,
     /// Folder of NAS tables [default: the environment variable ONCEFIT_NAS]
     #[arg(long, value_name = "DIR")]

@@ -1,7 +1,9 @@
 //! Pages of continual learning: the `report.html` of a run, and methods compared over seeds.
 
 use maud::{Markup, PreEscaped, html};
-use oncefit_continual::{AccuracyMatrix, Learner, LearningRun, Memory, Metrics, Results};
+use oncefit_continual::{
+    AccuracyMatrix, Learner, LearningRun, Memory, Metrics, Results, SubnetAccuracies,
+};
 use oncefit_data::{Dataset, LoadedData, contact_sheet};
 
 use crate::chart::{Chart, Mark, Series};
@@ -51,6 +53,7 @@ pub fn report(
             @if results.tasks.len() <= MOST_TASKS_DRAWN { (figure(&task_chart(&finished.class_incremental), "Accuracy on each task, from when it was learnt, among all classes seen.")) }
         }
         (forgetting(results))
+        (subnets(results))
         @if let Some((memory, png)) = &sheet {
             h2 { "Memory" }
             p {
@@ -83,6 +86,67 @@ pub fn report(
         pre { (run.recipe().to_toml()) }
     };
     Ok(page(&results.name, body))
+}
+
+/// What became of a supernet's subnets.
+fn subnets(results: &Results) -> Markup {
+    let subnets = &results.finished.subnets;
+    if subnets.is_empty() {
+        return html! {};
+    }
+    let curves = |title: &str, of: &dyn Fn(&SubnetAccuracies) -> Vec<f64>| Chart {
+        title: title.into(),
+        x_label: "tasks learnt".into(),
+        y_label: "%".into(),
+        series: subnets
+            .iter()
+            .take(4)
+            .enumerate()
+            .map(|(index, subnet)| over_tasks(&subnet.name, index, &of(subnet)))
+            .collect(),
+    };
+    let accuracy = curves("mean accuracy of subnets over the stream", &|subnet| {
+        seen_so_far(&subnet.class_incremental)
+    });
+    let forgotten = curves("forgetting of subnets over the stream", &|subnet| {
+        forgotten_so_far(&subnet.class_incremental)
+    });
+    html! {
+        h2 { "Subnets" }
+        p { "One set of weights learnt the stream; after every task each of these subnets was calibrated on the memory and the last images, and measured. The numbers above are those of the largest." }
+        div.wide { table {
+            thead { tr { th { "subnet" } th { "MACs" } th { "final accuracy" } th { "over the stream" } th { "forgetting" } th { "final, task's classes" } } }
+            tbody { @for subnet in subnets { @if let (Ok(found), Ok(of_task)) = (subnet.class_incremental.metrics(), subnet.task_incremental.metrics()) {
+                tr {
+                    td title=(subnet.subnet) { (subnet.name) }
+                    td { (count(subnet.macs)) }
+                    td { (percent(found.final_average_accuracy)) }
+                    td { (percent(found.average_incremental_accuracy)) }
+                    td { (optional(found.forgetting)) }
+                    td { (percent(of_task.final_average_accuracy)) }
+                }
+            } } }
+        } }
+        div.charts {
+            (figure(&accuracy, "Mean accuracy on the tasks learnt so far, among all classes seen."))
+            (figure(&forgotten, "Mean, over the earlier tasks, of the best accuracy so far less the present one, among all classes seen."))
+        }
+        div.charts { @for subnet in subnets {
+            (map(&subnet.class_incremental, &format!("{}: accuracy among all classes seen so far. A row for each task learnt, a column for each task measured.", subnet.name)))
+        } }
+    }
+}
+
+/// After each task but the first: the mean over the tasks before it of what is lost since their best.
+fn forgotten_so_far(matrix: &AccuracyMatrix) -> Vec<f64> {
+    let lost = |learnt: usize| -> f64 {
+        let of_task = |task: usize| {
+            let before = matrix.rows[task..learnt].iter().map(|row| row[task]);
+            before.fold(0.0, f64::max) - matrix.rows[learnt][task]
+        };
+        (0..learnt).map(of_task).sum::<f64>() / learnt.max(1) as f64
+    };
+    (0..matrix.rows.len()).map(lost).collect()
 }
 
 fn optional(value: Option<f64>) -> String {

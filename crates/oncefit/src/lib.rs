@@ -15,6 +15,7 @@ pub mod fit;
 mod format;
 mod heat_map;
 mod learning_report;
+mod learnt;
 mod loaded;
 mod page;
 pub mod predicted;

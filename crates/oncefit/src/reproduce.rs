@@ -5,9 +5,12 @@
 //! decide. What holds exactly or not at all is a fact. Each claim's numbers are kept in a file as soon as
 //! they exist, and a later call goes on from there.
 
+mod arms;
 mod deep_architect;
 mod deps;
+mod elastic_continual;
 mod once_for_all;
+mod refresh;
 mod supernets;
 
 use std::path::{Path, PathBuf};
@@ -188,7 +191,13 @@ pub struct Tried {
 }
 
 /// All papers.
-pub const PAPERS: [Paper; 3] = [deep_architect::PAPER, deps::PAPER, once_for_all::PAPER];
+pub const PAPERS: [Paper; 5] = [
+    once_for_all::PAPER,
+    deps::PAPER,
+    deep_architect::PAPER,
+    refresh::PAPER,
+    elastic_continual::PAPER,
+];
 
 /// A claim of several parts.
 fn all_of(verdicts: &[Verdict]) -> Verdict {

@@ -5,18 +5,25 @@ use oncefit_data::mirror;
 use super::*;
 
 impl Learner {
+    /// What batch-norm is calibrated on: the last images of the stream and the memory.
+    pub fn calibration_examples(&self) -> Examples {
+        let mut found = self.recent.clone();
+        if let Some(memory) = &self.memory {
+            found.images.extend_from_slice(&memory.images);
+            found.labels.extend_from_slice(&memory.labels);
+        }
+        found
+    }
+
     /// Batch-norm statistics of recent and stored images.
-    fn calibration(&mut self, of_features: bool) -> Result<Calibration> {
+    pub(super) fn calibration(&mut self, of_features: bool) -> Result<Calibration> {
         if !self.has_norms {
             return Ok(Calibration::None);
         }
-        let mut images = self.recent.images.clone();
-        if let Some(memory) = &self.memory {
-            images.extend_from_slice(&memory.images);
-        }
+        let images = self.calibration_examples().images;
         let inputs = normalised(&images, &self.settings.normalisation);
         let values = self.model.input_shape().len();
-        self.forwarded += (inputs.len() / values) as u64;
+        self.forwarded += (inputs.len() / values) as u64 * self.model.macs();
         let batches = inputs.chunks(128 * values).map(|data| Batch {
             data,
             count: data.len() / values,
@@ -41,7 +48,7 @@ impl Learner {
                 data: &data,
                 count: data.len() / values,
             };
-            self.forwarded += batch.count as u64;
+            self.forwarded += batch.count as u64 * self.model.macs();
             let (executor, parameters) = (&mut self.executor, &self.parameters);
             let found =
                 self.model
@@ -141,7 +148,7 @@ impl Learner {
             decay: Decay::Constant,
             ..self.settings.clone()
         };
-        let mut fresh = Self::new(&self.space, Method::fine_tune(), settings)?;
+        let mut fresh = self.fresh(Method::fine_tune(), settings)?;
         for epoch in 0..epochs {
             let mut order: Vec<usize> = (0..memory.len()).collect();
             let index = epoch as u64;
@@ -152,6 +159,27 @@ impl Learner {
             }
         }
         Ok(Some(fresh))
+    }
+
+    /// As [`Learner::evaluate`], of each subnet of [`Learner::watched`], calibrated by itself.
+    ///
+    /// # Errors
+    /// As [`Learner::evaluate`].
+    pub fn evaluate_watched(&mut self, stream: &Stream) -> Result<Vec<Vec<TaskAccuracy>>> {
+        let graphs: Vec<Graph> = self
+            .watched()
+            .iter()
+            .map(|one| one.subnet.graph().clone())
+            .collect();
+        let mut found = Vec::new();
+        for graph in graphs {
+            let model = Arc::new(Model::of_graph(&graph, &self.parameters)?);
+            let largest = std::mem::replace(&mut self.model, model);
+            let accuracies = self.evaluate(stream);
+            self.model = largest;
+            found.push(accuracies?);
+        }
+        Ok(found)
     }
 
     /// Accuracies on every task of `stream`, class- and task-incremental in one pass. Nothing that
@@ -165,6 +193,9 @@ impl Learner {
             Classifier::FreshFromMemory { epochs } => self.fresh_from_memory(epochs)?,
             _ => None,
         };
+        if let Some(fresh) = &mut fresh {
+            fresh.model = Arc::clone(&self.model);
+        }
         let seen: Vec<u32> = match self.seen.is_empty() {
             true => (0..classes as u32).collect(),
             false => self.seen.clone(),
@@ -187,9 +218,9 @@ impl Learner {
                 task_incremental: accuracy(&task.classes),
             });
         }
-        self.evaluation_passes += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        self.evaluation_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
         if let Some(fresh) = fresh {
-            self.evaluation_passes += fresh.passes + fresh.forwarded;
+            self.evaluation_macs += fresh.train_macs + fresh.forwarded;
         }
         Ok(accuracies)
     }

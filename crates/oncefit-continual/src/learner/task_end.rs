@@ -13,6 +13,7 @@ impl Learner {
         if self.settings.fills_at_task_end {
             self.fill(examples)?;
         }
+        self.end_refresh(examples)?;
         for index in 0..self.method.weights.len() {
             let term = self.method.weights[index].clone();
             if term.weight != 0.0 {
@@ -36,7 +37,7 @@ impl Learner {
         }
         let newest = &self.seen[self.old..];
         self.correction.take_if(|found| found.classes != newest);
-        self.passes += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        self.train_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
         self.old = self.seen.len();
         self.task += 1;
         self.batches = 0;
@@ -60,7 +61,7 @@ impl Learner {
         both.labels.extend_from_slice(&new.labels);
         let forwarded = self.forwarded;
         let logits = self.head_scores(&both.images)?;
-        self.passes += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        self.train_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
         self.correction = Some(Correction::fit(
             &logits,
             &both.labels,
@@ -84,24 +85,31 @@ impl Learner {
         Ok(())
     }
 
+    /// At most `limit` random images of a task, normalised, with their labels.
+    pub(super) fn chosen(
+        &self,
+        purpose: &str,
+        examples: &Examples,
+        limit: usize,
+    ) -> (Vec<f32>, Vec<u32>) {
+        let mut order: Vec<usize> = (0..examples.len()).collect();
+        Draws::new(self.settings.seed, purpose, self.task as u64, 0).shuffle(&mut order);
+        order.truncate(limit.max(1));
+        let bytes = self.model.input_shape().len();
+        let images = order
+            .iter()
+            .flat_map(|&at| &examples.images[at * bytes..(at + 1) * bytes]);
+        let images: Vec<u8> = images.copied().collect();
+        let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
+        (normalised(&images, &self.settings.normalisation), labels)
+    }
+
     fn importance(
         &mut self,
         index: usize,
         importance: &Importance,
-        examples: &Examples,
+        task: &Examples,
     ) -> Result<Parameters> {
-        let chosen = |limit: usize| {
-            let mut order: Vec<usize> = (0..examples.len()).collect();
-            Draws::new(self.settings.seed, "importance", self.task as u64, 0).shuffle(&mut order);
-            order.truncate(limit.max(1));
-            let bytes = self.model.input_shape().len();
-            let images = order
-                .iter()
-                .flat_map(|&at| &examples.images[at * bytes..(at + 1) * bytes]);
-            let images: Vec<u8> = images.copied().collect();
-            let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
-            (normalised(&images, &self.settings.normalisation), labels)
-        };
         let range = self.classes_of_head();
         let passes_of_image = match importance {
             Importance::Fisher {
@@ -118,25 +126,25 @@ impl Learner {
             }
             Importance::Fisher {
                 estimator,
-                examples,
+                examples: limit,
                 ..
             } => {
-                let (images, labels) = chosen(*examples);
-                self.passes += passes_of_image * labels.len() as u64;
+                let (images, labels) = self.chosen("importance", task, *limit);
+                self.train_macs += passes_of_image * labels.len() as u64 * self.model.macs();
                 let executor = &mut self.executor;
                 fisher(
                     executor,
                     &self.model,
                     &self.parameters,
-                    &images,
-                    &labels,
+                    (&images, &labels),
                     &range,
                     *estimator,
+                    Mode::Train { dropout: None },
                 )
             }
-            Importance::OutputSensitivity { examples } => {
-                let (images, labels) = chosen(*examples);
-                self.passes += passes_of_image * labels.len() as u64;
+            Importance::OutputSensitivity { examples: limit } => {
+                let (images, labels) = self.chosen("importance", task, *limit);
+                self.train_macs += passes_of_image * labels.len() as u64 * self.model.macs();
                 let executor = &mut self.executor;
                 output_sensitivity(
                     executor,

@@ -2,15 +2,15 @@
 
 use oncefit_data::{DataSource, LoadedData, Normalisation, ValidationSplit};
 use oncefit_nn::{ImportSettings, Parameters, Supernet, import_weights};
-use oncefit_space::Space;
-use oncefit_train::{Decay, TrainError};
+use oncefit_space::{Space, Subnet, Value};
+use oncefit_train::{Decay, RESOLUTION, TrainError};
 
 use super::{
     DrawKind, FillKind, LearningRecipe, NetworkKind, NetworkRecipe, RateDecayKind, StreamKind,
     StreamRecipe,
 };
 use crate::error::{Result, setting};
-use crate::learner::{Classifier, ImageChanges, Learner, LearnerSettings};
+use crate::learner::{Classifier, ElasticSettings, ImageChanges, Learner, LearnerSettings};
 use crate::networks::{mlp, resnet18, small_cnn, space_of_member};
 use crate::stream::{ClassOrder, Scenario, Stream, StreamSettings};
 
@@ -86,7 +86,8 @@ impl NetworkRecipe {
                     .into(),
             );
         }
-        let owners: [(&str, bool, &[NetworkKind]); 6] = [
+        let of_spaces: &[NetworkKind] = &[NetworkKind::Member, NetworkKind::Supernet];
+        let owners: [(&str, bool, &[NetworkKind]); 7] = [
             ("hidden", self.hidden.is_some(), &[NetworkKind::Mlp]),
             (
                 "width",
@@ -94,13 +95,14 @@ impl NetworkRecipe {
                 &[NetworkKind::SmallCnn, NetworkKind::Resnet18],
             ),
             ("subnet", self.subnet.is_some(), &[NetworkKind::Member]),
-            ("weights", self.weights.is_some(), &[NetworkKind::Member]),
+            ("weights", self.weights.is_some(), of_spaces),
             (
                 "fresh_classifier",
                 self.fresh_classifier.is_some(),
-                &[NetworkKind::Member],
+                of_spaces,
             ),
-            ("space", self.space.is_some(), &[NetworkKind::Member]),
+            ("elastic", self.elastic.is_some(), &[NetworkKind::Supernet]),
+            ("space", self.space.is_some(), of_spaces),
         ];
         for (key, is_given, kinds) in owners {
             if is_given && !kinds.contains(&self.kind) {
@@ -116,10 +118,10 @@ impl NetworkRecipe {
             }
         }
         match (self.kind, &self.space) {
-            (NetworkKind::Member, None) => Err(
-                "`network.kind = \"member\"` needs a section `network.space` with `family` or `file`"
-                    .into(),
-            ),
+            (NetworkKind::Member | NetworkKind::Supernet, None) => Err(format!(
+                "`network.kind = \"{}\"` needs a section `network.space` with `family` or `file`",
+                name(self.kind)
+            )),
             _ => Ok(()),
         }
     }
@@ -131,6 +133,7 @@ fn name(kind: NetworkKind) -> &'static str {
         NetworkKind::SmallCnn => "small-cnn",
         NetworkKind::Resnet18 => "resnet18",
         NetworkKind::Member => "member",
+        NetworkKind::Supernet => "supernet",
     }
 }
 
@@ -192,7 +195,6 @@ impl LearningRecipe {
     pub fn build_learner(&self, data: &LoadedData) -> Result<Learner> {
         let shape = data.train.shape();
         let classes = data.train.class_names().len();
-        let (space, weights) = self.build_network(shape, classes)?;
         let augmentation = ImageChanges {
             augmentation: self.augmentation,
             shape,
@@ -223,6 +225,23 @@ impl LearningRecipe {
             replays_in_passes: self.memory.draws == Some(DrawKind::Passes),
             mirrored: self.mirrors(method.classifier)?.then_some(shape),
         };
+        if self.network.kind == NetworkKind::Supernet {
+            let (space, weights) = self.build_supernet(shape, classes)?;
+            let elastic = self.network.elastic.clone().unwrap_or_default();
+            let elastic = ElasticSettings {
+                random: elastic.random,
+                distillation: elastic.distillation,
+                aggregation: elastic.aggregation.into(),
+                watched: elastic.subnets,
+            };
+            return match weights {
+                Some(weights) => {
+                    Learner::elastic_with_weights(&space, elastic, weights, method, settings)
+                }
+                None => Learner::elastic(&space, elastic, method, settings),
+            };
+        }
+        let (space, weights) = self.build_network(shape, classes)?;
         match weights {
             Some(weights) => Learner::with_weights(&space, weights, method, settings),
             None => Learner::new(&space, method, settings),
@@ -268,33 +287,69 @@ impl LearningRecipe {
             (NetworkKind::Member, Some(recipe)) => {
                 let space = recipe.build(shape.channels, classes)?;
                 let subnet = space.parse_subnet(network.subnet.as_deref().unwrap_or("largest"))?;
-                let wanted = subnet.graph().input_shape();
-                if (wanted.height, wanted.width) != (shape.height, shape.width) {
-                    return Err(setting(
-                        "the resolution of the subnet",
-                        format!("{}×{}", wanted.height, wanted.width),
-                        format!("that of the images, {}×{}", shape.height, shape.width),
-                    ));
-                }
+                check_resolution(&subnet, shape)?;
                 let single = space_of_member(&space, &subnet)?;
-                let Some(path) = &network.weights else {
-                    return Ok((single, None));
+                let weights = match self.imported(&space)? {
+                    Some(weights) => {
+                        let supernet = Supernet::with_parameters(&space, weights)?;
+                        Some(supernet.extract_weights(&subnet)?)
+                    }
+                    None => None,
                 };
-                let bytes = std::fs::read(path).map_err(TrainError::file("read weights", path))?;
-                let settings = ImportSettings {
-                    names: None,
-                    fresh_classifier: network.fresh_classifier.unwrap_or(false),
-                    seed: self.seed,
-                };
-                let file_name = path.display().to_string();
-                let imported = import_weights(&space, &bytes, &file_name, &settings)?;
-                let supernet = Supernet::with_parameters(&space, imported.parameters)?;
-                (single, Some(supernet.extract_weights(&subnet)?))
+                (single, weights)
             }
-            (NetworkKind::Mlp | NetworkKind::Member, _) => {
+            (NetworkKind::Mlp | NetworkKind::Member | NetworkKind::Supernet, _) => {
                 let hidden = network.hidden.unwrap_or(100);
                 (mlp(shape.bytes(), hidden, classes)?, None)
             }
         })
+    }
+    /// The space of a supernet at the images' resolution, and the weights that it starts from.
+    fn build_supernet(
+        &self,
+        shape: oncefit_data::ImageShape,
+        classes: usize,
+    ) -> Result<(Space, Option<Parameters>)> {
+        let Some(recipe) = &self.network.space else {
+            return Err(setting("`network.space`", "not there", "a section"));
+        };
+        let mut space = recipe.build(shape.channels, classes)?;
+        let has_resolutions = space.decisions().iter().any(|slot| slot.path == RESOLUTION);
+        if has_resolutions && !recipe.fix.contains_key(RESOLUTION) {
+            space = space.restrict(RESOLUTION, &[Value::Int(shape.height as i64)])?;
+        }
+        check_resolution(&space.largest()?, shape)?;
+        let weights = self.imported(&space)?;
+        Ok((space, weights))
+    }
+
+    /// The weights of `network.weights` for a space.
+    fn imported(&self, space: &Space) -> Result<Option<Parameters>> {
+        let network = &self.network;
+        let Some(path) = &network.weights else {
+            return Ok(None);
+        };
+        let bytes = std::fs::read(path).map_err(TrainError::file("read weights", path))?;
+        let settings = ImportSettings {
+            names: None,
+            fresh_classifier: network.fresh_classifier.unwrap_or(false),
+            seed: self.seed,
+        };
+        let file_name = path.display().to_string();
+        Ok(Some(
+            import_weights(space, &bytes, &file_name, &settings)?.parameters,
+        ))
+    }
+}
+
+fn check_resolution(subnet: &Subnet, shape: oncefit_data::ImageShape) -> Result<()> {
+    let wanted = subnet.graph().input_shape();
+    match (wanted.height, wanted.width) == (shape.height, shape.width) {
+        true => Ok(()),
+        false => Err(setting(
+            "the resolution of the subnet",
+            format!("{}×{}", wanted.height, wanted.width),
+            format!("that of the images, {}×{}", shape.height, shape.width),
+        )),
     }
 }

@@ -251,10 +251,13 @@ impl LearningRecipe {
             }
             method.memory = Some(policy.into());
         }
-        Ok(method)
+        match &self.refresh {
+            Some(refresh) => Ok(method.refreshed(refresh.build(self)?)),
+            None => Ok(method),
+        }
     }
 
-    fn estimator(&self, kind: FisherKind) -> FisherEstimator {
+    pub(super) fn estimator(&self, kind: FisherKind) -> FisherEstimator {
         match kind {
             FisherKind::Exact => FisherEstimator::Exact,
             FisherKind::WeightedLabel => FisherEstimator::WeightedLabel,
