@@ -24,6 +24,7 @@ PEER = HERE.parent.parent / "target/release/examples/peer"
 TRAINING = [
     ("bench-mb", 64), ("bench-mb", 128), ("bench-mb", 4), ("bench-mb", 16),
     ("sandwich", 32), ("ofa-mobilenet-v3", 8), ("ofa-resnet50d", 8), ("resnet18", 32),
+    ("quickstart", 64),
 ]
 INFERENCE = [
     (name, batch)
@@ -113,9 +114,12 @@ def training(cases, rounds, threads, modes, folder):
         file = networks_file(name, folder)
         for mode in modes:
             torch[mode].ask("networks", name, file)
-        contenders = {"oncefit": lambda count: ours.ask("train", name, batch, count)}
+        contenders = {
+            "oncefit": lambda count: ours.ask("train", name, batch, count),
+            "oncefit recomputing": lambda count: ours.ask("recompute", name, batch, count),
+        }
         for mode in modes:
-            if mode == "compile" and name == "sandwich":
+            if mode == "compile" and name in ("sandwich", "quickstart"):
                 continue  # 32 networks to compile
             contenders[f"torch {mode}"] = (
                 lambda count, mode=mode: torch[mode].ask("train", name, batch, count)
@@ -136,6 +140,7 @@ def inference(cases, rounds, threads, folder):
             ours.ask("export", name, file)
         contenders = {
             "oncefit": lambda count: ours.ask("infer", "oncefit", name, batch, count),
+            "oncefit int8": lambda count: ours.ask("infer", "int8", name, batch, count),
             "onnxruntime": lambda count: runtime.ask("infer", name, file, batch, count),
             "tract": lambda count: ours.ask("infer", "tract", name, batch, count),
         }
@@ -154,19 +159,20 @@ def memory(cases, threads, folder):
         idle = Contender([PEER], threads)
         start = idle.ask("memory")
         idle.close()
-        ours = Contender([PEER], threads)
-        ours.ask("train", name, batch, 3)
-        found["oncefit"] = ours.ask("memory") - start
-        ours.close()
+        for title, request in (("oncefit", "train"), ("oncefit recomputing", "recompute")):
+            ours = Contender([PEER], threads)
+            ours.ask(request, name, batch, 3)
+            found[title] = ours.ask("memory") - start
+            ours.close()
         for mode in ("nchw", "channels_last"):
             torch = Contender([sys.executable, HERE / "torch_peer.py", mode], threads)
             torch.ask("networks", name, file)
             torch.ask("train", name, batch, 3)
             found[f"torch {mode}"] = torch.ask("memory")
             torch.close()
-        shares = {mode: found["oncefit"] / kib for mode, kib in found.items()}
+        least = min(kib for title, kib in found.items() if title.startswith("torch"))
         print(f"memory {name}, batch {batch}: " + ", ".join(
-            f"{mode} {kib / 1024:.0f} MiB (ours/theirs {shares[mode]:.2f})" for mode, kib in found.items()
+            f"{title} {kib / 1024:.0f} MiB ({kib / least:.2f})" for title, kib in found.items()
         ), flush=True)
         rows.append({"case": f"memory {name}, batch {batch}", "kib": found})
     return rows

@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 batch_size: 10,
                 seed,
                 normalisation: Normalisation::of(&data.train)?,
-                augmentation: None,
+                ..LearnerSettings::default()
             },
         )?;
         let mut experiment = Experiment::new(stream, learner);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Divergence {
-    /// `‖h − r‖²`, the sum over classes; r are logits.
+    /// `‖h − r‖²`, the sum over classes; r are logits, NaN where the class had none.
     SquaredDistance,
     /// `KL(softmax(r/τ) ‖ softmax(h/τ))`, the model second; without the factor τ².
     KullbackLeibler {
@@ -59,6 +59,9 @@ pub fn output_divergence(
             Divergence::SquaredDistance => {
                 for place in 0..range.len() {
                     let difference = h[place] - r[place];
+                    if r[place].is_nan() {
+                        continue;
+                    }
                     total += difference * difference;
                     add(place, 2.0 * difference);
                 }

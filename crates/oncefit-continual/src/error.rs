@@ -12,6 +12,9 @@ pub enum ContinualError {
     /// The space of the network is not legal.
     #[error(transparent)]
     Space(#[from] oncefit_space::SpaceError),
+    /// The targets of a head.
+    #[error(transparent)]
+    Text(#[from] oncefit_text::TextError),
     /// A recipe or a run folder.
     #[error(transparent)]
     Run(#[from] oncefit_train::TrainError),

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Directions;
 use crate::error::{ContinualError, Result};
-use crate::learner::{Learner, StepReport, TaskAccuracy};
+use crate::learner::{Learner, StepReport, TaskAccuracy, WatchedSubnet};
 use crate::metrics::AccuracyMatrix;
-use crate::stream::Stream;
+use crate::stream::{Stream, Task};
 
 /// What a finished stream leaves behind.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -25,11 +26,60 @@ pub struct Finished {
     pub seconds: f64,
     /// Images that ran forward and backward.
     pub images: u64,
+    /// Multiply-accumulates of evaluations.
+    #[serde(default)]
+    pub evaluation_macs: u64,
     /// Bytes of the memory at the end.
     pub memory_bytes: usize,
+    /// Row t: how far the features of each earlier task's test images had turned after task t
+    /// ([`Directions::drift_to`]); empty where it is not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Vec<f64>>,
+    /// Of a supernet: its watched subnets. The accuracies above are the largest's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<SubnetAccuracies>,
     /// The task that is being learnt.
     #[serde(default)]
     pub running: Running,
+}
+
+/// Test images of a task that its drift is measured on, at most.
+const DRIFT_IMAGES: usize = 512;
+
+/// What is kept in a state beside the learner.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    #[serde(flatten)]
+    finished: Finished,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    directions: Vec<Directions>,
+}
+
+/// What became of a subnet of a supernet.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SubnetAccuracies {
+    /// `smallest`, `middle`, `largest` or its text.
+    pub name: String,
+    /// Its text.
+    pub subnet: String,
+    /// Multiply-accumulates for one image.
+    pub macs: u64,
+    /// The largest score among all classes seen.
+    pub class_incremental: AccuracyMatrix,
+    /// The largest score among the task's classes.
+    pub task_incremental: AccuracyMatrix,
+}
+
+impl SubnetAccuracies {
+    fn of(watched: &WatchedSubnet) -> Self {
+        Self {
+            name: watched.name.clone(),
+            subnet: watched.subnet.text(),
+            macs: watched.subnet.graph().macs(),
+            class_incremental: AccuracyMatrix::default(),
+            task_incremental: AccuracyMatrix::default(),
+        }
+    }
 }
 
 /// A task so far.
@@ -62,6 +112,10 @@ pub struct Experiment {
     pub learner: Learner,
     /// What is known so far; one row a task.
     pub finished: Finished,
+    /// How many principal directions the drift is measured with, if it is.
+    drift: Option<usize>,
+    /// Those of each task's test images right after the task.
+    directions: Vec<Directions>,
 }
 
 impl Experiment {
@@ -71,7 +125,35 @@ impl Experiment {
             stream,
             learner,
             finished: Finished::default(),
+            drift: None,
+            directions: Vec::new(),
         }
+    }
+
+    /// Measures the drift of features too, with so many principal directions.
+    pub fn with_drift(self, directions: usize) -> Self {
+        Self {
+            drift: Some(directions),
+            ..self
+        }
+    }
+
+    fn measure_drift(&mut self, task: usize, directions: usize) -> Result<()> {
+        let mut row = Vec::new();
+        for earlier in 0..=task {
+            let test = &self.stream.tasks()[earlier].test;
+            let count = test.len().min(DRIFT_IMAGES);
+            let chosen: Vec<usize> = (0..count).map(|at| test[at * test.len() / count]).collect();
+            let examples = self.stream.test_examples(earlier, &chosen);
+            let (features, width) = self.learner.unit_features(&examples.images)?;
+            let found = Directions::of(&features, width, directions);
+            match earlier == task {
+                true => self.directions.push(found),
+                false => row.push(self.directions[earlier].drift_to(&found)),
+            }
+        }
+        self.finished.drift.push(row);
+        Ok(())
     }
 
     /// Runs to the end; `observe` sees the learner after every batch and may stop by returning
@@ -95,14 +177,12 @@ impl Experiment {
         let before = self.finished.seconds;
         if self.finished.class_incremental.untrained.is_empty() && self.learner.position() == (0, 0)
         {
-            let accuracies = self.learner.evaluate(&self.stream)?;
-            let (class, task) = columns(&accuracies);
-            self.finished.class_incremental.untrained = class;
-            self.finished.task_incremental.untrained = task;
+            self.measure(&mut |matrix, row| matrix.untrained = row)?;
         }
         let (first_task, first_batch) = self.learner.position();
         for task in first_task..self.stream.tasks().len() {
             let first = if task == first_task { first_batch } else { 0 };
+            self.learner.expect(self.stream.batches_per_epoch(task));
             // A stream of its own, so that the observer may see the experiment.
             let stream = self.stream.clone();
             for examples in stream.iterate(task, first) {
@@ -121,12 +201,20 @@ impl Experiment {
             self.finished.task_seconds.push(running.seconds);
             let share = running.correct as f64 / running.images.max(1) as f64;
             self.finished.prequential.push(share);
-            let train = &stream.tasks()[task].train;
+            let Task {
+                train, held_out, ..
+            } = &stream.tasks()[task];
+            if !held_out.is_empty() {
+                let held_out = stream.train_examples(task, held_out);
+                self.learner.correct(&held_out)?;
+            }
             self.learner.end_task(&stream.train_examples(task, train))?;
-            let (class, by_task) = columns(&self.learner.evaluate(&stream)?);
-            self.finished.class_incremental.rows.push(class);
-            self.finished.task_incremental.rows.push(by_task);
+            self.measure(&mut |matrix, row| matrix.rows.push(row))?;
+            if let Some(directions) = self.drift {
+                self.measure_drift(task, directions)?;
+            }
             self.finished.images = self.learner.images();
+            self.finished.evaluation_macs += self.learner.take_evaluation_macs();
             self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
             self.finished.seconds = before + begun.elapsed().as_secs_f64();
             if !observe(self, Moment::Task(task))? {
@@ -136,12 +224,43 @@ impl Experiment {
         Ok(())
     }
 
+    /// Measures the network, or the watched subnets, on all tasks; `note` gets every matrix with its
+    /// new row.
+    fn measure(&mut self, note: &mut dyn FnMut(&mut AccuracyMatrix, Vec<f64>)) -> Result<()> {
+        let finished = &mut self.finished;
+        if self.learner.watched().is_empty() {
+            let (class, by_task) = columns(&self.learner.evaluate(&self.stream)?);
+            note(&mut finished.class_incremental, class);
+            note(&mut finished.task_incremental, by_task);
+            return Ok(());
+        }
+        let found = self.learner.evaluate_watched(&self.stream)?;
+        if finished.subnets.is_empty() {
+            let watched = self.learner.watched().iter();
+            finished.subnets = watched.map(SubnetAccuracies::of).collect();
+        }
+        for (accuracies, subnet) in found.iter().zip(&mut finished.subnets) {
+            let (class, by_task) = columns(accuracies);
+            if subnet.name == "largest" {
+                note(&mut finished.class_incremental, class.clone());
+                note(&mut finished.task_incremental, by_task.clone());
+            }
+            note(&mut subnet.class_incremental, class);
+            note(&mut subnet.task_incremental, by_task);
+        }
+        Ok(())
+    }
+
     /// Learner and accuracies as the bytes of one safetensors file.
     ///
     /// # Errors
     /// As [`Learner::state`].
     pub fn state(&self) -> Result<Vec<u8>> {
-        let note = serde_json::to_string(&self.finished).expect("accuracies are plain data");
+        let note = Note {
+            finished: self.finished.clone(),
+            directions: self.directions.clone(),
+        };
+        let note = serde_json::to_string(&note).expect("accuracies are plain data");
         self.learner.state_with_note(&note)
     }
 
@@ -152,10 +271,11 @@ impl Experiment {
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         let fails = |reason: String| ContinualError::State { reason };
         let note = crate::state::note(bytes)?;
-        let finished: Finished = serde_json::from_str(&note)
+        let note: Note = serde_json::from_str(&note)
             .map_err(|error| fails(format!("it has no accuracies beside it ({error})")))?;
         self.learner.restore_with_note(bytes)?;
-        self.finished = finished;
+        self.finished = note.finished;
+        self.directions = note.directions;
         Ok(())
     }
 }

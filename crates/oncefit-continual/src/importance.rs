@@ -4,11 +4,13 @@
 //! gradients are squared per example, differs between code bases and changes results (unified
 //! framework, section 3.5), so every result names its estimator.
 
-use oncefit_nn::{Executor, Gradients, Images, Mode, Parameters, Plan};
+use oncefit_nn::{Executor, Gradients, Images, Mode, Parameters};
 use serde::{Deserialize, Serialize};
 
 use crate::divergence::{cross_entropy, log_softmax};
 use crate::error::Result;
+use crate::head::OutputGradients;
+use crate::model::Model;
 
 /// An estimator of the Fisher information's diagonal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -29,8 +31,9 @@ pub enum FisherEstimator {
 
 struct Pass<'a> {
     executor: &'a mut Executor,
-    plan: &'a Plan,
+    model: &'a Model,
     parameters: &'a Parameters,
+    mode: Mode<'a>,
     gradients: Gradients,
 }
 
@@ -43,18 +46,20 @@ impl Pass<'_> {
         f: fn(f64) -> f64,
         sums: &mut [Vec<f64>],
     ) -> Result<()> {
-        let mode = Mode::Train { dropout: None };
-        let tape = self
-            .executor
-            .forward(self.plan, self.parameters, images, mode)?;
-        let mut gradient = vec![0.0; tape.output().len()];
-        let factor = seed(tape.output(), &mut gradient);
+        let output = self
+            .model
+            .forward(self.executor, self.parameters, images, self.mode)?;
+        let mut outputs = OutputGradients {
+            logits: vec![0.0; output.logits().len()],
+            ..OutputGradients::default()
+        };
+        let factor = seed(output.logits(), &mut outputs.logits);
         self.gradients.clear();
-        self.executor.backward(
-            self.plan,
+        self.model.backward(
+            self.executor,
             self.parameters,
-            tape,
-            &gradient,
+            output,
+            &outputs,
             &mut self.gradients,
         )?;
         for (position, sums) in sums.iter_mut().enumerate() {
@@ -68,8 +73,9 @@ impl Pass<'_> {
 
 fn estimate(
     executor: &mut Executor,
-    plan: &Plan,
+    model: &Model,
     parameters: &Parameters,
+    mode: Mode,
     count: f64,
     work: impl FnOnce(&mut Pass, &mut [Vec<f64>]) -> Result<()>,
 ) -> Result<Parameters> {
@@ -79,8 +85,9 @@ fn estimate(
         .collect();
     let mut pass = Pass {
         executor,
-        plan,
+        model,
         parameters,
+        mode,
         gradients: Gradients::zeros(parameters),
     };
     work(&mut pass, &mut sums)?;
@@ -92,21 +99,22 @@ fn estimate(
     Ok(found)
 }
 
-/// The diagonal of the Fisher information on normalised images. The network must have no
-/// batch-norm: one image has no statistics of its own.
+/// The diagonal of the Fisher information on normalised images with labels, of a softmax over the classes in
+/// `range`. A network with batch-norm needs [`Mode::TrainCalibrated`]: one image has no statistics
+/// worth the name.
 ///
 /// # Errors
 /// If the images do not fit the network.
 pub fn fisher(
     executor: &mut Executor,
-    plan: &Plan,
+    model: &Model,
     parameters: &Parameters,
-    images: &[f32],
-    labels: &[u32],
+    (images, labels): (&[f32], &[u32]),
+    range: &[u32],
     estimator: FisherEstimator,
+    mode: Mode,
 ) -> Result<Parameters> {
-    let classes = plan.output_shape().channels;
-    let all: Vec<u32> = (0..classes as u32).collect();
+    let classes = model.classes();
     let values = images.len() / labels.len().max(1);
     let size = match estimator {
         FisherEstimator::MiniBatch { size } => size.max(1),
@@ -114,25 +122,27 @@ pub fn fisher(
     };
     let batches = labels.len().div_ceil(size) as f64;
     let square = |value: f64| value * value;
-    estimate(executor, plan, parameters, batches, |pass, sums| {
+    estimate(executor, model, parameters, mode, batches, |pass, sums| {
         for (data, labels) in images.chunks(size * values).zip(labels.chunks(size)) {
             let batch = Images {
                 data,
                 count: labels.len(),
             };
             let targets: Vec<u32> = match estimator {
-                FisherEstimator::Exact => all.clone(),
+                FisherEstimator::Exact => range.to_vec(),
                 _ => vec![labels[0]],
             };
             for target in targets {
                 let label = [target];
                 let labels = if size == 1 { &label[..] } else { labels };
                 let mut seed = |logits: &[f32], gradient: &mut [f32]| {
-                    cross_entropy(logits, labels, classes, &all, 1.0, gradient);
-                    let row: Vec<f64> = logits[..classes].iter().map(|z| f64::from(*z)).collect();
+                    cross_entropy(logits, labels, classes, range, 1.0, gradient);
+                    let places = range.iter().map(|&class| class as usize);
+                    let row: Vec<f64> = places.map(|at| f64::from(logits[at])).collect();
+                    let place = range.iter().position(|&class| class == target);
                     match estimator {
                         FisherEstimator::Exact | FisherEstimator::WeightedLabel => {
-                            log_softmax(&row, 1.0)[target as usize].exp()
+                            place.map_or(0.0, |place| log_softmax(&row, 1.0)[place].exp())
                         }
                         _ => 1.0,
                     }
@@ -144,29 +154,39 @@ pub fn fisher(
     })
 }
 
-/// Memory-aware synapses: the mean over images of |∂‖h(x)‖² / ∂θ|, h the logits.
+/// Memory-aware synapses: the mean over images of |∂‖h(x)‖² / ∂θ|, h the logits in `range`.
 ///
 /// # Errors
 /// If the images do not fit the network.
 pub fn output_sensitivity(
     executor: &mut Executor,
-    plan: &Plan,
+    model: &Model,
     parameters: &Parameters,
     images: &[f32],
     count: usize,
+    range: &[u32],
 ) -> Result<Parameters> {
     let values = images.len() / count.max(1);
-    estimate(executor, plan, parameters, count as f64, |pass, sums| {
-        for data in images.chunks(values) {
-            let mut seed = |logits: &[f32], gradient: &mut [f32]| {
-                let pairs = gradient.iter_mut().zip(logits);
-                pairs.for_each(|(gradient, logit)| *gradient = 2.0 * logit);
-                1.0
-            };
-            pass.add(Images { data, count: 1 }, &mut seed, f64::abs, sums)?;
-        }
-        Ok(())
-    })
+    let mode = Mode::Train { dropout: None };
+    estimate(
+        executor,
+        model,
+        parameters,
+        mode,
+        count as f64,
+        |pass, sums| {
+            for data in images.chunks(values) {
+                let mut seed = |logits: &[f32], gradient: &mut [f32]| {
+                    for &class in range {
+                        gradient[class as usize] = 2.0 * logits[class as usize];
+                    }
+                    1.0
+                };
+                pass.add(Images { data, count: 1 }, &mut seed, f64::abs, sums)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 #[cfg(test)]
@@ -183,16 +203,19 @@ mod tests {
         parameters
             .iter_mut()
             .for_each(|tensor| tensor.data.fill(0.0));
-        let plan = Plan::new(space.largest().unwrap().graph(), &parameters).unwrap();
+        let graph = space.largest().unwrap().graph().clone();
+        let head = crate::head::HeadSettings::default();
+        let (model, parameters) = Model::new(&graph, &head, parameters, 0).unwrap();
         let run = |estimator| {
             let mut executor = Executor::default();
             fisher(
                 &mut executor,
-                &plan,
+                &model,
                 &parameters,
-                &[3.0, 1.0],
-                &[1],
+                (&[3.0, 1.0], &[1]),
+                &[0, 1],
                 estimator,
+                Mode::Train { dropout: None },
             )
             .unwrap()
         };

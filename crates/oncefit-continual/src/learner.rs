@@ -1,24 +1,35 @@
 //! A network that learns a stream: network, optimiser, memory and method state as one value.
 
 mod contrastive_step;
+mod elastic;
 mod evaluation;
 mod task_end;
+mod unlearning;
+
+use std::sync::Arc;
 
 use oncefit_data::{Augmentation, ImageShape, Normalisation};
 use oncefit_nn::{
-    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, Parameters, Plan, Supernet,
-    TransformDecay, UpdateRule,
+    Calibration, Executor, Gradients, Images as Batch, Mode, Optimiser, ParameterKind, Parameters,
+    Supernet, TransformDecay, UpdateRule,
 };
 use oncefit_random::Draws;
-use oncefit_space::{Graph, Op, Space};
+use oncefit_space::{Graph, Op, Space, Subnet};
+use oncefit_train::{Decay, LearningRate};
 use serde::{Deserialize, Serialize};
 
+use self::elastic::{Elastic, StepNetwork};
+pub use self::elastic::{ElasticSettings, WatchedSubnet};
+use crate::angles::{less_forget, margin_ranking};
 use crate::contrastive::add_projection;
+use crate::correction::Correction;
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};
-use crate::importance::{fisher, output_sensitivity};
+use crate::head::{HeadSettings, OutputGradients, to_unit_lengths};
+use crate::importance::{FisherEstimator, fisher, output_sensitivity};
 use crate::memory::{Memory, MemoryPolicy, herding_order};
 use crate::method::{BatchClasses, ClassRange, Images, Importance, Method, Reference};
+use crate::model::{Model, Output};
 use crate::networks::single_member;
 use crate::stream::{Examples, Stream, normalised};
 
@@ -38,8 +49,26 @@ pub enum Classifier {
     },
 }
 
+/// How fresh weights are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initialisation {
+    /// As `Supernet::initialise` does; biases are 0.
+    #[default]
+    Oncefit,
+    /// As PyTorch's layers do: weights and biases of convolutions and linear layers uniform in
+    /// ±1/√inputs.
+    Pytorch,
+}
+
+impl Initialisation {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a learner is made of, beside network and method.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct LearnerSettings {
     /// Learning rate.
     pub learning_rate: f32,
@@ -56,8 +85,51 @@ pub struct LearnerSettings {
     /// How bytes become values.
     pub normalisation: Normalisation,
     /// How images are changed, new and replayed ones each time anew.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<ImageChanges>,
+    /// How logits are made of features.
+    #[serde(skip_serializing_if = "HeadSettings::is_default")]
+    pub head: HeadSettings,
+    /// How fresh weights are drawn; given weights stay.
+    #[serde(skip_serializing_if = "Initialisation::is_default")]
+    pub initialisation: Initialisation,
+    /// How the learning rate falls over the epochs of each task.
+    pub decay: Decay,
+    /// Epochs of each task, for a cosine.
+    pub epochs: usize,
+    /// Whether the memory takes a task's images at its end instead of batch by batch.
+    pub fills_at_task_end: bool,
+    /// Whether replayed images come in passes through the memory, each image once in a pass, instead
+    /// of in independent draws; the memory must be filled at task ends.
+    pub replays_in_passes: bool,
+    /// Shape of images whose mirror images count in the class means of the nearest-mean classifier.
+    pub mirrored: Option<ImageShape>,
+}
+
+impl Default for LearnerSettings {
+    /// SGD at 0.03, a memory of 200, batches of 10, pixels from 0 to 1 of one channel.
+    fn default() -> Self {
+        Self {
+            learning_rate: 0.03,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            memory: 200,
+            batch_size: 10,
+            seed: 0,
+            normalisation: Normalisation {
+                mean: vec![0.0],
+                std: vec![1.0],
+            },
+            augmentation: None,
+            head: HeadSettings::default(),
+            initialisation: Initialisation::default(),
+            decay: Decay::Constant,
+            epochs: 1,
+            fills_at_task_end: false,
+            replays_in_passes: false,
+            mirrored: None,
+        }
+    }
 }
 
 /// Changes of images of a shape. The memory keeps images as they were; logits that it keeps are
@@ -132,8 +204,10 @@ pub struct Learner {
     pub(crate) settings: LearnerSettings,
     pub(crate) method: Method,
     space: Space,
-    graph: Graph,
-    plan: Plan,
+    /// The network; of a supernet the largest.
+    model: Arc<Model>,
+    /// What makes it a supernet.
+    pub(crate) elastic: Option<Elastic>,
     has_norms: bool,
     pub(crate) parameters: Parameters,
     pub(crate) optimiser: Optimiser,
@@ -155,6 +229,68 @@ pub struct Learner {
     /// Batches of this task done.
     pub(crate) batches: usize,
     pub(crate) images: u64,
+    pub(crate) train_macs: u64,
+    /// Multiply-accumulates of forward passes since a counter last took them.
+    forwarded: u64,
+    evaluation_macs: u64,
+    batches_per_epoch: usize,
+    /// BiC's, of the task that ended last.
+    pub(crate) correction: Option<Correction>,
+    /// Refresh learning: the Fisher information of the tasks that ended.
+    pub(crate) fisher: Option<Parameters>,
+}
+
+/// What the network at the end of the previous task makes of a batch.
+struct Previous {
+    logits: Vec<f32>,
+    /// Of a cosine head.
+    unit_features: Vec<f32>,
+}
+
+/// What a step learns from.
+struct Lesson {
+    /// The new images and each draw that a term needs.
+    segments: Vec<Segment>,
+    /// Their pixels as the networks see them.
+    inputs: Vec<f32>,
+    /// On which networks, the largest first.
+    networks: Vec<StepNetwork>,
+}
+
+/// What a pass through the output-space terms found.
+#[derive(Default)]
+struct Found {
+    /// Loss of the new images.
+    loss: f64,
+    /// Logits of the new images.
+    logits: Vec<f32>,
+    /// What ran.
+    cost: Cost,
+}
+
+/// What ran forward and backward.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// Images, once for each network.
+    images: usize,
+    /// Three times the multiply-accumulates of a forward pass.
+    train_macs: u64,
+}
+
+impl Cost {
+    fn add(&mut self, network: &StepNetwork, images: usize) {
+        self.images += images;
+        self.train_macs += 3 * network.model.macs() * images as u64;
+    }
+}
+
+/// Other networks' logits for the rows of a segment.
+#[derive(Clone, Copy)]
+struct SoftLabels<'a> {
+    /// Of the network at the end of the previous task.
+    previous: Option<&'a [f32]>,
+    /// Of the step's largest network, for those that learn them instead of labels.
+    largest: Option<&'a [f32]>,
 }
 
 /// The images of one forward pass and where its parts lie.
@@ -172,7 +308,7 @@ impl Learner {
     /// If the space has several members, the memory is smaller than a batch or a draw, or the
     /// method needs what the network cannot give.
     pub fn new(space: &Space, method: Method, settings: LearnerSettings) -> Result<Self> {
-        let parameters = Supernet::initialise(space, settings.seed)?.parameters;
+        let parameters = initial(space, &settings)?;
         Self::with_weights(space, parameters, method, settings)
     }
 
@@ -182,14 +318,44 @@ impl Learner {
     /// As [`Learner::new`], or if the weights are not those of the network.
     pub fn with_weights(
         space: &Space,
-        mut parameters: Parameters,
+        parameters: Parameters,
         method: Method,
         settings: LearnerSettings,
     ) -> Result<Self> {
         let subnet = single_member(space)?;
-        let graph = subnet.graph().clone();
+        let (model, parameters) =
+            Model::new(subnet.graph(), &settings.head, parameters, settings.seed)?;
+        Self::of_model(space, model, None, parameters, method, settings)
+    }
+
+    /// A learner of a model, with everything around it.
+    fn of_model(
+        space: &Space,
+        model: Model,
+        elastic: Option<Elastic>,
+        parameters: Parameters,
+        method: Method,
+        settings: LearnerSettings,
+    ) -> Result<Self> {
+        if let Some(refresh) = &method.refresh {
+            refresh.check()?;
+            if refresh.is_active() && method.cross_entropy == 0.0 && method.outputs.is_empty() {
+                return Err(ContinualError::NotAvailable {
+                    what: format!("refresh learning with `{}`", method.name),
+                    reason: "its network does not learn from batches".into(),
+                });
+            }
+        }
+        let graph = model.graph();
+        let mut parameters = parameters;
         if let Some(contrastive) = &method.contrastive {
             contrastive.check()?;
+            if elastic.is_some() {
+                return Err(ContinualError::NotAvailable {
+                    what: format!("`{}` on a supernet", method.name),
+                    reason: "its projection has one width; it learns on single networks".into(),
+                });
+            }
             if method.classifier != Classifier::NearestMean {
                 return Err(setting(
                     "the classifier of a contrastive method",
@@ -197,16 +363,14 @@ impl Learner {
                     "`nearest-mean`: the loss does not train the head",
                 ));
             }
-            let plan = Plan::new(&contrastive_step::without_head(&graph), &parameters)?;
-            let features = plan.output_shape().len();
-            add_projection(&mut parameters, features, contrastive.width, settings.seed);
+            let width = contrastive.width;
+            add_projection(&mut parameters, model.feature_width(), width, settings.seed);
         }
-        let plan = Plan::new(&graph, &parameters)?;
         let has_norms = graph
             .nodes
             .iter()
             .any(|node| matches!(node.op, Op::BatchNorm { .. }));
-        let input = plan.input_shape();
+        let input = model.input_shape();
         settings
             .normalisation
             .check(settings.normalisation.mean.len())?;
@@ -227,13 +391,18 @@ impl Learner {
                     policy,
                     settings.memory,
                     input.len(),
-                    plan.output_shape().channels,
+                    model.classes(),
                     method.stores_logits(),
                     settings.seed,
                 )?)
             }
             None => None,
         };
+        let is_steady = settings.fills_at_task_end || method.memory == Some(MemoryPolicy::Herding);
+        if settings.replays_in_passes && !is_steady {
+            let legal = "filled at task ends, where replay comes in passes";
+            return Err(setting("the memory", "filled batch by batch", legal));
+        }
         let needs_memory = method.largest_draw() > 0 || method.classifier != Classifier::Head;
         if needs_memory && memory.is_none() {
             return Err(setting(
@@ -241,6 +410,10 @@ impl Learner {
                 "none",
                 "a memory policy",
             ));
+        }
+        if method.angles.is_some() && !model.is_cosine() {
+            let legal = "a cosine head, whose angles its terms compare";
+            return Err(setting("the head of the method", "another", legal));
         }
         let is_per_example = |importance: &Importance| {
             matches!(
@@ -288,9 +461,15 @@ impl Learner {
             task: 0,
             batches: 0,
             images: 0,
+            train_macs: 0,
+            forwarded: 0,
+            evaluation_macs: 0,
+            batches_per_epoch: 0,
+            correction: None,
+            fisher: None,
             space: space.clone(),
-            graph,
-            plan,
+            model: Arc::new(model),
+            elastic,
             has_norms,
             parameters,
             settings,
@@ -313,9 +492,14 @@ impl Learner {
         &self.parameters
     }
 
-    /// The network's graph.
+    /// Encoder and head.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The graph that is executed: the network's, or its encoder's where the head is not its own.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        self.model.graph()
     }
 
     /// The memory, if the method has one.
@@ -328,9 +512,40 @@ impl Learner {
         (self.task, self.batches)
     }
 
-    /// Images that ran forward and backward so far.
+    /// The space: of a supernet all its members.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Images that ran forward and backward so far, once for each network of a step.
     pub fn images(&self) -> u64 {
         self.images
+    }
+
+    /// Multiply-accumulates of training so far, a backward pass as two forward passes: steps, the
+    /// previous network's outputs, what the ends of tasks compute.
+    pub fn train_macs(&self) -> u64 {
+        self.train_macs
+    }
+
+    /// Multiply-accumulates of evaluations since the last call; they are no part of the state.
+    pub fn take_evaluation_macs(&mut self) -> u64 {
+        std::mem::take(&mut self.evaluation_macs)
+    }
+
+    /// Says how many batches an epoch of the coming task has: a decaying learning rate follows it.
+    pub fn expect(&mut self, batches_per_epoch: usize) {
+        self.batches_per_epoch = batches_per_epoch;
+    }
+
+    /// BiC's correction, of the task that ended last.
+    pub fn correction(&self) -> Option<&Correction> {
+        self.correction.as_ref()
     }
 
     /// Classes seen, in order of arrival.
@@ -339,7 +554,15 @@ impl Learner {
     }
 
     fn classes(&self) -> usize {
-        self.plan.output_shape().channels
+        self.model.classes()
+    }
+
+    /// The classes that a softmax over all outputs ranges over.
+    fn classes_of_head(&self) -> Vec<u32> {
+        match self.settings.head.only_seen {
+            true => self.seen.clone(),
+            false => (0..self.classes() as u32).collect(),
+        }
     }
 
     fn check(&self, examples: &Examples) -> Result<()> {
@@ -347,7 +570,7 @@ impl Learner {
         if examples.is_empty() {
             return Err(setting("the number of images in a batch", 0, "1 or more"));
         }
-        let needed = examples.len() * self.plan.input_shape().len();
+        let needed = examples.len() * self.model.input_shape().len();
         if examples.images.len() != needed {
             return Err(setting(
                 "the bytes of a batch",
@@ -355,7 +578,7 @@ impl Learner {
                 format!(
                     "{needed}: {} images of {}",
                     examples.len(),
-                    self.plan.input_shape()
+                    self.model.input_shape()
                 ),
             ));
         }
@@ -375,7 +598,7 @@ impl Learner {
     /// If the batch does not fit, or loss or gradients are not finite: nothing has changed then.
     pub fn step(&mut self, examples: &Examples) -> Result<StepReport> {
         self.check(examples)?;
-        let seen_before = self.seen.len();
+        let before = (self.seen.len(), self.images, self.train_macs);
         for &label in &examples.labels {
             if !self.seen.contains(&label) {
                 self.seen.push(label);
@@ -384,72 +607,154 @@ impl Learner {
         match self.learn(examples) {
             Ok(report) => Ok(report),
             Err(error) => {
-                self.seen.truncate(seen_before);
+                self.seen.truncate(before.0);
+                (self.images, self.train_macs) = (before.1, before.2);
                 Err(error)
             }
         }
     }
 
     fn learn(&mut self, examples: &Examples) -> Result<StepReport> {
-        let classes = self.classes();
-        let (mut pixels, segments) = self.segments(examples);
-        let total = segments.last().map_or(0, |segment| segment.rows.end);
-        let values = self.plan.input_shape().len();
-        let inputs = self.inputs(std::mem::take(&mut pixels), "augmentation");
-        let learns = self.method.cross_entropy != 0.0 || !self.method.outputs.is_empty();
+        let (pixels, segments) = self.segments(examples);
+        let lesson = Lesson {
+            inputs: self.inputs(pixels, "augmentation"),
+            segments,
+            networks: self.step_networks()?,
+        };
+        let Some(before) = self.unlearn(&lesson)? else {
+            return self.relearn(examples, &lesson, Cost::default());
+        };
+        let learnt = self.relearn(examples, &lesson, before.cost);
+        if learnt.is_err() {
+            self.parameters = before.parameters;
+        }
+        learnt
+    }
+
+    /// The gradients of the output-space terms, on every network of the step.
+    fn output_gradients(&mut self, lesson: &Lesson) -> Result<Found> {
+        let values = self.model.input_shape().len();
+        let mut found = Found::default();
         self.gradients.clear();
-        let mut loss = 0.0;
-        let mut first_logits = Vec::new();
-        if learns {
-            // Without batch-norm rows do not see each other: one pass for all segments.
-            let groups: Vec<&[Segment]> = match self.has_norms {
-                true => segments.chunks(1).collect(),
-                false => vec![&segments],
+        if self.method.cross_entropy == 0.0 && self.method.outputs.is_empty() {
+            return Ok(found);
+        }
+        let segments = &lesson.segments;
+        // Without batch-norm rows do not see each other: one pass for all segments.
+        let groups: Vec<&[Segment]> = match self.has_norms {
+            true => segments.chunks(1).collect(),
+            false => vec![segments],
+        };
+        let total = segments.last().map_or(0, |segment| segment.rows.end);
+        for group in groups {
+            let rows = group[0].rows.start..group[group.len() - 1].rows.end;
+            let images = Batch {
+                data: &lesson.inputs[rows.start * values..rows.end * values],
+                count: rows.len(),
             };
-            for group in groups {
-                let rows = group[0].rows.start..group[group.len() - 1].rows.end;
-                let images = Batch {
-                    data: &inputs[rows.start * values..rows.end * values],
-                    count: rows.len(),
-                };
-                let previous = self.previous_logits(images)?;
-                let mode = Mode::Train { dropout: None };
-                let tape = self
-                    .executor
-                    .forward(&self.plan, &self.parameters, images, mode)?;
-                let mut gradient = vec![0.0; rows.len() * classes];
-                for segment in group {
-                    let range = (segment.rows.start - rows.start) * classes
-                        ..(segment.rows.end - rows.start) * classes;
-                    let logits = &tape.output()[range.clone()];
-                    let old = previous.as_ref().map(|all| &all[range.clone()]);
-                    let found = self.objective(segment, logits, old, &mut gradient[range.clone()]);
-                    if segment.draw.is_none() {
-                        loss = found;
-                        first_logits.extend_from_slice(logits);
-                    }
-                }
-                if let Some(at) = gradient.iter().position(|value| !value.is_finite()) {
-                    return Err(ContinualError::NotFinite {
-                        what: "the loss",
-                        step: self.step,
-                        detail: format!("image {} of the step", rows.start + at / classes),
-                    });
-                }
-                self.executor.backward(
-                    &self.plan,
-                    &self.parameters,
-                    tape,
-                    &gradient,
-                    &mut self.gradients,
+            let previous = self.previous_outputs(images)?;
+            let mut largest = None;
+            for network in &lesson.networks {
+                let logits = self.network_gradients(
+                    network,
+                    group,
+                    (images, total),
+                    previous.as_ref(),
+                    largest.as_deref(),
+                    &mut found,
                 )?;
+                largest.get_or_insert(logits);
+                found.cost.add(network, rows.len());
             }
         }
-        let mut total = if learns { total } else { 0 };
-        if let Some(contrastive) = self.method.contrastive.clone() {
-            (loss, total) = self.contrast(&contrastive, examples)?;
+        if let Some(elastic) = &mut self.elastic {
+            elastic.aggregate(&lesson.networks, &mut self.gradients);
         }
-        let projected = self.project()?;
+        Ok(found)
+    }
+
+    /// Adds the gradients of one network on neighbouring segments of a step's `total` images;
+    /// returns its logits. Without `largest` it is the step's largest.
+    fn network_gradients(
+        &mut self,
+        network: &StepNetwork,
+        group: &[Segment],
+        (images, total): (Batch, usize),
+        previous: Option<&Previous>,
+        largest: Option<&[f32]>,
+        found: &mut Found,
+    ) -> Result<Vec<f32>> {
+        let classes = self.classes();
+        let first = group[0].rows.start;
+        let mode = Mode::Train { dropout: None };
+        let model = &network.model;
+        let output = model.forward(&mut self.executor, &self.parameters, images, mode)?;
+        let mut outputs = OutputGradients {
+            logits: vec![0.0; images.count * classes],
+            ..OutputGradients::default()
+        };
+        for segment in group {
+            // One mean over all images, or one over each segment's.
+            let share = match self.method.joint_mean {
+                true => segment.rows.len() as f64 / total as f64,
+                false => 1.0,
+            };
+            let range =
+                (segment.rows.start - first) * classes..(segment.rows.end - first) * classes;
+            let logits = &output.logits()[range.clone()];
+            let soft = SoftLabels {
+                previous: previous.map(|all| &all.logits[range.clone()]),
+                largest: largest
+                    .filter(|_| network.learns_largest)
+                    .map(|all| &all[range.clone()]),
+            };
+            let gradient = &mut outputs.logits[range.clone()];
+            let mut loss = self.objective(segment, share, logits, soft, gradient);
+            if self.method.angles.is_some() {
+                let at = segment.rows.start - first;
+                loss += self.angle_terms(segment, at, share, &output, previous, &mut outputs);
+            }
+            if largest.is_none() && segment.draw.is_none() {
+                found.loss = loss;
+                found.logits.extend_from_slice(logits);
+            }
+        }
+        if let Some(at) = outputs.logits.iter().position(|value| !value.is_finite()) {
+            return Err(ContinualError::NotFinite {
+                what: "the loss",
+                step: self.step,
+                detail: format!("image {} of the step", first + at / classes),
+            });
+        }
+        let logits = output.logits().to_vec();
+        model.backward(
+            &mut self.executor,
+            &self.parameters,
+            output,
+            &outputs,
+            &mut self.gradients,
+        )?;
+        Ok(logits)
+    }
+
+    /// One step of the host method.
+    fn relearn(
+        &mut self,
+        examples: &Examples,
+        lesson: &Lesson,
+        unlearnt: Cost,
+    ) -> Result<StepReport> {
+        let rate = self.rate()?;
+        let Found {
+            mut loss,
+            logits: mut first_logits,
+            mut cost,
+        } = self.output_gradients(lesson)?;
+        if let Some(contrastive) = self.method.contrastive.clone() {
+            loss = self.contrast(&contrastive, examples, &mut cost)?;
+        }
+        let images = cost.images;
+        let projected = self.project(&lesson.networks, &mut cost)?;
         let has_paths = self.paths.iter().any(Option::is_some);
         let before = has_paths.then(|| (self.gradients.clone(), self.parameters.clone()));
         self.add_penalties();
@@ -460,7 +765,7 @@ impl Learner {
                 detail: format!("parameter `{}`", self.parameters.at(position).name),
             });
         }
-        let (cpu, rate) = (self.executor.cpu(), self.settings.learning_rate);
+        let cpu = self.executor.cpu();
         self.optimiser
             .step(cpu, &mut self.parameters, &mut self.gradients, rate);
         if let Some((gradients, before)) = before {
@@ -480,7 +785,11 @@ impl Learner {
                 }
             }
         }
-        if let Some(memory) = &mut self.memory {
+        let correct = self.correct_of(&first_logits, &examples.labels);
+        if self.method.stores_logits() {
+            self.mark_unseen(&mut first_logits);
+        }
+        if let (Some(memory), false) = (&mut self.memory, self.settings.fills_at_task_end) {
             memory.offer(examples, self.task, &first_logits);
         }
         if self.has_norms {
@@ -488,19 +797,79 @@ impl Learner {
         }
         self.step += 1;
         self.batches += 1;
-        self.images += total as u64;
-        let rows = first_logits.chunks_exact(classes).zip(&examples.labels);
-        let correct = rows
-            .filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
-            .count();
+        self.images += (cost.images + unlearnt.images) as u64;
+        self.train_macs += cost.train_macs + unlearnt.train_macs;
         Ok(StepReport {
             step: self.step,
             loss,
             correct,
             new_images: examples.len(),
-            images: total,
+            images,
             projected,
         })
+    }
+
+    /// Images whose label has the largest logit among all outputs.
+    fn correct_of(&self, logits: &[f32], labels: &[u32]) -> usize {
+        let classes = self.classes();
+        let rows = logits.chunks_exact(classes).zip(labels);
+        rows.filter(|(logits, label)| largest(logits, 0..classes as u32) == Some(**label))
+            .count()
+    }
+
+    /// A class that has not come yet has no logit where [`HeadSettings::only_seen`] holds.
+    fn mark_unseen(&self, logits: &mut [f32]) {
+        if self.settings.head.only_seen {
+            let classes = self.classes();
+            let unseen = |at: usize| !self.seen.contains(&((at % classes) as u32));
+            let logits = logits.iter_mut().enumerate();
+            logits
+                .filter(|(at, _)| unseen(*at))
+                .for_each(|(_, logit)| *logit = f32::NAN);
+        }
+    }
+
+    /// The learning rate of this step.
+    fn rate(&self) -> Result<f32> {
+        if self.settings.decay == Decay::Constant {
+            return Ok(self.settings.learning_rate);
+        }
+        if self.batches_per_epoch == 0 {
+            let legal = "told by `Learner::expect` before a decaying rate's task";
+            return Err(setting("the batches of an epoch", 0, legal));
+        }
+        let schedule = LearningRate {
+            base: f64::from(self.settings.learning_rate),
+            floor: 0.0,
+            warm_up_epochs: 0.0,
+            warm_up_factor: 1.0,
+            epochs: self.settings.epochs as f64,
+            decay: self.settings.decay.clone(),
+        };
+        Ok(schedule.at(self.batches as f64 / self.batches_per_epoch as f64) as f32)
+    }
+
+    /// Places of the memory that BiC keeps out of this task's draws.
+    fn held_out(&self) -> Vec<usize> {
+        match (&self.memory, &self.method.correction) {
+            (Some(memory), Some(correction)) => {
+                let count = correction.images_of_class(memory.capacity(), self.old);
+                memory.some_of_each_class(count, self.task)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Places of the memory that draw number `draw` of the coming step takes.
+    pub fn drawn_places(&self, count: usize, draw: u64) -> Vec<usize> {
+        let Some(memory) = &self.memory else {
+            return Vec::new();
+        };
+        let held_out = self.held_out();
+        match self.settings.replays_in_passes {
+            true => memory.part_of_pass(&held_out, count, (self.task, self.batches), draw),
+            false => memory.draw_without(&held_out, count, self.step, draw),
+        }
     }
 
     /// Pixels as the network sees them in a training step.
@@ -536,7 +905,7 @@ impl Learner {
             if segments.iter().any(|segment| segment.draw == Some(draw)) {
                 continue;
             }
-            let places = memory.draw(count, self.step, draw);
+            let places = self.drawn_places(count, draw);
             let drawn = memory.examples(&places);
             let start = segments[segments.len() - 1].rows.end;
             segments.push(Segment {
@@ -550,33 +919,43 @@ impl Learner {
         (pixels, segments)
     }
 
-    fn previous_logits(&mut self, images: Batch) -> Result<Option<Vec<f32>>> {
-        let is_needed = self
-            .method
-            .outputs
-            .iter()
-            .any(|term| term.weight != 0.0 && term.reference == Reference::PreviousNetwork);
-        let Some(previous) = self.previous.as_ref().filter(|_| is_needed) else {
+    fn previous_outputs(&mut self, images: Batch) -> Result<Option<Previous>> {
+        let Some(previous) = &self.previous else {
             return Ok(None);
         };
-        let tape = self
-            .executor
-            .forward(&self.plan, previous, images, Mode::BatchStatistics)?;
-        let logits = tape.output().to_vec();
-        self.executor.recycle(tape);
-        Ok(Some(logits))
+        self.train_macs += images.count as u64 * self.model.macs();
+        let executor = &mut self.executor;
+        let mode = Mode::BatchStatistics;
+        let output = self.model.forward(executor, previous, images, mode)?;
+        let mut found = Previous {
+            logits: output.logits().to_vec(),
+            unit_features: output.unit_features_and_cosines().0.to_vec(),
+        };
+        self.model.recycle(executor, output);
+        if let Some(correction) = &self.correction {
+            correction.apply(&mut found.logits, self.model.classes());
+        }
+        Ok(Some(found))
     }
 
     /// The output-space part of one segment; returns the cross-entropy of new images.
     fn objective(
         &self,
         segment: &Segment,
+        share: f64,
         logits: &[f32],
-        previous: Option<&[f32]>,
+        soft: SoftLabels,
         gradient: &mut [f32],
     ) -> f64 {
         let classes = self.classes();
-        let all: Vec<u32> = (0..classes as u32).collect();
+        let all = self.classes_of_head();
+        let (of_labels, of_previous) = match self.method.shares_by_classes {
+            true => {
+                let old = self.old as f64 / self.seen.len() as f64;
+                (share * (1.0 - old), share * old)
+            }
+            false => (share, share),
+        };
         let mut loss = 0.0;
         if segment.draw.is_none() && self.method.cross_entropy != 0.0 {
             let range = match self.method.batch_classes {
@@ -589,8 +968,15 @@ impl Learner {
                     present
                 }
             };
-            let weight = self.method.cross_entropy;
-            loss = cross_entropy(logits, &segment.labels, classes, &range, weight, gradient);
+            let weight = self.method.cross_entropy * of_labels;
+            let labels = &segment.labels;
+            loss = match soft.largest {
+                None => cross_entropy(logits, labels, classes, &range, weight, gradient),
+                Some(largest) => {
+                    let kind = Divergence::KullbackLeibler { temperature: 1.0 };
+                    output_divergence(kind, logits, largest, classes, &range, weight, gradient)
+                }
+            };
         }
         for term in self.method.outputs.iter().filter(|term| term.weight != 0.0) {
             let draw = match term.images {
@@ -606,32 +992,38 @@ impl Learner {
                 ClassRange::New => &self.seen[self.old..],
             };
             let stored;
-            let reference = match term.reference {
-                Reference::Labels => {
-                    let of_labels = match term.divergence {
+            let reference = match (term.reference, soft.largest) {
+                (Reference::Labels, Some(largest)) => largest,
+                (Reference::Labels, None) => {
+                    let divergence = match term.divergence {
                         Divergence::BinaryKullbackLeibler => binary_cross_entropy,
                         _ => cross_entropy,
                     };
                     let labels = &segment.labels;
-                    let found = of_labels(logits, labels, classes, range, term.weight, gradient);
+                    let weight = term.weight * of_labels;
+                    let found = divergence(logits, labels, classes, range, weight, gradient);
                     if segment.draw.is_none() {
                         loss += term.weight * found;
                     }
                     continue;
                 }
-                Reference::Uniform => &[],
-                Reference::PreviousNetwork => match previous {
+                (Reference::Uniform, _) => &[],
+                (Reference::PreviousNetwork, _) => match soft.previous {
                     Some(previous) => previous,
                     None => continue,
                 },
-                Reference::StoredLogits => {
+                (Reference::StoredLogits, _) => {
                     let memory = self.memory.as_ref();
                     stored = memory
                         .map_or_else(Vec::new, |memory| memory.stored_logits(&segment.places));
                     &stored[..]
                 }
             };
-            let weight = term.weight;
+            let weight = match term.reference {
+                Reference::Labels => term.weight * of_labels,
+                Reference::PreviousNetwork => term.weight * of_previous,
+                _ => term.weight * share,
+            };
             output_divergence(
                 term.divergence,
                 logits,
@@ -645,8 +1037,47 @@ impl Learner {
         loss
     }
 
+    /// LUCIR's part of one segment, whose rows of `output` begin at `first`; returns its loss.
+    fn angle_terms(
+        &self,
+        segment: &Segment,
+        first: usize,
+        share: f64,
+        output: &Output,
+        previous: Option<&Previous>,
+        outputs: &mut OutputGradients,
+    ) -> f64 {
+        let Some(angles) = &self.method.angles else {
+            return 0.0;
+        };
+        let (unit, cosines) = output.unit_features_and_cosines();
+        outputs.unit_features.resize(unit.len(), 0.0);
+        outputs.cosines.resize(cosines.len(), 0.0);
+        let (width, classes) = (self.model.feature_width(), self.classes());
+        let rows = first..first + segment.rows.len();
+        let (old, new) = self.seen.split_at(self.old);
+        let lambda = angles.less_forget * angles.growth.factor(old.len(), new.len());
+        let mut loss = 0.0;
+        if let (Some(previous), true) = (previous, lambda != 0.0) {
+            let range = rows.start * width..rows.end * width;
+            let (now, fixed) = (&unit[range.clone()], &previous.unit_features[range.clone()]);
+            let gradient = &mut outputs.unit_features[range];
+            loss += lambda * less_forget(now, fixed, width, lambda * share, gradient);
+        }
+        if angles.ranking != 0.0 {
+            let range = rows.start * classes..rows.end * classes;
+            let gradient = &mut outputs.cosines[range.clone()];
+            let weight = (angles, angles.ranking);
+            let labels = &segment.labels;
+            let cosines = &cosines[range];
+            loss += angles.ranking
+                * margin_ranking(cosines, labels, classes, (old, new), weight, gradient);
+        }
+        loss
+    }
+
     /// A-GEM's projection of the gradients; whether it changed them.
-    fn project(&mut self) -> Result<bool> {
+    fn project(&mut self, networks: &[StepNetwork], cost: &mut Cost) -> Result<bool> {
         let (Some(count), Some(memory)) = (self.method.projection, &self.memory) else {
             return Ok(false);
         };
@@ -656,8 +1087,7 @@ impl Learner {
         let drawn = memory.examples(&memory.draw(count, self.step, 0));
         let inputs = self.inputs(drawn.images.clone(), "reference-augmentation");
         let mut reference = Gradients::zeros(&self.parameters);
-        self.plain_gradients(&inputs, &drawn.labels, &mut reference)?;
-        self.images += drawn.len() as u64;
+        self.plain_gradients(networks, &inputs, &drawn.labels, &mut reference, cost)?;
         let (dot, norm) = (self.gradients.dot(&reference), reference.dot(&reference));
         let projects = dot < 0.0 && norm > 0.0;
         if projects {
@@ -666,27 +1096,39 @@ impl Learner {
         Ok(projects)
     }
 
-    /// Gradients of the mean cross-entropy over all classes.
+    /// Adds the gradients of the mean cross-entropy over all classes.
     fn plain_gradients(
         &mut self,
+        networks: &[StepNetwork],
         inputs: &[f32],
         labels: &[u32],
         into: &mut Gradients,
+        cost: &mut Cost,
     ) -> Result<()> {
         let classes = self.classes();
-        let all: Vec<u32> = (0..classes as u32).collect();
+        let all = self.classes_of_head();
         let images = Batch {
             data: inputs,
             count: labels.len(),
         };
-        let mode = Mode::Train { dropout: None };
-        let tape = self
-            .executor
-            .forward(&self.plan, &self.parameters, images, mode)?;
-        let mut gradient = vec![0.0; labels.len() * classes];
-        cross_entropy(tape.output(), labels, classes, &all, 1.0, &mut gradient);
-        self.executor
-            .backward(&self.plan, &self.parameters, tape, &gradient, into)?;
+        for network in networks {
+            let mode = Mode::Train { dropout: None };
+            let (executor, parameters) = (&mut self.executor, &self.parameters);
+            let output = network.model.forward(executor, parameters, images, mode)?;
+            let mut outputs = OutputGradients {
+                logits: vec![0.0; labels.len() * classes],
+                ..OutputGradients::default()
+            };
+            let gradient = &mut outputs.logits;
+            cross_entropy(output.logits(), labels, classes, &all, 1.0, gradient);
+            network
+                .model
+                .backward(executor, parameters, output, &outputs, into)?;
+            cost.add(network, labels.len());
+        }
+        if let Some(elastic) = &mut self.elastic {
+            elastic.aggregate(networks, into);
+        }
         Ok(())
     }
 
@@ -715,7 +1157,35 @@ impl Learner {
         self.recent.labels.drain(..surplus);
         self.recent
             .images
-            .drain(..surplus * self.plan.input_shape().len());
+            .drain(..surplus * self.model.input_shape().len());
+    }
+}
+
+/// Fresh weights of a space.
+fn initial(space: &Space, settings: &LearnerSettings) -> Result<Parameters> {
+    let mut parameters = Supernet::initialise(space, settings.seed)?.parameters;
+    if settings.initialisation == Initialisation::Pytorch {
+        draw_as_pytorch(&mut parameters, settings.seed);
+    }
+    Ok(parameters)
+}
+
+fn draw_as_pytorch(parameters: &mut Parameters, seed: u64) {
+    let mut inputs = 1;
+    for (position, tensor) in parameters.iter_mut().enumerate() {
+        inputs = match tensor.kind {
+            ParameterKind::ConvolutionWeight | ParameterKind::LinearWeight => {
+                tensor.shape[1..].iter().product()
+            }
+            ParameterKind::DepthwiseWeight => tensor.shape[..2].iter().product(),
+            // A bias follows its weight.
+            ParameterKind::Bias => inputs,
+            _ => continue,
+        };
+        let reach = 1.0 / (inputs as f32).sqrt();
+        let mut draws = Draws::new(seed, "pytorch-initialisation", position as u64, 0);
+        let values = tensor.data.iter_mut();
+        values.for_each(|value| *value = draws.uniform_f32(-reach, reach));
     }
 }
 

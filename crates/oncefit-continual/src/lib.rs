@@ -10,42 +10,59 @@
 //! Bregman divergences D ("A Unified and General Framework for Continual Learning", ICLR 2024): a
 //! [`Method`] is a value that lists terms. A term of weight 0 is not executed.
 
+mod angles;
 mod contrastive;
+mod correction;
 mod divergence;
+mod drift;
 mod error;
 mod experiment;
+mod head;
 mod importance;
 mod learner;
 mod memory;
 mod method;
 mod metrics;
+mod model;
 mod networks;
 mod onpro;
 mod recipe;
+mod refresh;
 mod run;
 mod state;
 mod statistics;
 mod stream;
 
+pub use angles::{Angles, Growth};
 pub use contrastive::{Contrastive, supervised_contrastive};
+pub use correction::Correction;
 pub use divergence::{Divergence, output_divergence};
+pub use drift::Directions;
 pub use error::{ContinualError, Result};
-pub use experiment::{Experiment, Finished, Moment, Running};
+pub use experiment::{Experiment, Finished, Moment, Running, SubnetAccuracies};
+pub use head::{HeadKind, HeadSettings, Rows, Targets};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
-pub use learner::{Classifier, ImageChanges, Learner, LearnerSettings, StepReport, TaskAccuracy};
+pub use learner::{
+    Classifier, ElasticSettings, ImageChanges, Initialisation, Learner, LearnerSettings,
+    StepReport, TaskAccuracy, WatchedSubnet,
+};
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{
-    BatchClasses, ClassRange, Convention, Images, Importance, Method, OutputTerm, Reference,
-    WeightTerm,
+    BatchClasses, BiasCorrection, ClassRange, Convention, Images, Importance, Method, OutputTerm,
+    Reference, WeightTerm,
 };
 pub use metrics::{AccuracyMatrix, Metrics};
+pub use model::Model;
 pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
 pub use onpro::{PairAllocation, allocate_pairs, prototype_equilibrium, turned_copies};
 pub use recipe::{
-    ClassifierKind, ConventionKind, FisherKind, LearningRecipe, MemoryRecipe, MethodRecipe,
-    NetworkKind, NetworkRecipe, PolicyKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
+    AggregationKind, ClassifierKind, ControlKind, ConventionKind, DrawKind, ElasticRecipe,
+    FillKind, FisherKind, HeadKindName, HeadRecipe, LearningRecipe, MemoryRecipe, MethodRecipe,
+    MetricsRecipe, NetworkKind, NetworkRecipe, PolicyKind, RateDecayKind, RefreshMode,
+    RefreshRecipe, ReplayMean, RowsKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
     StreamRecipe,
 };
+pub use refresh::{Direction, FisherNorms, Refresh, RefreshRule, UnlearntLoss};
 pub use run::{
     Costs, LearningRun, MetricConvention, Outcome, Results, TaskSummary, Told, learn,
     learning_stream,

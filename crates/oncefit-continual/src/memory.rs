@@ -1,7 +1,8 @@
 //! Memories of past examples: images as bytes without augmentation, label, task and, where a method
 //! needs them, the logits of the time of storage.
 //!
-//! Draws: "memory-insert" (seed; images offered, 0) and "memory-draw" (seed; step, draw).
+//! Draws: "memory-insert" (seed; images offered, 0), "memory-draw" (seed; step, draw),
+//! "memory-pass" (seed; task, draw and pass), "held-out" (seed; task, class).
 
 use oncefit_random::Draws;
 use serde::{Deserialize, Serialize};
@@ -298,8 +299,20 @@ impl Memory {
 
     /// The places of `min(count, len)` stored images, uniform without replacement.
     pub fn draw(&self, count: usize, step: u64, draw: u64) -> Vec<usize> {
+        self.draw_without(&[], count, step, draw)
+    }
+
+    /// As [`Memory::draw`], from the places that are not in `held_out`.
+    pub(crate) fn draw_without(
+        &self,
+        held_out: &[usize],
+        count: usize,
+        step: u64,
+        draw: u64,
+    ) -> Vec<usize> {
         let mut draws = Draws::new(self.seed, "memory-draw", step, draw);
         let mut places: Vec<usize> = (0..self.len()).collect();
+        places.retain(|place| !held_out.contains(place));
         let count = count.min(places.len());
         for at in 0..count {
             let other = at + draws.below(places.len() - at);
@@ -307,6 +320,39 @@ impl Memory {
         }
         places.truncate(count);
         places
+    }
+
+    /// The places that batch number `batch` of a task takes of shuffled passes, in which every stored
+    /// image comes once; the last part of a pass may be smaller. The memory must not change.
+    pub(crate) fn part_of_pass(
+        &self,
+        held_out: &[usize],
+        count: usize,
+        (task, batch): (usize, usize),
+        draw: u64,
+    ) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..self.len()).collect();
+        places.retain(|place| !held_out.contains(place));
+        if places.is_empty() {
+            return places;
+        }
+        let parts = places.len().div_ceil(count);
+        let index = draw << 32 | (batch / parts) as u64;
+        Draws::new(self.seed, "memory-pass", task as u64, index).shuffle(&mut places);
+        let part = places.chunks(count).nth(batch % parts);
+        part.unwrap_or_default().to_vec()
+    }
+
+    /// `count` places of each class, in random order.
+    pub(crate) fn some_of_each_class(&self, count: usize, task: usize) -> Vec<usize> {
+        let mut chosen = Vec::new();
+        for class in 0..self.classes as u32 {
+            let of_class = |place: &usize| self.labels[*place] == class;
+            let mut places: Vec<usize> = (0..self.len()).filter(of_class).collect();
+            Draws::new(self.seed, "held-out", task as u64, u64::from(class)).shuffle(&mut places);
+            chosen.extend(places.into_iter().take(count));
+        }
+        chosen
     }
 
     /// The images at `places`.
@@ -428,6 +474,22 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, Vec::from_iter(0..20));
         assert_eq!(memory.bytes(), 20 * (2 + 8));
+    }
+
+    #[test]
+    fn a_pass_brings_every_image_once() {
+        let memory = filled(MemoryPolicy::Reservoir, 23, &[0; 23], 5);
+        let pass = |first: usize| {
+            let parts = (first..first + 3).map(|batch| memory.part_of_pass(&[4], 8, (1, batch), 0));
+            parts.collect::<Vec<_>>().concat()
+        };
+        let (first, second) = (pass(0), pass(3));
+        assert_ne!(first, second);
+        for mut places in [first, second] {
+            places.sort_unstable();
+            let all = (0..23).filter(|place| *place != 4);
+            assert_eq!(places, Vec::from_iter(all));
+        }
     }
 
     #[test]

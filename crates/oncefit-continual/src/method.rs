@@ -7,12 +7,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::angles::{Angles, Growth};
 use crate::contrastive::Contrastive;
 use crate::divergence::Divergence;
 use crate::error::{ContinualError, Result};
 use crate::importance::FisherEstimator;
 use crate::learner::Classifier;
 use crate::memory::MemoryPolicy;
+use crate::refresh::Refresh;
 
 /// The classes that the softmax of the new images' cross-entropy ranges over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -121,6 +123,25 @@ pub struct WeightTerm {
     pub importance: Importance,
 }
 
+/// BiC's correction of the newest task's logits.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BiasCorrection {
+    /// Share of a class's places in the memory that is held out to fit it; as many images of each
+    /// new class are held out of training.
+    pub held_out: f64,
+}
+
+impl BiasCorrection {
+    /// Images of each class that are held out of a task, from the places of the memory and the
+    /// number of classes before it; none in the first task.
+    pub fn images_of_class(&self, capacity: usize, old: usize) -> usize {
+        match old {
+            0 => 0,
+            _ => (((capacity / old) as f64 * self.held_out).round() as usize).max(1),
+        }
+    }
+}
+
 /// A continual-learning method.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Method {
@@ -144,6 +165,27 @@ pub struct Method {
     pub classifier: Classifier,
     /// Which examples the memory keeps.
     pub memory: Option<MemoryPolicy>,
+    /// Whether means over the new and the replayed images are one mean over all of them, not one
+    /// each.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub joint_mean: bool,
+    /// Whether terms of labels have the weight new / all classes, and those of the previous network
+    /// old / all (BiC, section 3.2).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shares_by_classes: bool,
+    /// LUCIR's terms; they need a cosine head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub angles: Option<Angles>,
+    /// BiC's correction at the end of each task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<BiasCorrection>,
+    /// Unlearning before each step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// How other code bases weigh the same terms.
@@ -206,6 +248,11 @@ impl Method {
             contrastive: None,
             classifier: Classifier::Head,
             memory: None,
+            joint_mean: false,
+            shares_by_classes: false,
+            angles: None,
+            correction: None,
+            refresh: None,
         }
     }
 
@@ -362,6 +409,51 @@ impl Method {
         }
     }
 
+    /// LUCIR (Hou et al. 2019): one mean cross-entropy over new and replayed images, "less forget" and
+    /// margin ranking on the angles of a cosine head, a herding memory. The fine-tuning on a balanced
+    /// set that ends a task in the paper's variant CBF is not done.
+    pub fn lucir(angles: Angles, replay: usize) -> Self {
+        Self {
+            name: "lucir".into(),
+            batch_classes: BatchClasses::Seen,
+            outputs: vec![replay_labels(1.0, 0, replay)],
+            memory: Some(MemoryPolicy::Herding),
+            joint_mean: true,
+            angles: Some(angles),
+            ..Self::fine_tune()
+        }
+    }
+
+    /// BiC (Wu et al. 2019): cross-entropy and `alpha` times the KL to the previous, corrected
+    /// network, on new and replayed images; two scalars that correct the newest task's logits.
+    pub fn bic(alpha: f64, temperature: f32, held_out: f64, replay: usize) -> Self {
+        let memory = Images::Memory {
+            draw: 0,
+            count: replay,
+        };
+        let distilled = |images| OutputTerm {
+            weight: alpha,
+            images,
+            reference: Reference::PreviousNetwork,
+            divergence: Divergence::KullbackLeibler { temperature },
+            classes: ClassRange::Old,
+        };
+        Self {
+            name: "bic".into(),
+            batch_classes: BatchClasses::Seen,
+            outputs: vec![
+                replay_labels(1.0, 0, replay),
+                distilled(Images::Current),
+                distilled(memory),
+            ],
+            memory: Some(MemoryPolicy::Herding),
+            joint_mean: true,
+            shares_by_classes: true,
+            correction: Some(BiasCorrection { held_out }),
+            ..Self::fine_tune()
+        }
+    }
+
     /// GDumb (Prabhu et al. 2020): a greedy balanced memory; a fresh network learns it at
     /// evaluation.
     pub fn gdumb(epochs: usize) -> Self {
@@ -421,9 +513,20 @@ impl Method {
             "a-gem" => Self::a_gem(128),
             "gdumb" => Self::gdumb(30),
             "icarl" => Self::icarl(1.0, 10),
+            "lucir" => Self::lucir(
+                Angles {
+                    less_forget: 5.0,
+                    growth: Growth::OldOverNew,
+                    ranking: 1.0,
+                    margin: 0.5,
+                    hardest: 2,
+                },
+                10,
+            ),
             "scr" => Self::scr(0.07, 100),
-            "lucir" | "bic" | "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "onpro" | "vcl"
-            | "ncl" => {
+            // τ² = 4
+            "bic" => Self::bic(4.0, 2.0, 0.1, 10),
+            "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "onpro" | "vcl" | "ncl" => {
                 return Err(ContinualError::NotAvailable {
                     what: format!("method `{name}`"),
                     reason: format!("it is not built yet; methods: {}", Self::NAMES.join(", ")),
@@ -439,8 +542,18 @@ impl Method {
         })
     }
 
+    /// This method as the host of refresh learning.
+    #[must_use]
+    pub fn refreshed(self, refresh: Refresh) -> Self {
+        Self {
+            name: format!("{} with refresh", self.name),
+            refresh: Some(refresh),
+            ..self
+        }
+    }
+
     /// The names that [`Method::preset`] knows.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 20] = [
         "fine-tune",
         "joint",
         "er",
@@ -458,6 +571,8 @@ impl Method {
         "a-gem",
         "gdumb",
         "icarl",
+        "lucir",
+        "bic",
         "scr",
     ];
 
@@ -466,6 +581,15 @@ impl Method {
         self.outputs
             .iter()
             .any(|term| term.reference == Reference::StoredLogits && term.weight != 0.0)
+    }
+
+    /// Whether the network at the end of the previous task is kept.
+    pub fn needs_previous(&self) -> bool {
+        let by_term = self
+            .outputs
+            .iter()
+            .any(|term| term.weight != 0.0 && term.reference == Reference::PreviousNetwork);
+        by_term || self.angles.is_some_and(|angles| angles.less_forget != 0.0)
     }
 
     /// Images of the largest draw from the memory.

@@ -4,16 +4,24 @@
 //! that show the place and the legal keys, as in the recipes of `oncefit-train`.
 
 mod build;
+mod head;
 mod method;
+mod refresh;
 
 use std::path::{Path, PathBuf};
 
 use oncefit_data::Augmentation;
-use oncefit_train::{DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly};
+use oncefit_text::TargetTable;
+use oncefit_train::{
+    Aggregation, DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly,
+};
 use serde::{Deserialize, Serialize};
 
+pub use self::head::{ControlKind, HeadKindName, HeadRecipe, RowsKind};
 pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
+pub use self::refresh::{RefreshMode, RefreshRecipe};
 use crate::error::Result;
+use crate::learner::Initialisation;
 use crate::memory::MemoryPolicy;
 
 /// What decides a run of continual learning.
@@ -31,8 +39,14 @@ pub struct LearningRecipe {
     pub stream: StreamRecipe,
     /// Which network learns.
     pub network: NetworkRecipe,
+    /// How it makes logits of features.
+    #[serde(skip_serializing_if = "HeadRecipe::is_empty")]
+    pub head: HeadRecipe,
     /// How it keeps what it learnt.
     pub method: MethodRecipe,
+    /// Refresh learning, of whatever method; none where the section is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<RefreshRecipe>,
     /// Which images it may keep.
     pub memory: MemoryRecipe,
     /// How weights follow gradients.
@@ -41,6 +55,9 @@ pub struct LearningRecipe {
     pub training: StepsRecipe,
     /// Changes made to new and replayed images; none where the section is left out.
     pub augmentation: Augmentation,
+    /// What is measured beside accuracies.
+    #[serde(skip_serializing_if = "MetricsRecipe::is_empty")]
+    pub metrics: MetricsRecipe,
     /// When the state is saved.
     pub checkpoint: StateRecipe,
 }
@@ -56,11 +73,14 @@ impl Default for LearningRecipe {
             },
             stream: StreamRecipe::default(),
             network: NetworkRecipe::default(),
+            head: HeadRecipe::default(),
             method: MethodRecipe::default(),
+            refresh: None,
             memory: MemoryRecipe::default(),
             optimiser: SgdRecipe::default(),
             training: StepsRecipe::default(),
             augmentation: Augmentation::NONE,
+            metrics: MetricsRecipe::default(),
             checkpoint: StateRecipe::default(),
         }
     }
@@ -133,6 +153,8 @@ pub enum NetworkKind {
     Resnet18,
     /// A member of a space.
     Member,
+    /// All members of a space, in one set of weights.
+    Supernet,
 }
 
 /// `[network]`
@@ -141,6 +163,9 @@ pub enum NetworkKind {
 pub struct NetworkRecipe {
     /// Which kind.
     pub kind: NetworkKind,
+    /// How fresh weights are drawn; `oncefit` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initialisation: Option<Initialisation>,
     /// `mlp`: units of a hidden layer, 100 where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
@@ -150,15 +175,67 @@ pub struct NetworkRecipe {
     /// `member`: the subnet's text, `largest` or `smallest`; `largest` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
-    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it.
+    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it. `supernet`: one
+    /// of the same space that it starts from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
-    /// `member`, with `weights`: draws the last linear layer anew, for other classes.
+    /// `member`, `supernet`, with `weights`: draws the last linear layer anew, for other classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh_classifier: Option<bool>,
-    /// `member`: of which space, as in recipes of training.
+    /// `supernet`: how its members are trained together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elastic: Option<ElasticRecipe>,
+    /// `member`, `supernet`: of which space, as in recipes of training.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<SpaceRecipe>,
+}
+
+/// How the gradients of a step's networks become one; see [`Aggregation`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AggregationKind {
+    /// Added up.
+    Sum,
+    /// Each weight's mean over the networks that hold it.
+    Mean,
+    /// Each weight's sum, divided by the root of how many networks hold it.
+    RootMean,
+}
+
+impl From<AggregationKind> for Aggregation {
+    fn from(kind: AggregationKind) -> Self {
+        match kind {
+            AggregationKind::Sum => Self::Sum,
+            AggregationKind::Mean => Self::Avg,
+            AggregationKind::RootMean => Self::AvgSqrt,
+        }
+    }
+}
+
+/// `[network.elastic]`; see [`crate::ElasticSettings`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ElasticRecipe {
+    /// Random networks of a step, beside the largest and the smallest.
+    pub random: usize,
+    /// Whether the others learn the largest's softmax instead of labels.
+    pub distillation: bool,
+    /// How the networks' gradients become one.
+    pub aggregation: AggregationKind,
+    /// Texts of subnets that are measured after every task beside the smallest, the middle and the
+    /// largest.
+    pub subnets: Vec<String>,
+}
+
+impl Default for ElasticRecipe {
+    fn default() -> Self {
+        Self {
+            random: 2,
+            distillation: false,
+            aggregation: AggregationKind::Mean,
+            subnets: Vec::new(),
+        }
+    }
 }
 
 /// Which images a memory keeps; see [`MemoryPolicy`].
@@ -189,6 +266,50 @@ impl From<PolicyKind> for MemoryPolicy {
     }
 }
 
+/// When a memory takes images.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FillKind {
+    /// Each batch after it was learnt.
+    Batch,
+    /// A task's images at its end, with the logits of the network as it is then.
+    TaskEnd,
+}
+
+/// How replayed images are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrawKind {
+    /// Each step draws anew.
+    Independent,
+    /// In shuffled passes through the memory, each image once in a pass (data loaders of other
+    /// libraries); the memory must be filled at task ends.
+    Passes,
+}
+
+/// Over what the mean of replayed images is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplayMean {
+    /// New and replayed images have a mean each, and these are added.
+    Separate,
+    /// One mean over new and replayed images.
+    Joint,
+}
+
+/// How the learning rate falls in each task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RateDecayKind {
+    /// Not.
+    #[default]
+    Constant,
+    /// Multiplied by `factor` at each of the `milestones`.
+    Step,
+    /// To 0 at the end of the task's last epoch.
+    Cosine,
+}
+
 /// `[memory]`; methods without memory have none whatever it says.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -198,6 +319,12 @@ pub struct MemoryRecipe {
     /// Which ones, instead of the method's own policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyKind>,
+    /// When; `batch` where it is left out. A herding memory always takes them at a task's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<FillKind>,
+    /// How replayed images are drawn; `independent` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<DrawKind>,
 }
 
 impl Default for MemoryRecipe {
@@ -205,11 +332,13 @@ impl Default for MemoryRecipe {
         Self {
             capacity: 200,
             policy: None,
+            fill: None,
+            draws: None,
         }
     }
 }
 
-/// `[optimiser]`: stochastic gradient descent at a constant rate.
+/// `[optimiser]`: stochastic gradient descent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SgdRecipe {
@@ -219,6 +348,14 @@ pub struct SgdRecipe {
     pub momentum: f32,
     /// Weight decay; not applied to biases and batch-norm.
     pub weight_decay: f32,
+    /// How the learning rate falls in each task.
+    pub decay: RateDecayKind,
+    /// `step`: epochs of a task at which the rate falls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub milestones: Vec<f64>,
+    /// `step`: what the rate is multiplied by there, 0.1 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factor: Option<f64>,
 }
 
 impl Default for SgdRecipe {
@@ -227,6 +364,9 @@ impl Default for SgdRecipe {
             learning_rate: 0.03,
             momentum: 0.0,
             weight_decay: 0.0,
+            decay: RateDecayKind::Constant,
+            milestones: Vec::new(),
+            factor: None,
         }
     }
 }
@@ -242,6 +382,9 @@ pub struct StepsRecipe {
     /// Images of each draw from the memory, instead of the method's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_batch: Option<usize>,
+    /// Over what the mean of replayed images is taken, instead of the method's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_mean: Option<ReplayMean>,
 }
 
 impl Default for StepsRecipe {
@@ -250,7 +393,24 @@ impl Default for StepsRecipe {
             batch_size: 10,
             epochs: 1,
             replay_batch: None,
+            replay_mean: None,
         }
+    }
+}
+
+/// `[metrics]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MetricsRecipe {
+    /// Principal directions that the drift of features is measured with; it is not measured where it
+    /// is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<usize>,
+}
+
+impl MetricsRecipe {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -284,6 +444,13 @@ impl LearningRecipe {
         let mut recipe = Self::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
         recipe.data.resolve(folder)?;
+        if let Some(targets) = &mut recipe.head.targets
+            && !TargetTable::BUILTIN.contains(&targets.as_str())
+        {
+            let joined = folder.join(&*targets);
+            let file = std::path::absolute(&joined).map_err(TrainError::file("find", &joined))?;
+            *targets = file.to_string_lossy().into_owned();
+        }
         let network = &mut recipe.network;
         let space_file = network.space.as_mut().and_then(|space| space.file.as_mut());
         for file in [network.weights.as_mut(), space_file].into_iter().flatten() {
@@ -336,6 +503,19 @@ impl LearningRecipe {
         if !(decay >= 0.0 && decay.is_finite()) {
             return problem("optimiser.weight_decay", decay.to_string(), "0 or more");
         }
+        let falls = sgd.decay == RateDecayKind::Step;
+        if falls == sgd.milestones.is_empty() || (sgd.factor.is_some() && !falls) {
+            return Err("`optimiser.milestones` and `optimiser.factor` belong to `decay = \"step\"`, which needs milestones".into());
+        }
+        let is_rising = sgd.milestones.is_sorted() && sgd.milestones.iter().all(|at| *at >= 0.0);
+        if !is_rising {
+            let found = format!("{:?}", sgd.milestones);
+            return problem("optimiser.milestones", found, "epochs from 0 on, in order");
+        }
+        let factor = sgd.factor.unwrap_or(0.1);
+        if !(factor > 0.0 && factor.is_finite()) {
+            return problem("optimiser.factor", factor.to_string(), "above 0");
+        }
         let counts = [
             ("training.batch_size", Some(self.training.batch_size)),
             ("training.epochs", Some(self.training.epochs)),
@@ -347,6 +527,7 @@ impl LearningRecipe {
             ("stream.later_shots", self.stream.later_shots),
             ("network.hidden", self.network.hidden),
             ("network.width", self.network.width),
+            ("metrics.drift", self.metrics.drift),
         ];
         for (key, value) in counts {
             if value == Some(0) {
@@ -374,6 +555,7 @@ impl LearningRecipe {
             .check_ranges()
             .map_err(|error| error.to_string())?;
         self.network.validate()?;
+        self.validate_head()?;
         self.stream.validate()
     }
 }
@@ -386,11 +568,15 @@ fn keys(section: &str) -> &'static [&'static str] {
         "stream" => field_names::<StreamRecipe>(),
         "network" => field_names::<NetworkRecipe>(),
         "network.space" => field_names::<SpaceRecipe>(),
+        "head" => field_names::<HeadRecipe>(),
+        "network.elastic" => field_names::<ElasticRecipe>(),
         "method" => field_names::<MethodRecipe>(),
+        "refresh" => field_names::<RefreshRecipe>(),
         "memory" => field_names::<MemoryRecipe>(),
         "optimiser" => field_names::<SgdRecipe>(),
         "training" => field_names::<StepsRecipe>(),
         "augmentation" => field_names::<Augmentation>(),
+        "metrics" => field_names::<MetricsRecipe>(),
         "checkpoint" => field_names::<StateRecipe>(),
         _ => &[],
     }
@@ -399,6 +585,8 @@ fn keys(section: &str) -> &'static [&'static str] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::angles::Growth;
+    use crate::head::{HeadKind, HeadSettings};
     use crate::method::Method;
 
     fn message(text: &str) -> String {
@@ -443,11 +631,48 @@ mod tests {
                 "`stream.base`",
             ),
             ("[network]\nwidth = 20", "`network.width`"),
+            ("[head]\nneck = 8", "`head.neck` belongs"),
+            (
+                "[head]\nkind = \"cosine\"\nscale = 0.0",
+                "the scale of the head is 0; expected above 0",
+            ),
+            ("[optimiser]\nmilestones = [1.0]", "`optimiser.milestones`"),
+            (
+                "[optimiser]\ndecay = \"step\"\nmilestones = [3.0, 1.0]",
+                "in order",
+            ),
             ("[network]\nkind = \"member\"", "`network.space`"),
         ] {
             let found = message(text);
             assert!(found.contains(part), "{found}");
         }
+    }
+
+    #[test]
+    fn heads_are_the_methods_unless_a_recipe_says_otherwise() {
+        let data = LearningRecipe::default().load_data().unwrap();
+        let head = |text: &str| {
+            let recipe = LearningRecipe::parse(text, "r").unwrap();
+            recipe.build_head(&data).unwrap()
+        };
+        assert_eq!(head(""), HeadSettings::default());
+        let lucir = HeadSettings {
+            only_seen: true,
+            drops_last_activation: true,
+            ..HeadSettings::cosine(10.0)
+        };
+        assert_eq!(head("[method]\nname = \"lucir\""), lucir);
+        let found = head(
+            "[head]\nkind = \"cosine\"\nscale = 4.0\nlearns_scale = false\nneck = 8\nonly_seen = true",
+        );
+        let fixed = HeadKind::Cosine {
+            scale: 4.0,
+            learns_scale: false,
+        };
+        assert_eq!(
+            (found.kind, found.neck, found.only_seen),
+            (fixed, Some(8), true)
+        );
     }
 
     #[test]
@@ -470,6 +695,21 @@ mod tests {
         assert!(wrong.to_string().contains("NaN"), "{wrong}");
         let wrong = method("[method]\nname = \"ewc\"\n[memory]\npolicy = \"ring\"").unwrap_err();
         assert!(wrong.to_string().contains("without memory"), "{wrong}");
+        let found = method(
+            "[method]\nname = \"lucir\"\nalpha = 3.0\nweight = 0.5\ngrowth = \"new-over-old\"",
+        )
+        .unwrap();
+        let angles = found.angles.unwrap();
+        assert_eq!((angles.less_forget, angles.ranking), (3.0, 0.5));
+        assert_eq!(
+            (angles.growth, found.outputs[0].weight),
+            (Growth::NewOverOld, 1.0)
+        );
+        let found = method("[method]\nname = \"bic\"\nalpha = 2.0\nheld_out = 0.3").unwrap();
+        assert_eq!(found.correction.unwrap().held_out, 0.3);
+        assert_eq!(found.outputs[2].weight, 2.0);
+        let found = method("[training]\nreplay_mean = \"joint\"").unwrap();
+        assert!(found.joint_mean);
         for name in Method::NAMES {
             method(&format!("[method]\nname = \"{name}\"")).unwrap();
         }

@@ -44,9 +44,11 @@ impl LearningRun {
     /// # Errors
     /// If there is a run already, or the folder cannot be written.
     pub fn create(folder: &Path, recipe: &LearningRecipe) -> Result<Self> {
+        let mut recipe = recipe.clone();
+        recipe.pin_targets()?;
         Ok(Self {
             folder: RunFolder::create(folder, &recipe.to_toml())?,
-            recipe: recipe.clone(),
+            recipe,
         })
     }
 
@@ -75,7 +77,14 @@ impl LearningRun {
     /// # Errors
     /// If it is another process's or cannot be removed.
     pub fn remove(folder: &Path) -> Result<()> {
-        let names = [STATE, RESULTS, ACCURACIES, "provenance.json", "report.html"];
+        let names = [
+            STATE,
+            RESULTS,
+            ACCURACIES,
+            "provenance.json",
+            "report.html",
+            "supernet",
+        ];
         Ok(RunFolder::remove(folder, &names)?)
     }
 
@@ -116,6 +125,9 @@ impl LearningRun {
     pub fn experiment(&self, data: &LoadedData) -> Result<Experiment> {
         let stream = self.recipe.build_stream(data)?;
         let mut experiment = Experiment::new(stream, self.recipe.build_learner(data)?);
+        if let Some(directions) = self.recipe.metrics.drift {
+            experiment = experiment.with_drift(directions);
+        }
         let path = self.file(STATE);
         if path.exists() {
             let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
@@ -184,12 +196,14 @@ impl TaskSummary {
 /// What a run cost.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Costs {
-    /// Images, new and replayed, that ran forward and backward.
+    /// Images, new and replayed, that ran forward and backward, once for each network of a step.
     pub images: u64,
-    /// Their multiply-accumulates: three times those of a forward pass. Importances at the ends of
-    /// tasks, the previous network's outputs and evaluations, of which GDumb's fresh network is a part,
-    /// are not in it.
+    /// Multiply-accumulates of training: steps (three times those of a forward pass), the previous
+    /// network's outputs, and what is computed at the ends of tasks: importances, herding, logits.
     pub train_macs: u64,
+    /// Multiply-accumulates of evaluations, of which GDumb's fresh networks are a part.
+    #[serde(default)]
+    pub evaluation_macs: u64,
     /// Seconds in all.
     pub seconds: f64,
     /// Seconds of training steps.
@@ -227,6 +241,7 @@ impl Results {
             stream,
             learner,
             finished,
+            ..
         } = experiment;
         Self {
             name: recipe.name.clone(),
@@ -235,7 +250,8 @@ impl Results {
             tasks: TaskSummary::all(stream),
             costs: Costs {
                 images: learner.images(),
-                train_macs: 3 * learner.graph().macs() * learner.images(),
+                train_macs: learner.train_macs(),
+                evaluation_macs: finished.evaluation_macs,
                 seconds: finished.seconds,
                 step_seconds: finished.task_seconds.iter().sum(),
                 memory_bytes: finished.memory_bytes,
@@ -252,13 +268,21 @@ impl Results {
         self.class_incremental.is_some()
     }
 
-    /// The raw matrices, a row each cell; 0 tasks learnt: before training.
+    /// The raw matrices, a row each cell; 0 tasks learnt: before training. Those of a supernet's
+    /// subnets have the subnet in the scenario's name.
     pub fn to_csv(&self) -> String {
         let mut text = "scenario,tasks_learnt,task,accuracy\n".to_owned();
-        let matrices = [
-            ("class_incremental", &self.finished.class_incremental),
-            ("task_incremental", &self.finished.task_incremental),
+        let finished = &self.finished;
+        let mut matrices = vec![
+            ("class_incremental".to_owned(), &finished.class_incremental),
+            ("task_incremental".to_owned(), &finished.task_incremental),
         ];
+        for subnet in &finished.subnets {
+            // Texts of subnets have commas.
+            let named = |scenario: &str| format!("\"{scenario} of {}\"", subnet.name);
+            matrices.push((named("class_incremental"), &subnet.class_incremental));
+            matrices.push((named("task_incremental"), &subnet.task_incremental));
+        }
         for (name, matrix) in matrices {
             let rows = std::iter::once(&matrix.untrained).chain(&matrix.rows);
             for (learnt, row) in rows.enumerate() {

@@ -9,11 +9,12 @@ use oncefit_nn::{Parameter, Parameters};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::correction::Correction;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Anchor, Learner};
 use crate::stream::Examples;
 
-const FORMAT: &str = "oncefit learner 1";
+const FORMAT: &str = "oncefit learner 3";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -24,6 +25,9 @@ struct Header {
     task: usize,
     batches: usize,
     images: u64,
+    train_macs: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    correction: Option<Correction>,
     seen: Vec<u32>,
     old: usize,
     offered: u64,
@@ -31,6 +35,8 @@ struct Header {
     arrived: Vec<u32>,
     anchors: Vec<bool>,
     has_previous: bool,
+    #[serde(default)]
+    has_fisher: bool,
     /// What the keeper of the state wants to know beside it.
     #[serde(default)]
     note: String,
@@ -58,8 +64,10 @@ fn numbers(values: &[u32]) -> Vec<u8> {
 
 impl Learner {
     fn configuration(&self) -> Result<String> {
-        let both = (&self.method, &self.settings, self.graph().nodes.len());
-        serde_json::to_string(&both).map_err(|error| fails(error.to_string()))
+        let elastic = self.elastic.as_ref().map(|elastic| &elastic.settings);
+        let nodes = self.graph().nodes.len();
+        let all = (&self.method, &self.settings, nodes, elastic);
+        serde_json::to_string(&all).map_err(|error| fails(error.to_string()))
     }
 
     /// The sets of weights that make up the state, by prefix.
@@ -70,6 +78,9 @@ impl Learner {
         ];
         if let Some(previous) = &self.previous {
             sets.push(("previous/".into(), previous));
+        }
+        if let Some(fisher) = &self.fisher {
+            sets.push(("fisher/".into(), fisher));
         }
         for (index, anchor) in self.anchors.iter().enumerate() {
             if let Some(anchor) = anchor {
@@ -158,6 +169,8 @@ impl Learner {
             task: self.task,
             batches: self.batches,
             images: self.images,
+            train_macs: self.train_macs,
+            correction: self.correction.clone(),
             seen: self.seen.clone(),
             old: self.old,
             offered: memory.map_or(0, |memory| memory.offered),
@@ -166,6 +179,7 @@ impl Learner {
             arrived: memory.map_or_else(Vec::new, |memory| memory.arrived.clone()),
             anchors: self.anchors.iter().map(Option::is_some).collect(),
             has_previous: self.previous.is_some(),
+            has_fisher: self.fisher.is_some(),
             note: note.to_owned(),
         };
         let header = serde_json::to_string(&header).map_err(|error| fails(error.to_string()))?;
@@ -242,6 +256,7 @@ impl Learner {
         };
         let (parameters, momentum) = (read("")?, read("momentum/")?);
         let previous = header.has_previous.then(|| read("previous/")).transpose()?;
+        let fisher = header.has_fisher.then(|| read("fisher/")).transpose()?;
         let mut anchors = Vec::new();
         for (index, is_there) in header.anchors.iter().enumerate() {
             anchors.push(match is_there {
@@ -299,6 +314,7 @@ impl Learner {
         self.parameters = parameters;
         self.optimiser.buffers = vec![momentum];
         self.previous = previous;
+        self.fisher = fisher;
         self.anchors = anchors;
         self.paths = paths;
         self.recent = recent;
@@ -309,6 +325,8 @@ impl Learner {
         self.task = header.task;
         self.batches = header.batches;
         self.images = header.images;
+        self.train_macs = header.train_macs;
+        self.correction = header.correction;
         Ok(header.note)
     }
 }

@@ -125,6 +125,8 @@ pub struct Task {
     pub pixels: PixelChange,
     /// Indices of its training images.
     pub train: Vec<usize>,
+    /// Indices of training images that are kept out of training; see [`Stream::hold_out`].
+    pub held_out: Vec<usize>,
     /// Indices of its test images.
     pub test: Vec<usize>,
 }
@@ -168,6 +170,7 @@ impl Stream {
                 classes,
                 pixels,
                 train,
+                held_out: Vec::new(),
                 test,
             });
         };
@@ -254,6 +257,34 @@ impl Stream {
     /// Classes of the data set: outputs of a head for all of them.
     pub fn classes(&self) -> usize {
         self.data.train.class_names().len()
+    }
+
+    /// Keeps images of each class out of the training of each task: as many as `of_class` says for the
+    /// number of classes before it, but never all.
+    pub fn hold_out(mut self, of_class: impl Fn(usize) -> usize) -> Self {
+        let mut before = 0;
+        for task in &mut self.tasks {
+            let dataset = &self.data.train;
+            let count = of_class(before);
+            before += task.classes.len();
+            let mut order = task.train.clone();
+            let index = task.index as u64;
+            Draws::new(self.settings.seed, "hold-out", index, 0).shuffle(&mut order);
+            let label = |index: &usize| dataset.labels()[*index];
+            let mut of_label = vec![0; dataset.class_names().len()];
+            for index in &task.train {
+                of_label[label(index) as usize] += 1;
+            }
+            let mut taken = vec![0; of_label.len()];
+            order.retain(|index| {
+                let class = label(index) as usize;
+                taken[class] += 1;
+                taken[class] <= count.min(of_label[class] - 1)
+            });
+            task.train.retain(|index| !order.contains(index));
+            task.held_out = order;
+        }
+        self
     }
 
     /// Batches in one epoch of `task`.

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::auto_augment::AutoAugmentPolicy;
 use self::colour::Jitter;
-use self::geometry::{Outside, Rectangle, crop, mirror};
+pub use self::geometry::mirror;
+use self::geometry::{Outside, Rectangle, crop};
 pub(crate) use self::mix::mix;
 use crate::dataset::ImageShape;
 use crate::error::{DataError, Result};

@@ -39,7 +39,7 @@ mod source;
 mod split;
 mod summary;
 
-pub use augmentation::{Augmentation, AutoAugmentPolicy};
+pub use augmentation::{Augmentation, AutoAugmentPolicy, mirror};
 pub use batch::Batch;
 pub use dataset::{Dataset, ImageShape};
 pub use embedded::{EMBEDDED_TEST_PER_CLASS, EMBEDDED_TRAIN_PER_CLASS, embedded, first_per_class};

@@ -1,8 +1,10 @@
-//! Rates of the kernels in GFLOP/s: medians over repeated calls, on all threads.
+//! Rates of the kernels in GFLOP/s and in per cent of what multiply-adds on registers reach on this
+//! machine: medians over repeated calls, on all threads.
 //!
 //! `cargo run --release -p oncefit-kernels --example rates`
 
 use std::hint::black_box;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use oncefit_kernels::*;
@@ -21,9 +23,14 @@ fn median(mut call: impl FnMut()) -> f64 {
     times[times.len() / 2]
 }
 
+/// Operations per second on registers.
+static PEAK: OnceLock<f64> = OnceLock::new();
+
 fn line(name: &str, operations: usize, seconds: f64) {
-    let rate = operations as f64 / seconds / 1e9;
-    println!("{name:<44} {:8.3} ms  {rate:7.1} GFLOP/s", seconds * 1e3);
+    let rate = operations as f64 / seconds;
+    let share = PEAK.get().map_or(f64::NAN, |peak| 100.0 * rate / peak);
+    let (milliseconds, rate) = (seconds * 1e3, rate / 1e9);
+    println!("{name:<52} {milliseconds:8.3} ms  {rate:7.1} GFLOP/s  {share:5.1} %");
 }
 
 /// Values of a tensor and the batch-norm it is read through.
@@ -183,6 +190,126 @@ fn depthwise(cpu: Cpu, input: &Tensor, kernel: usize, stride: usize) {
     line(&format!("{name}, backward"), 2 * operations, seconds);
 }
 
+/// A dense k×k convolution in training.
+fn dense(cpu: Cpu, input: &Tensor, kernel: usize, out: usize) {
+    let shape = input.shape;
+    let window = Window { kernel, stride: 1 };
+    let row = kernel * kernel * shape.channels;
+    let data = vec![0.01; out * row];
+    let weight = ConvWeight {
+        data: &data,
+        out_stride: row,
+        in_stride: shape.channels,
+    };
+    let mut output = vec![0.0; shape.rows() * out];
+    let operations = 2 * shape.rows() * row * out;
+    let side = shape.height;
+    let name = format!("{kernel}×{kernel} {}→{out}, {side}×{side}", shape.channels);
+    let seconds = median(|| {
+        let source = input.source();
+        convolution_forward(cpu, source, window, weight, out, None, &mut output, None);
+        black_box(&output);
+    });
+    line(&format!("{name}, forward"), operations, seconds);
+    let mut target = vec![0.0; shape.len()];
+    let mut gradient = vec![0.0; data.len()];
+    let seconds = median(|| {
+        let dz = OutputGradient {
+            dz: &output,
+            batch_norm: None,
+        };
+        let to = InputGradient::Overwrite(&mut target);
+        let weights = Some((&mut gradient[..], row, shape.channels));
+        convolution_backward(
+            cpu,
+            input.source(),
+            window,
+            weight,
+            out,
+            dz,
+            to,
+            weights,
+            None,
+        );
+        black_box(&target);
+    });
+    line(&format!("{name}, backward"), 2 * operations, seconds);
+}
+
+/// The inference kernels in eight bits beside those in f32.
+fn in_bytes(cpu: Cpu, images: usize, side: usize, channels: usize, out: usize) {
+    let shape = Shape {
+        images,
+        height: side,
+        width: side,
+        channels,
+    };
+    let quantisation = Quantisation::of_range(-0.4, 6.0);
+    let data: Vec<u8> = (0..shape.len()).map(|at| (at % 251) as u8).collect();
+    let values: Vec<f32> = data.iter().map(|byte| quantisation.value(*byte)).collect();
+    let bytes = QuantisedTensor {
+        data: &data,
+        shape,
+        quantisation,
+    };
+    let finish = LayerFinish {
+        bias: None,
+        affine: None,
+        activation: Activation::HardSwish,
+        output: Some(quantisation),
+    };
+    let mut to_bytes = vec![0; shape.rows() * out.max(channels)];
+    let mut to_values = vec![0.0; shape.rows() * out.max(channels)];
+    let weights: Vec<f32> = (0..9 * channels * out)
+        .map(|at| (at % 13) as f32 * 0.01 - 0.06)
+        .collect();
+    for kernel in [1, 3] {
+        let window = Window { kernel, stride: 1 };
+        let row = kernel * kernel * channels;
+        let weight = ConvWeight {
+            data: &weights,
+            out_stride: row,
+            in_stride: channels,
+        };
+        let operations = 2 * shape.rows() * row * out;
+        let name = format!("{kernel}×{kernel} {channels}→{out}, {images}×{side}×{side}");
+        let packed = PackedWeight::new(cpu, weight, kernel, channels, out);
+        let seconds = median(|| {
+            let source = Source::plain(&values, shape);
+            let to = &mut to_values[..shape.rows() * out];
+            convolution_forward(cpu, source, window, &packed, out, None, to, None);
+            black_box(&to_values);
+        });
+        line(&format!("{name}, f32, packed"), operations, seconds);
+        let layer =
+            QuantisedConvolution::new(cpu, weight, kernel, channels, out, quantisation, &finish);
+        let seconds = median(|| {
+            let to = QuantisedOutput::Bytes(&mut to_bytes[..shape.rows() * out]);
+            quantised_convolution(cpu, bytes, window, &layer, to);
+        });
+        line(&format!("{name}, int8 with h-swish"), operations, seconds);
+    }
+    for kernel in [3, 5] {
+        let window = Window { kernel, stride: 1 };
+        let weights = &weights[..kernel * kernel * channels];
+        let operations = 2 * shape.len() * kernel * kernel;
+        let name = format!("depthwise {kernel}×{kernel}, {images}×{side}×{side}×{channels}");
+        let seconds = median(|| {
+            let source = Source::plain(&values, shape);
+            let to = &mut to_values[..shape.len()];
+            depthwise_forward(cpu, source, window, weights, to, None);
+            black_box(&to_values);
+        });
+        line(&format!("{name}, f32"), operations, seconds);
+        let layer = QuantisedDepthwise::new(cpu, weights, kernel, quantisation, &finish);
+        let seconds = median(|| {
+            let to = &mut to_bytes[..shape.len()];
+            quantised_depthwise(cpu, bytes, window, &layer, to);
+        });
+        line(&format!("{name}, int8 with h-swish"), operations, seconds);
+    }
+}
+
 fn main() {
     let cpu = Cpu::detect();
     println!(
@@ -190,6 +317,8 @@ fn main() {
         cpu.instruction_set(),
         rayon::current_num_threads()
     );
+    let peak = *PEAK.get_or_init(|| peak_operations_per_second(cpu, 15));
+    println!("on registers: {:.1} GFLOP/s", peak / 1e9);
     println!("batch 64, 32×32: the shapes of the reference network of docs/results");
     pointwise(cpu, &Tensor::new(64, 32, 24), 96);
     pointwise(cpu, &Tensor::new(64, 32, 96), 24);
@@ -202,4 +331,11 @@ fn main() {
     depthwise(cpu, &Tensor::new(64, 14, 48), 5, 1);
     depthwise(cpu, &Tensor::new(64, 14, 48), 7, 1);
     depthwise(cpu, &Tensor::new(64, 7, 144), 7, 1);
+    println!("batch 8, dense: the shapes of ResNets at 128");
+    dense(cpu, &Tensor::new(8, 32, 64), 3, 64);
+    dense(cpu, &Tensor::new(8, 8, 256), 3, 256);
+    dense(cpu, &Tensor::new(8, 16, 512), 1, 128);
+    println!("inference, batch 8 and 1");
+    in_bytes(cpu, 8, 28, 96, 96);
+    in_bytes(cpu, 1, 14, 240, 80);
 }

@@ -15,7 +15,7 @@ use crate::cpu::{Cpu, InstructionSet};
 use crate::gemm::{pack, packed_len};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
 use crate::scratch::{Panels, Scratch};
-use crate::tiles::{BackwardRows, ForwardRows};
+use crate::tiles::{BackwardRows, ForwardColumns, ForwardRows};
 use crate::types::{ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window};
 
 /// `output = convolution(value(source), weight) + bias`; `sums` receive Σy and Σy² per channel.
@@ -74,6 +74,9 @@ pub fn convolution_forward<'a>(
             &weight.panels
         }
     };
+    if sums.is_none() && geometry.is_mostly_weight() {
+        return forward_by_columns(cpu, &geometry, packed, bias, output);
+    }
     let chunks = geometry.forward_chunks();
     let mut partial = vec![
         0.0f64;
@@ -106,6 +109,32 @@ pub fn convolution_forward<'a>(
     if let Some(sums) = sums {
         merge_sums(&partial, sums);
     }
+}
+
+/// The forward pass of a layer whose weight takes longer to read than its tensors: each chunk reads a
+/// part of the weight, and all rows.
+fn forward_by_columns(
+    cpu: Cpu,
+    geometry: &Geometry,
+    packed: &[f32],
+    bias: Option<&[f32]>,
+    output: &mut [f32],
+) {
+    let (k, n, lanes) = (geometry.k, geometry.n, geometry.lanes);
+    let panels = n.div_ceil(lanes);
+    let chunks = panels.min(COLUMN_CHUNKS);
+    let outputs = Parts::new(output);
+    for_each_chunk(chunks, geometry.operations(), |chunk| {
+        let panels = chunk_range(panels, chunks, chunk);
+        let columns = panels.start * lanes..n.min(panels.end * lanes);
+        cpu.run(ForwardColumns {
+            geometry,
+            packed: &packed[panels.start * lanes * k..panels.end * lanes * k],
+            bias: bias.map(|bias| &bias[columns.clone()]),
+            columns,
+            output: &outputs,
+        });
+    });
 }
 
 /// The gradients of a convolution: of its input to `input`, of its weight and bias added to
@@ -253,6 +282,9 @@ impl InputGradient<'_> {
 const FEW_IMAGES: usize = 4;
 /// Output pixels of such a piece at least.
 const PIECE_ROWS: usize = 48;
+
+/// Parts of a weight that is read in parts.
+const COLUMN_CHUNKS: usize = 8;
 
 /// A weight as [`convolution_forward`] reads it.
 #[derive(Clone, Copy, Debug)]
@@ -409,6 +441,12 @@ impl<'a> Geometry<'a> {
 
     fn operations(&self) -> usize {
         2 * self.output.rows() * self.k * self.n
+    }
+
+    /// Whether the weight is so much larger than input and output that it should be read once.
+    fn is_mostly_weight(&self) -> bool {
+        let weight = self.k * self.n;
+        weight > 1 << 16 && weight > 2 * self.output.rows() * (self.k + self.n)
     }
 
     /// Rows of a tile: operands of about 64 KB; whole blocks of any height.

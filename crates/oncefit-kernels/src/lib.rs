@@ -19,16 +19,19 @@ mod cpu;
 mod depthwise;
 mod elementwise;
 mod gemm;
+mod int8;
 mod kernel_transform;
 mod loss;
 mod optimiser;
 mod parallel;
+mod peak;
 mod pooling;
 pub mod reference;
 mod rows;
 mod scratch;
 mod simd;
 mod sums;
+mod team;
 mod tiles;
 mod types;
 mod window_pooling;
@@ -43,13 +46,21 @@ pub use elementwise::{
     activate, activate_backward_in_place, activation_backward, activation_backward_in_place, add,
     materialise,
 };
+pub use int8::{
+    LayerFinish, Quantisation, QuantisedConvolution, QuantisedDepthwise, QuantisedGate,
+    QuantisedOutput, QuantisedTensor, dequantise, quantise, quantised_add, quantised_average_pool,
+    quantised_convolution, quantised_depthwise, quantised_global_average_pool, quantised_map,
+    quantised_max_pool,
+};
 pub use kernel_transform::{crop_center, kernel_transform_backward, kernel_transform_forward};
 pub use loss::{AlphaDivergence, Target, softmax, softmax_cross_entropy};
 pub use optimiser::{AdamStep, RmsPropStep, SgdStep, adam_step, rms_prop_step, sgd_step};
 pub use parallel::{in_pool, on_one_thread};
+pub use peak::peak_operations_per_second;
 pub use pooling::{
     gate_gradient, gated_backward_in_place, global_average_pool, global_average_pool_backward,
 };
+pub use team::in_team;
 pub use types::{
     Activation, Affine, BatchNormGradient, ChannelSums, ConvWeight, InputGradient, OutputGradient,
     Shape, Source, Window,

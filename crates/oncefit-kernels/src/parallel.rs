@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::team;
+
 /// Below this many floating-point operations, handing work to other threads costs more than it
 /// saves.
 const SERIAL_OPERATIONS: usize = 200_000;
@@ -13,7 +15,7 @@ const SERIAL_OPERATIONS: usize = 200_000;
 pub(crate) fn for_each_chunk(chunks: usize, operations: usize, work: impl Fn(usize) + Sync) {
     if chunks <= 1 || operations < SERIAL_OPERATIONS || ALONE.get() {
         (0..chunks).for_each(work);
-    } else {
+    } else if !team::share(chunks, &work) {
         (0..chunks).into_par_iter().for_each(&work);
     }
 }

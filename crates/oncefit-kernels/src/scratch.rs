@@ -7,7 +7,15 @@ use std::ops::{Deref, DerefMut};
 #[derive(Clone, Copy)]
 struct Line(#[allow(dead_code, reason = "read through a cast")] [f32; 16]);
 
+/// Times that a buffer may be larger than what it is taken for.
+const LARGER: usize = 4;
+/// Lines that are never too many.
+const SMALL: usize = 1024;
+/// Buffers that a thread keeps; the smallest go first.
+const MOST_FREE: usize = 64;
+
 thread_local! {
+    /// Sorted by size.
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -64,11 +72,23 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// A buffer of `length` values; what they are is not specified.
     pub fn take(length: usize) -> Self {
-        let mut lines = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
-        lines.resize(length.div_ceil(16).max(lines.len()), Line([0.0; 16]));
+        let needed = length.div_ceil(16);
+        let known = FREE.with_borrow_mut(|free| {
+            let at = free.partition_point(|lines| lines.len() < needed);
+            let most = (LARGER * needed).max(SMALL);
+            (free.get(at)?.len() <= most).then(|| free.remove(at))
+        });
+        let lines = known.unwrap_or_else(|| vec![Line([0.0; 16]); needed]);
         Self {
             panels: Panels { lines, length },
         }
+    }
+
+    /// Its memory as bytes.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        let values: &mut [f32] = self;
+        // SAFETY: every pattern of bytes is an f32 and a row of bytes, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
     }
 
     /// A buffer of `length` zeros.
@@ -83,7 +103,14 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.panels.lines);
         // A thread that is going away has no list to return to.
-        let _ = FREE.try_with(|free| free.borrow_mut().push(lines));
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            let at = free.partition_point(|other| other.len() < lines.len());
+            free.insert(at, lines);
+            if free.len() > MOST_FREE {
+                free.remove(0);
+            }
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::convolution::{Geometry, SinkMode};
 use crate::cpu::Kernel;
 use crate::gemm::{Multiply, MultiplyTransposed, multiply, multiply_transposed};
+use crate::parallel::Parts;
 use crate::rows::{GradientRows, Prologue};
 use crate::scratch::Scratch;
 use crate::simd::Simd;
@@ -217,6 +218,50 @@ impl Kernel for ForwardRows<'_> {
                 // SAFETY: there are `output.len()` squares.
                 unsafe { lane_sums.add(simd, output.len(), &Squares(output)) };
                 lane_sums.flush(sums);
+            }
+            start = end;
+        }
+    }
+}
+
+/// All rows of some output channels.
+pub(crate) struct ForwardColumns<'a> {
+    pub geometry: &'a Geometry<'a>,
+    /// The weight of these channels.
+    pub packed: &'a [f32],
+    pub bias: Option<&'a [f32]>,
+    pub columns: Range<usize>,
+    pub output: &'a Parts<'a, f32>,
+}
+
+impl Kernel for ForwardColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let geometry = self.geometry;
+        let (k, n, columns) = (geometry.k, geometry.n, self.columns.len());
+        let rows = geometry.output.rows();
+        let mut loader = RowLoader::new(simd, geometry);
+        let mut values = Scratch::take(geometry.tile_rows() * k);
+        let mut products = Scratch::take(geometry.tile_rows() * columns);
+        let mut start = 0;
+        while start < rows {
+            let end = geometry.tile_end(start, rows);
+            let product = Multiply {
+                a: loader.load(simd, start..end, &mut values),
+                lda: k,
+                b: self.packed,
+                bias: self.bias,
+                rows: end - start,
+                k,
+                n: columns,
+            };
+            multiply(simd, &product, &mut products, columns);
+            for (row, products) in (start..end).zip(products.chunks_exact(columns)) {
+                let at = row * n + self.columns.start;
+                // SAFETY: chunks are disjoint columns.
+                unsafe { self.output.part(at..at + columns) }.copy_from_slice(products);
             }
             start = end;
         }

@@ -56,7 +56,7 @@ impl PoolWindow {
     }
 
     /// Input coordinates under output `index` of an axis.
-    fn inside(self, index: usize, size: usize) -> Range<usize> {
+    pub(crate) fn inside(self, index: usize, size: usize) -> Range<usize> {
         let start = index * self.stride;
         start.saturating_sub(self.padding)..(start + self.kernel - self.padding).min(size)
     }

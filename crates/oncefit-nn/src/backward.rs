@@ -13,6 +13,7 @@ use crate::error::{NnError, Result};
 use crate::execute::{Executor, Tape, apply_dropout, gathered};
 use crate::parameters::{Gradients, Parameters};
 use crate::plan::{Plan, PoolKind, Step, TensorInfo, View};
+use crate::session::Prepared;
 
 /// The gradient of one stored tensor while it is being made.
 #[derive(Default)]
@@ -73,6 +74,7 @@ impl Executor {
         pass.grads[plan.output].buffer = Some(seed);
         oncefit_kernels::in_pool(|| {
             for index in (0..plan.steps.len()).rev() {
+                pass.restore(index);
                 pass.step(index);
             }
         });
@@ -127,6 +129,29 @@ impl Sink {
 }
 
 impl Pass<'_, '_> {
+    /// Makes what a step reads and was not kept.
+    fn restore(&mut self, index: usize) {
+        let plan = self.plan;
+        for tensor in plan.steps[index].tensors() {
+            if let (Some(by), None) = (
+                plan.tensors[tensor].expansion_by,
+                &self.tape.tensors[tensor],
+            ) {
+                let nothing = &Prepared::Nothing;
+                let step = &plan.steps[by];
+                self.executor.run(
+                    plan,
+                    self.parameters,
+                    &mut self.tape,
+                    by,
+                    step,
+                    false,
+                    nothing,
+                );
+            }
+        }
+    }
+
     fn step(&mut self, index: usize) {
         let plan = self.plan;
         match &plan.steps[index] {
@@ -145,7 +170,7 @@ impl Pass<'_, '_> {
                 };
                 let mut sink = self.sink(*source);
                 if let Some(gather) = gather {
-                    let own = gathered(self.parameters, plan, *weight, *out, *window, gather);
+                    let own = gathered(self.parameters, plan, *weight, *out, gather);
                     let mut gradient = vec![0.0; own.data.len()];
                     let bias_gradient = bias.map(|bias| {
                         &mut self.gradients.at_mut(bias)[..plan.tensors[*out].shape.channels]
@@ -440,7 +465,7 @@ impl Pass<'_, '_> {
         let shape = self.plan.tensors[tensor].shape;
         let count = self.tape.images.count * shape.height * shape.width;
         let applied = &self.tape.norms[norm];
-        let found = kernels::batch_norm_backward(
+        let mut found = kernels::batch_norm_backward(
             sums,
             count,
             &applied.mean,
@@ -448,6 +473,11 @@ impl Pass<'_, '_> {
             &info.vector(self.parameters, info.scale),
             info.epsilon,
         );
+        if self.tape.is_calibrated {
+            // b and c are what flows through the statistics.
+            found.b.fill(0.0);
+            found.c.fill(0.0);
+        }
         let (scale, shift) = self.gradients.pair_mut(info.scale, info.shift);
         for (stored, own) in [(scale, &found.dgamma), (shift, &found.dbeta)] {
             match &info.gather {

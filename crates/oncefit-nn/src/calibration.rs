@@ -40,6 +40,15 @@ pub enum Calibration {
 }
 
 impl Calibration {
+    /// Mean and variance of each batch-norm of `plan`, in the order of the graph.
+    ///
+    /// # Errors
+    /// If this calibration belongs to another network.
+    pub fn in_order(&self, plan: &Plan) -> Result<Vec<(&[f32], &[f32])>> {
+        let norms = plan.norms.iter();
+        norms.map(|norm| self.statistics(plan, norm)).collect()
+    }
+
     pub(crate) fn statistics(&self, plan: &Plan, norm: &NormInfo) -> Result<(&[f32], &[f32])> {
         let Self::BatchNorm {
             graph_id,

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 /// Ranges of stored channels, rising.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Channels {
+pub struct Channels {
     ranges: Vec<Range<usize>>,
 }
 
@@ -93,9 +93,78 @@ impl Channels {
     }
 }
 
+/// The part of a dense convolution's stored weight, `[out, k, k, in]`, that a subnet has: the centre
+/// of the kernel, as a smaller depthwise kernel without transform is made (Once-for-All §3.3), and
+/// some input channels.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct WeightPart {
+    pub channels: Channels,
+    pub stored_kernel: usize,
+    pub kernel: usize,
+}
+
+impl WeightPart {
+    /// The stored taps of one output channel, row by row.
+    pub fn taps(&self) -> impl Iterator<Item = usize> + use<> {
+        let (stored, kernel) = (self.stored_kernel, self.kernel);
+        let border = (stored - kernel) / 2;
+        let rows = border..border + kernel;
+        rows.flat_map(move |row| (0..kernel).map(move |column| row * stored + border + column))
+    }
+
+    /// Where the rows of `stride` values of the first `outputs` output channels begin.
+    fn rows(&self, outputs: usize, stride: usize) -> impl Iterator<Item = usize> {
+        let area = self.stored_kernel * self.stored_kernel;
+        (0..outputs)
+            .flat_map(move |output| self.taps().map(move |tap| (output * area + tap) * stride))
+    }
+
+    /// The part for the first `outputs` output channels.
+    pub fn gather(&self, from: &[f32], outputs: usize, stride: usize) -> Vec<f32> {
+        let values = outputs * self.kernel * self.kernel * self.channels.count();
+        let mut to = Vec::with_capacity(values);
+        for start in self.rows(outputs, stride) {
+            for range in self.channels.ranges() {
+                to.extend_from_slice(&from[start + range.start..start + range.end]);
+            }
+        }
+        to
+    }
+
+    /// Adds a part to where it was gathered from.
+    pub fn scatter_add(&self, from: &[f32], to: &mut [f32], stride: usize) {
+        let row = self.channels.count();
+        let outputs = from.len() / (self.kernel * self.kernel * row);
+        for (source, start) in from.chunks_exact(row).zip(self.rows(outputs, stride)) {
+            let target = &mut to[start..];
+            self.channels.scatter_add(source, target, stride);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_weights_are_centres_of_kernels() {
+        let part = WeightPart {
+            channels: Channels::first(1).followed_by(&Channels::first(1), 2),
+            stored_kernel: 3,
+            kernel: 1,
+        };
+        assert_eq!(part.taps().collect::<Vec<_>>(), [4]);
+        // Two output channels, 3×3 taps, three stored input channels.
+        let stored: Vec<f32> = (0..54).map(|value| value as f32).collect();
+        assert_eq!(part.gather(&stored, 2, 3), [12.0, 14.0, 39.0, 41.0]);
+        let mut back = vec![0.0; 54];
+        part.scatter_add(&[1.0, 2.0, 3.0, 4.0], &mut back, 3);
+        let written = back.iter().enumerate().filter(|(_, value)| **value != 0.0);
+        assert_eq!(
+            written.map(|(at, value)| (at, *value)).collect::<Vec<_>>(),
+            [(12, 1.0), (14, 2.0), (39, 3.0), (41, 4.0)]
+        );
+    }
 
     #[test]
     fn parts_keep_their_places_and_scattering_is_the_transpose_of_gathering() {

@@ -5,7 +5,7 @@
 //! divide each value's gradient by the (root of the) sum of the weights of the subnets that hold
 //! it: [`Plan::add_coverage`] takes that sum, [`Gradients::divide`] divides.
 
-use crate::channels::Channels;
+use crate::channels::{Channels, WeightPart};
 use crate::parameters::Gradients;
 use crate::plan::{Plan, Step};
 
@@ -28,13 +28,17 @@ impl Plan {
                     bias,
                     out,
                 } => {
-                    let first = Channels::first(self.tensors[source.tensor].shape.channels);
-                    let inputs = gather.as_ref().unwrap_or(&first);
+                    let whole = WeightPart {
+                        channels: Channels::first(self.tensors[source.tensor].shape.channels),
+                        stored_kernel: window.kernel,
+                        kernel: window.kernel,
+                    };
+                    let part = gather.as_ref().unwrap_or(&whole);
                     let outputs = self.tensors[*out].shape.channels;
                     for output in 0..outputs {
-                        for tap in 0..window.kernel * window.kernel {
+                        for tap in part.taps() {
                             let start = output * out_stride + tap * in_stride;
-                            for range in inputs.ranges() {
+                            for range in part.channels.ranges() {
                                 add(*weight, start + range.start, range.len());
                             }
                         }

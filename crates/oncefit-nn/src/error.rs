@@ -47,6 +47,14 @@ pub enum NnError {
         /// How the expected length comes about.
         detail: String,
     },
+    /// Numbers that are to be rounded to integers are none.
+    #[error("{what} holds {value}, which no range of integers can stand for")]
+    NotFinite {
+        /// The image or parameter.
+        what: String,
+        /// The value.
+        value: f32,
+    },
     /// An evaluation was asked for with batch-norm statistics of another network.
     #[error(
         "the network is not calibrated: {reason}; calibrate this subnet before it is evaluated, extracted or exported"

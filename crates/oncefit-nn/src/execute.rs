@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use oncefit_kernels as kernels;
-use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source, Window};
+use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source};
 use oncefit_random::Draws;
 
 use crate::buffers::{Buffer, BufferPool};
 use crate::calibration::Calibration;
-use crate::channels::Channels;
+use crate::channels::WeightPart;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
 use crate::plan::{NormInfo, Plan, PoolKind, Step, View};
@@ -34,6 +34,18 @@ pub struct DropoutDraws {
     pub network: u64,
 }
 
+impl DropoutDraws {
+    /// The endless mask of one dropout of a plan ([`Plan::dropout_sites`]): 0 with probability
+    /// `rate` and `1 / (1 − rate)` otherwise, for `count × height × width × channels` values in
+    /// that order.
+    pub fn mask(self, site: usize, rate: f32) -> impl Iterator<Item = f32> {
+        let index = self.network << 32 | site as u64;
+        let mut draws = Draws::new(self.seed, "dropout", self.step, index);
+        let kept = 1.0 / (1.0 - rate);
+        std::iter::repeat_with(move || if draws.unit_f32() < rate { 0.0 } else { kept })
+    }
+}
+
 /// Where batch-norm takes its statistics from, and whether dropout is on.
 #[derive(Clone, Copy, Debug)]
 pub enum Mode<'a> {
@@ -42,6 +54,9 @@ pub enum Mode<'a> {
         /// Dropout is off when this is `None`.
         dropout: Option<DropoutDraws>,
     },
+    /// Statistics of a calibration, which are constants to the backward pass: rows do not see each
+    /// other, so gradients of single images have a meaning. Dropout is off.
+    TrainCalibrated(&'a Calibration),
     /// Statistics of the batch; nothing is kept but the statistics.
     BatchStatistics,
     /// Statistics of a calibration.
@@ -80,6 +95,7 @@ impl AppliedNorm {
 pub struct Executor {
     pub(crate) cpu: Cpu,
     pub(crate) pool: BufferPool,
+    pub(crate) recomputes: bool,
 }
 
 impl Default for Executor {
@@ -100,6 +116,8 @@ pub struct Tape<'a> {
     pub(crate) winners: Vec<Vec<u32>>,
     pub(crate) dropout: Option<DropoutDraws>,
     pub(crate) is_training: bool,
+    /// Whether batch-norm's statistics are constants.
+    pub(crate) is_calibrated: bool,
     output: usize,
 }
 
@@ -125,7 +143,20 @@ impl Executor {
         Self {
             cpu,
             pool: BufferPool::default(),
+            recomputes: false,
         }
+    }
+
+    /// Whether training keeps the wide tensors of inverted residuals and bottlenecks or makes them
+    /// again in the backward pass, from the narrow ones before them: less memory, a little more
+    /// time, the same bits.
+    pub fn recompute(&mut self, recomputes: bool) {
+        self.recomputes = recomputes;
+    }
+
+    /// Bytes that it holds between passes: the most that its passes needed at once.
+    pub fn held_bytes(&self) -> usize {
+        self.pool.bytes()
     }
 
     /// The processor whose instructions it uses.
@@ -159,7 +190,9 @@ impl Executor {
         }
         let mut tape = Tape::new(plan, images);
         match mode {
-            Mode::Evaluate(calibration) => {
+            Mode::Evaluate(calibration) | Mode::TrainCalibrated(calibration) => {
+                tape.is_calibrated = true;
+                tape.is_training = matches!(mode, Mode::TrainCalibrated(_));
                 for (norm, info) in tape.norms.iter_mut().zip(&plan.norms) {
                     let (mean, variance) = calibration.statistics(plan, info)?;
                     *norm = AppliedNorm::new(parameters, info, mean, variance);
@@ -171,7 +204,7 @@ impl Executor {
             }
             Mode::BatchStatistics => {}
         }
-        let takes_statistics = !matches!(mode, Mode::Evaluate(_));
+        let takes_statistics = !tape.is_calibrated;
         kernels::in_pool(|| self.run_all(plan, parameters, &mut tape, takes_statistics, None));
         Ok(tape)
     }
@@ -191,7 +224,7 @@ impl Executor {
         tape
     }
 
-    fn run_all(
+    pub(crate) fn run_all(
         &mut self,
         plan: &Plan,
         parameters: &Parameters,
@@ -210,11 +243,12 @@ impl Executor {
                 takes_statistics,
                 prepared,
             );
-            if tape.is_training {
+            if tape.is_training && !self.recomputes {
                 continue;
             }
             for (tensor, info) in plan.tensors.iter().enumerate() {
                 if info.last_use == index
+                    && (!tape.is_training || info.expansion_by.is_some())
                     && let Some(buffer) = tape.tensors[tensor].take()
                 {
                     self.pool.give(buffer);
@@ -236,7 +270,7 @@ impl Executor {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one step")]
-    fn run(
+    pub(crate) fn run(
         &mut self,
         plan: &Plan,
         parameters: &Parameters,
@@ -266,7 +300,7 @@ impl Executor {
                 let mut output = new_tensor(*out);
                 let gathered = gather
                     .as_ref()
-                    .map(|gather| gathered(parameters, plan, *weight, *out, *window, gather));
+                    .map(|part| gathered(parameters, plan, *weight, *out, part));
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
                 let (weight, bias) = match prepared {
@@ -401,7 +435,7 @@ impl Executor {
 }
 
 impl<'a> Tape<'a> {
-    fn new(plan: &Plan, images: Images<'a>) -> Self {
+    pub(crate) fn new(plan: &Plan, images: Images<'a>) -> Self {
         Self {
             images,
             tensors: vec![None; plan.tensors.len()],
@@ -410,6 +444,7 @@ impl<'a> Tape<'a> {
             winners: vec![Vec::new(); plan.steps.len()],
             dropout: None,
             is_training: false,
+            is_calibrated: false,
             output: plan.output,
         }
     }
@@ -474,7 +509,7 @@ impl NormInfo {
     }
 }
 
-/// A convolution's weight with the input channels of one subnet only.
+/// A convolution's weight with the kernel and the input channels of one subnet only.
 pub(crate) struct GatheredWeight {
     pub data: Vec<f32>,
     pub out_stride: usize,
@@ -491,23 +526,22 @@ impl GatheredWeight {
     }
 }
 
-/// The weight of a convolution behind a concatenation.
+/// The weight of a convolution behind a concatenation, or with a smaller kernel than the stored one.
 pub(crate) fn gathered(
     parameters: &Parameters,
     plan: &Plan,
     weight: usize,
     out: usize,
-    window: Window,
-    gather: &Channels,
+    part: &WeightPart,
 ) -> GatheredWeight {
     let stored = parameters.at(weight);
-    let taps = window.kernel * window.kernel;
-    let rows = plan.tensors[out].shape.channels * taps;
+    let outputs = plan.tensors[out].shape.channels;
     let stride = stored.shape[stored.shape.len() - 1];
+    let in_stride = part.channels.count();
     GatheredWeight {
-        data: gather.gather(&stored.data, rows, stride),
-        out_stride: taps * gather.count(),
-        in_stride: gather.count(),
+        data: part.gather(&stored.data, outputs, stride),
+        out_stride: part.kernel * part.kernel * in_stride,
+        in_stride,
     }
 }
 
@@ -571,13 +605,10 @@ pub(crate) fn bake_kernel(
     baked
 }
 
-/// Multiplies by a mask that is 0 with probability `rate` and `1 / (1 - rate)` otherwise.
+/// Multiplies by the mask of a site.
 pub(crate) fn apply_dropout(address: DropoutDraws, site: usize, rate: f32, values: &mut [f32]) {
-    let index = address.network << 32 | site as u64;
-    let mut draws = Draws::new(address.seed, "dropout", address.step, index);
-    let kept = 1.0 / (1.0 - rate);
-    for value in values {
-        *value *= if draws.unit_f32() < rate { 0.0 } else { kept };
+    for (value, factor) in values.iter_mut().zip(address.mask(site, rate)) {
+        *value *= factor;
     }
 }
 

@@ -23,11 +23,13 @@ mod name_map;
 mod optimiser;
 mod parameters;
 mod plan;
+mod quantised;
 mod session;
 mod sort;
 mod supernet;
 
 pub use calibration::{Calibration, ChannelStatistics, Variances};
+pub use channels::Channels;
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
 pub use import::{ImportSettings, Imported, import_weights};
@@ -37,7 +39,8 @@ pub use oncefit_kernels::{
 };
 pub use optimiser::{Optimiser, TransformDecay, UpdateRule};
 pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};
-pub use plan::Plan;
+pub use plan::{KernelLink, Plan, stored_channels};
+pub use quantised::{ActivationRanges, QuantisedSession};
 pub use session::Session;
 pub use sort::{ChannelOrder, Tiers, sort_channels};
 pub use supernet::{Network, Supernet};

@@ -15,7 +15,7 @@
 use oncefit_kernels::{PoolWindow, Window};
 use oncefit_space::{Activation, FeatureShape, Graph, GraphNode, Op};
 
-use crate::channels::Channels;
+use crate::channels::{Channels, WeightPart};
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
 
@@ -55,6 +55,8 @@ pub(crate) struct TensorInfo {
     pub uses: usize,
     /// The last step that reads it.
     pub last_use: usize,
+    /// The step that makes it again from a tensor that is kept, if it is much larger than that one.
+    pub expansion_by: Option<usize>,
 }
 
 /// A batch-norm.
@@ -70,9 +72,11 @@ pub(crate) struct NormInfo {
 }
 
 /// A link of the chain that makes a small depthwise kernel from the stored one.
-#[derive(Clone, Debug)]
-pub(crate) struct KernelLink {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelLink {
+    /// Pixels on a side of the kernel it makes: the centre of the one before.
     pub kernel: usize,
+    /// Position of the matrix that the centre is multiplied by, if there is one.
     pub transform: Option<usize>,
 }
 
@@ -85,8 +89,8 @@ pub(crate) enum Step {
         weight: usize,
         out_stride: usize,
         in_stride: usize,
-        /// Which of the stored input channels, if they are not the first ones.
-        gather: Option<Channels>,
+        /// Which part of the weight it reads, if not the whole kernel and the first input channels.
+        gather: Option<WeightPart>,
         bias: Option<usize>,
         out: usize,
     },
@@ -137,6 +141,25 @@ pub(crate) enum Step {
     },
 }
 
+impl Step {
+    /// The stored tensors that it reads, without gates, and the one that it makes.
+    pub fn tensors(&self) -> impl Iterator<Item = usize> {
+        let (first, second) = match self {
+            Self::Convolution { source, out, .. }
+            | Self::Depthwise { source, out, .. }
+            | Self::GlobalAveragePool { source, out }
+            | Self::Pool { source, out, .. }
+            | Self::Activate { source, out }
+            | Self::Dropout { source, out, .. } => ([source.tensor, *out], None),
+            Self::Add { left, right, out } | Self::Concat { left, right, out } => {
+                ([left.tensor, right.tensor], Some(*out))
+            }
+            Self::Gate { feature, gate } => ([feature.tensor, *gate], None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
 /// What a pool makes of a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PoolKind {
@@ -168,7 +191,7 @@ impl Plan {
             parameters,
             consumers: graph.consumers(),
             views: Vec::with_capacity(graph.nodes.len()),
-            channels: Vec::with_capacity(graph.nodes.len()),
+            channels: stored_channels(graph)?,
             plan: Self {
                 tensors: Vec::new(),
                 norms: Vec::new(),
@@ -178,8 +201,6 @@ impl Plan {
             },
         };
         for index in 0..graph.nodes.len() {
-            let channels = lowering.channels_of(&graph.nodes[index])?;
-            lowering.channels.push(channels);
             let view = lowering.lower(index)?;
             lowering.views.push(view);
         }
@@ -192,7 +213,31 @@ impl Plan {
         plan.output = output;
         plan.tensors[output].last_use = usize::MAX;
         plan.tensors[output].uses += 1;
+        plan.mark_expansions();
         Ok(plan)
+    }
+
+    /// The wide tensors inside inverted residuals and at the end of bottlenecks: a 1×1 convolution
+    /// makes them from a narrow one, which is little work.
+    fn mark_expansions(&mut self) {
+        /// Times that an expansion is larger than what it is made from, at least.
+        const LARGER: usize = 2;
+        for (index, step) in self.steps.iter().enumerate() {
+            if let Step::Convolution {
+                source,
+                window,
+                out,
+                ..
+            } = step
+                && window.kernel == 1
+                && *out != self.output
+                && self.tensors[source.tensor].expansion_by.is_none()
+                && self.tensors[*out].shape.len()
+                    >= LARGER * self.tensors[source.tensor].shape.len()
+            {
+                self.tensors[*out].expansion_by = Some(index);
+            }
+        }
     }
 
     /// Reads tensors without some batch-norms: those that were folded into the weights before them.
@@ -232,6 +277,16 @@ impl Plan {
         self.tensors[self.output].shape
     }
 
+    /// The address of each dropout within a step ([`DropoutDraws::mask`](crate::DropoutDraws::mask)),
+    /// in the order of the graph.
+    pub fn dropout_sites(&self) -> Vec<usize> {
+        let steps = self.steps.iter().enumerate();
+        steps
+            .filter(|(_, step)| matches!(step, Step::Dropout { .. }))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
     /// A short content hash of the graph: calibrations carry it.
     pub fn graph_id(&self) -> &str {
         &self.graph_id
@@ -265,30 +320,27 @@ impl Lowering<'_> {
         (left, right, out)
     }
 
-    /// The stored channels of a node's output.
-    fn channels_of(&self, node: &GraphNode) -> Result<Channels> {
-        let of = |input: usize| &self.channels[node.inputs[input]];
-        match node.op {
-            Op::Input | Op::Convolution { .. } | Op::Linear { .. } => {
-                Ok(Channels::first(node.shape.channels))
-            }
-            Op::Concat { offset } => Ok(of(0).followed_by(of(1), offset)),
-            Op::Add | Op::Multiply if of(0) != of(1) => Err(self.unsupported(
-                node,
-                &format!(
-                    "its inputs are different channels of what is stored, {:?} and {:?}: put a conv between the concat and this",
-                    of(0).ranges(),
-                    of(1).ranges()
-                ),
-            )),
-            _ => Ok(of(0).clone()),
-        }
-    }
-
     /// Which of `stored` channels `node` reads from its first input, if not the first ones.
     fn gather(&self, node: &GraphNode, stored: usize) -> Option<Channels> {
         let channels = self.channels[node.inputs[0]].within(stored);
         (!channels.are_first()).then_some(channels)
+    }
+
+    /// Which part of a stored weight `node` reads, if not the whole kernel and the first channels.
+    fn weight_part(
+        &self,
+        node: &GraphNode,
+        stored_channels: usize,
+        stored_kernel: usize,
+        kernel: usize,
+    ) -> Option<WeightPart> {
+        let gather = self.gather(node, stored_channels);
+        (gather.is_some() || kernel < stored_kernel).then(|| WeightPart {
+            channels: gather
+                .unwrap_or_else(|| Channels::first(self.shape_of(node.inputs[0]).channels)),
+            stored_kernel,
+            kernel,
+        })
     }
 
     fn lower(&mut self, index: usize) -> Result<View> {
@@ -314,17 +366,19 @@ impl Lowering<'_> {
                 let weight = self.parameter(node, "weight")?;
                 let shape = self.parameters.at(weight).shape.clone();
                 let fits = shape.len() == 4
-                    && shape[1] == *kernel
-                    && shape[2] == *kernel
+                    && shape[1] == shape[2]
+                    && shape[1] >= *kernel
                     && shape[0] >= *out_channels
                     && (shape[3] == in_channels || shape[3] >= self.channels[node.inputs[0]].end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
-                        format!("[≥{out_channels}, {kernel}, {kernel}, ≥{in_channels}] is needed"),
+                        format!(
+                            "[≥{out_channels}, ≥{kernel}, ≥{kernel}, ≥{in_channels}] is needed"
+                        ),
                     ));
                 }
-                let gather = self.gather(node, shape[3]);
+                let gather = self.weight_part(node, shape[3], shape[1], *kernel);
                 let bias = self.optional_vector(node, "bias", *bias, *out_channels)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
@@ -363,7 +417,7 @@ impl Lowering<'_> {
                         format!("[≥{out_features}, ≥{}] is needed", shape.channels),
                     ));
                 }
-                let gather = self.gather(node, stored[1]);
+                let gather = self.weight_part(node, stored[1], 1, 1);
                 let bias = self.optional_vector(node, "bias", *bias, *out_features)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
@@ -402,7 +456,9 @@ impl Lowering<'_> {
                         "a depthwise convolution cannot directly follow a concat of elastic widths; put a conv between them",
                     ));
                 }
-                let links = self.kernel_links(node, shape[0], *kernel)?;
+                let links = self
+                    .parameters
+                    .kernel_links(&node.path, shape[0], *kernel)?;
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
                 self.plan.steps.push(Step::Depthwise {
@@ -589,41 +645,6 @@ impl Lowering<'_> {
         View::stored(out)
     }
 
-    /// The chain of kernel sizes from the stored one down to `kernel`, with its matrices.
-    fn kernel_links(
-        &self,
-        node: &GraphNode,
-        stored: usize,
-        kernel: usize,
-    ) -> Result<Vec<KernelLink>> {
-        let mut links = Vec::new();
-        let mut from = stored;
-        while from > kernel {
-            let next = (kernel..from).rev().find_map(|to| {
-                let name = transform_name(&node.path, from, to);
-                self.parameters
-                    .position(&name)
-                    .map(|transform| (to, transform))
-            });
-            let (to, transform) = match next {
-                Some((to, transform)) => (to, Some(transform)),
-                None => (kernel, None),
-            };
-            if !(from - to).is_multiple_of(2) {
-                return Err(self.unsupported(
-                    node,
-                    &format!("a {to}×{to} kernel has no centre in a {from}×{from} one"),
-                ));
-            }
-            links.push(KernelLink {
-                kernel: to,
-                transform,
-            });
-            from = to;
-        }
-        Ok(links)
-    }
-
     fn shape_of(&self, node: usize) -> FeatureShape {
         self.graph.nodes[node].shape
     }
@@ -646,6 +667,7 @@ impl Lowering<'_> {
             view: View::stored(tensor),
             uses: 0,
             last_use: 0,
+            expansion_by: None,
         });
         tensor
     }
@@ -730,6 +752,75 @@ impl Lowering<'_> {
             found: parameter.shape.clone(),
             needed,
         }
+    }
+}
+
+/// Which of a supernet's stored channels each node of `graph` has.
+///
+/// # Errors
+/// If two inputs that are added or multiplied are different channels of what is stored.
+pub fn stored_channels(graph: &Graph) -> Result<Vec<Channels>> {
+    let mut all: Vec<Channels> = Vec::with_capacity(graph.nodes.len());
+    for node in &graph.nodes {
+        let of = |input: usize| &all[node.inputs[input]];
+        let channels = match node.op {
+            Op::Input | Op::Convolution { .. } | Op::Linear { .. } => {
+                Channels::first(node.shape.channels)
+            }
+            Op::Concat { offset } => of(0).followed_by(of(1), offset),
+            Op::Add | Op::Multiply if of(0) != of(1) => {
+                return Err(NnError::Unsupported {
+                    path: node.path.clone(),
+                    reason: format!(
+                        "its inputs are different channels of what is stored, {:?} and {:?}: put a conv between the concat and this",
+                        of(0).ranges(),
+                        of(1).ranges()
+                    ),
+                });
+            }
+            _ => of(0).clone(),
+        };
+        all.push(channels);
+    }
+    Ok(all)
+}
+
+impl Parameters {
+    /// The chain of kernel sizes from the `stored` one of the depthwise convolution at `path` down
+    /// to `kernel`, with its matrices; empty if they are equal.
+    ///
+    /// # Errors
+    /// If a kernel of the chain has no centre of the next one's size.
+    pub fn kernel_links(
+        &self,
+        path: &str,
+        stored: usize,
+        kernel: usize,
+    ) -> Result<Vec<KernelLink>> {
+        let mut links = Vec::new();
+        let mut from = stored;
+        while from > kernel {
+            let next = (kernel..from).rev().find_map(|to| {
+                let transform = self.position(&transform_name(path, from, to))?;
+                Some((to, transform))
+            });
+            let (to, transform) = match next {
+                Some((to, transform)) => (to, Some(transform)),
+                None => (kernel, None),
+            };
+            if !(from - to).is_multiple_of(2) {
+                return Err(NnError::Unsupported {
+                    path: path.to_owned(),
+                    reason: format!("a {to}×{to} kernel has no centre in a {from}×{from} one"),
+                });
+            }
+            links.push(KernelLink {
+                kernel: to,
+                transform,
+            });
+            from = to;
+        }
+        Ok(links)
     }
 }
 

@@ -42,12 +42,13 @@ pub struct Session {
 
 /// Images that a thread takes through all layers together: their tensors should stay in its cache,
 /// and their number should pay for reading the weights.
-fn group(network: &Network) -> usize {
+pub(crate) fn group(network: &Network, bytes_of_a_value: u64) -> usize {
     /// About a second-level cache.
     const CACHE: u64 = 1 << 20;
     let graph = &network.graph;
     let values: usize = graph.nodes.iter().map(|node| node.shape.len()).sum();
-    let by_cache = CACHE / graph.peak_activation_bytes().max(1);
+    let bytes = graph.peak_activation_bytes() / 4 * bytes_of_a_value;
+    let by_cache = CACHE / bytes.max(1);
     let by_weights = graph.parameters() / values.max(1) as u64;
     by_cache.max(by_weights).clamp(1, 16) as usize
 }
@@ -100,7 +101,7 @@ impl Session {
             prepared,
             norms,
             cpu,
-            group: group(network),
+            group: group(network, 4),
             executors: Mutex::default(),
         })
     }
@@ -111,29 +112,9 @@ impl Session {
     /// # Errors
     /// If the images do not fit the network's input.
     pub fn run(&self, images: Images) -> Result<Vec<f32>> {
-        let (input, output) = (self.plan.input_shape(), self.plan.output_shape());
-        if images.count == 0 || images.data.len() != images.count * input.len() {
-            return Err(NnError::BatchSize {
-                what: "the image batch",
-                found: images.data.len(),
-                needed: images.count.max(1) * input.len(),
-                detail: format!("{} images of {input}", images.count),
-            });
-        }
-        let mut outputs = vec![0.0; images.count * output.len()];
-        let threads = rayon::current_num_threads();
-        if images.count < threads || threads == 1 {
-            kernels::in_pool(|| self.run_group(images, &mut outputs));
-            return Ok(outputs);
-        }
-        let group = self.group.min(images.count.div_ceil(threads));
-        let inputs = images.data.par_chunks(group * input.len());
-        let parts = inputs.zip(outputs.par_chunks_mut(group * output.len()));
-        parts.for_each(|(data, outputs)| {
-            let count = data.len() / input.len();
-            kernels::on_one_thread(|| self.run_group(Images { data, count }, outputs));
-        });
-        Ok(outputs)
+        run_in_groups(&self.plan, images, self.group, |images, outputs| {
+            self.run_group(images, outputs);
+        })
     }
 
     fn run_group(&self, images: Images, outputs: &mut [f32]) {
@@ -156,6 +137,39 @@ impl Session {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The outputs for some images, which fit the plan or are refused: `run` sees some of them at a time,
+/// and where their outputs go.
+pub(crate) fn run_in_groups(
+    plan: &Plan,
+    images: Images,
+    group: usize,
+    run: impl Fn(Images, &mut [f32]) + Sync,
+) -> Result<Vec<f32>> {
+    let (input, output) = (plan.input_shape(), plan.output_shape());
+    if images.count == 0 || images.data.len() != images.count * input.len() {
+        return Err(NnError::BatchSize {
+            what: "the image batch",
+            found: images.data.len(),
+            needed: images.count.max(1) * input.len(),
+            detail: format!("{} images of {input}", images.count),
+        });
+    }
+    let mut outputs = vec![0.0; images.count * output.len()];
+    let threads = rayon::current_num_threads();
+    if images.count < threads || threads == 1 {
+        kernels::in_team(|| run(images, &mut outputs));
+        return Ok(outputs);
+    }
+    let group = group.min(images.count.div_ceil(threads));
+    let inputs = images.data.par_chunks(group * input.len());
+    let parts = inputs.zip(outputs.par_chunks_mut(group * output.len()));
+    parts.for_each(|(data, outputs)| {
+        let count = data.len() / input.len();
+        kernels::on_one_thread(|| run(Images { data, count }, outputs));
+    });
+    Ok(outputs)
 }
 
 /// The weight of a convolution with the batch-norm that follows it.

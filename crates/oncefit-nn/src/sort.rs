@@ -1,7 +1,9 @@
 //! Channel sorting: the most important channels first, so that narrow slices start good.
 //!
-//! Two tensors whose channels are the same channels (through batch-norm, activation, depthwise
-//! convolution, addition, gate) form a *group*. Sorting a group permutes the rows of the
+//! A run of channels that one convolution makes is the same run in every tensor that it reaches:
+//! through batch-norm, activation, depthwise convolution, gate, and, with others before or behind it,
+//! through a concatenation. Additions make runs of two convolutions one. What has the same run forms
+//! a *group*. Sorting a group permutes the rows of the
 //! convolutions that write it, the vectors and depthwise filters that act on it and the columns of
 //! the convolutions that read it: the full-width function does not change. The importance of a
 //! channel is the L1 norm of the columns that read it (Once-for-All §3.3 of the brief); columns
@@ -31,7 +33,9 @@ pub struct ChannelOrder {
 struct Move {
     position: usize,
     axis: usize,
-    /// New channel `i` is old channel `order[i]`.
+    /// The first channel of the group.
+    start: usize,
+    /// New channel `start + i` is old channel `start + order[i]`.
     order: Vec<usize>,
 }
 
@@ -40,7 +44,12 @@ impl ChannelOrder {
     /// an optimiser's momentum.
     pub fn apply(&self, parameters: &mut Parameters) {
         for step in &self.moves {
-            permute(parameters.at_mut(step.position), step.axis, &step.order);
+            permute(
+                parameters.at_mut(step.position),
+                step.axis,
+                step.start,
+                &step.order,
+            );
         }
     }
 }
@@ -81,24 +90,24 @@ pub fn sort_channels(
     all
 }
 
-/// Channels that are the same channels in several nodes of the envelope.
+/// A run of channels that is the same run in several nodes of the envelope.
 struct Group {
-    /// Convolutions and linear layers that make them.
+    /// Convolutions and linear layers that make it, all of its channels.
     writers: Vec<usize>,
-    /// Batch-norms and depthwise convolutions on them.
-    channelwise: Vec<usize>,
-    /// Convolutions and linear layers that read them.
-    readers: Vec<usize>,
+    /// Batch-norms and depthwise convolutions on it, and where it begins in them.
+    channelwise: Vec<(usize, usize)>,
+    /// Convolutions and linear layers that read it, and where it begins in their input.
+    readers: Vec<(usize, usize)>,
 }
 
 impl Group {
     /// Σ|w| over the columns that read each channel.
     fn importance(&self, envelope: &Envelope, parameters: &Parameters) -> Vec<f64> {
-        let direct: Vec<usize> = self
+        let direct: Vec<(usize, usize)> = self
             .readers
             .iter()
             .copied()
-            .filter(|&reader| !is_behind_a_pool(envelope, reader))
+            .filter(|&(reader, _)| !is_behind_a_pool(envelope, reader))
             .collect();
         let readers = if direct.is_empty() {
             &self.readers
@@ -106,13 +115,14 @@ impl Group {
             &direct
         };
         let mut importance = vec![0.0; envelope.nodes[self.writers[0]].out_channels];
-        for &reader in readers {
+        for &(reader, start) in readers {
             let name = format!("{}.weight", envelope.nodes[reader].path);
             let Some(position) = parameters.position(&name) else {
                 continue;
             };
-            for row in parameters.at(position).data.chunks_exact(importance.len()) {
-                for (sum, weight) in importance.iter_mut().zip(row) {
+            let inputs = envelope.nodes[reader].in_channels;
+            for row in parameters.at(position).data.chunks_exact(inputs) {
+                for (sum, weight) in importance.iter_mut().zip(&row[start..]) {
                     *sum += f64::from(weight.abs());
                 }
             }
@@ -122,28 +132,29 @@ impl Group {
 
     fn moves(&self, envelope: &Envelope, parameters: &Parameters, order: &[usize]) -> Vec<Move> {
         let mut moves = Vec::new();
-        let mut add = |node: usize, role: &str, axis_of: fn(&Parameter) -> usize| {
+        let mut add = |node: usize, start: usize, role: &str, axis_of: fn(&Parameter) -> usize| {
             let name = format!("{}.{role}", envelope.nodes[node].path);
             if let Some(position) = parameters.position(&name) {
                 let axis = axis_of(parameters.at(position));
                 moves.push(Move {
                     position,
                     axis,
+                    start,
                     order: order.to_vec(),
                 });
             }
         };
         let last: fn(&Parameter) -> usize = |parameter| parameter.shape.len() - 1;
         for &node in &self.writers {
-            add(node, "weight", |_| 0);
-            add(node, "bias", |_| 0);
+            add(node, 0, "weight", |_| 0);
+            add(node, 0, "bias", |_| 0);
         }
-        for &node in &self.channelwise {
-            add(node, "weight", last);
-            add(node, "bias", last);
+        for &(node, start) in &self.channelwise {
+            add(node, start, "weight", last);
+            add(node, start, "bias", last);
         }
-        for &node in &self.readers {
-            add(node, "weight", last);
+        for &(node, start) in &self.readers {
+            add(node, start, "weight", last);
         }
         moves
     }
@@ -162,91 +173,146 @@ fn is_behind_a_pool(envelope: &Envelope, node: usize) -> bool {
     false
 }
 
+fn makes_channels(op: &Op) -> bool {
+    matches!(op, Op::Input | Op::Convolution { .. } | Op::Linear { .. })
+}
+
+/// A run of channels in a tensor.
+#[derive(Clone, Copy)]
+struct Run {
+    start: usize,
+    length: usize,
+    /// The node that makes it.
+    writer: usize,
+}
+
+/// Which runs are the same channels: union-find over the nodes that make them.
+struct Runs {
+    parent: Vec<usize>,
+    /// Writers whose channels may not change places.
+    frozen: Vec<bool>,
+}
+
+impl Runs {
+    fn root(&self, mut writer: usize) -> usize {
+        while self.parent[writer] != writer {
+            writer = self.parent[writer];
+        }
+        writer
+    }
+
+    /// The runs of two tensors that are added, multiplied or alternatives. An alternative may have
+    /// more runs; from where runs do not agree they are frozen.
+    fn merge(&mut self, left: &[Run], right: &[Run]) {
+        let pairs = left.iter().zip(right);
+        let agreeing = pairs
+            .take_while(|(one, other)| (one.start, one.length) == (other.start, other.length))
+            .count();
+        for (one, other) in left.iter().zip(right).take(agreeing) {
+            let (one, other) = (self.root(one.writer), self.root(other.writer));
+            self.parent[one.max(other)] = one.min(other);
+        }
+        if agreeing < left.len().min(right.len()) {
+            self.freeze(&left[agreeing..]);
+            self.freeze(&right[agreeing..]);
+        }
+    }
+
+    fn freeze(&mut self, runs: &[Run]) {
+        for run in runs {
+            self.frozen[run.writer] = true;
+        }
+    }
+}
+
 /// The groups with an elastic width whose channels may be permuted, in envelope order.
 fn groups(envelope: &Envelope) -> Vec<Group> {
     let nodes = &envelope.nodes;
-    // Union-find over nodes: the representative of a node's output channels.
-    let mut parent: Vec<usize> = (0..nodes.len()).collect();
-    fn find(parent: &mut [usize], mut node: usize) -> usize {
-        while parent[node] != node {
-            parent[node] = parent[parent[node]];
-            node = parent[node];
-        }
-        node
-    }
-    let makes_channels =
-        |op: &Op| matches!(op, Op::Input | Op::Convolution { .. } | Op::Linear { .. });
+    let mut same = Runs {
+        parent: (0..nodes.len()).collect(),
+        frozen: vec![false; nodes.len()],
+    };
+    let mut runs: Vec<Vec<Run>> = Vec::with_capacity(nodes.len());
     for (index, node) in nodes.iter().enumerate() {
-        if !makes_channels(&node.op) {
-            for &input in &node.inputs {
-                let (left, right) = (find(&mut parent, index), find(&mut parent, input));
-                parent[left.max(right)] = left.min(right);
+        let of_input = |input: usize| node.inputs.get(input).map_or(&[][..], |&at| &runs[at]);
+        let own = match node.op {
+            Op::Concat { offset } => {
+                let moved = of_input(1).iter().map(|run| Run {
+                    start: run.start + offset,
+                    ..*run
+                });
+                of_input(0).iter().copied().chain(moved).collect()
+            }
+            ref op if makes_channels(op) => vec![Run {
+                start: 0,
+                length: node.out_channels,
+                writer: index,
+            }],
+            Op::Add if of_input(1).len() > of_input(0).len() => of_input(1).to_vec(),
+            _ => of_input(0).to_vec(),
+        };
+        if let (Op::Add | Op::Multiply, [left, right]) = (&node.op, &node.inputs[..]) {
+            same.merge(&runs[*left], &runs[*right]);
+        }
+        let source = node.inputs.first().map(|&input| nodes[input].out_channels);
+        let reads_all = source.is_none_or(|channels| channels == node.in_channels);
+        if makes_channels(&node.op) && !reads_all {
+            same.freeze(of_input(0));
+        }
+        if node.op == Op::Input || index + 1 == nodes.len() {
+            same.freeze(&own);
+        }
+        runs.push(own);
+    }
+    let found = (0..nodes.len()).filter(|&root| makes_channels(&nodes[root].op));
+    let found = found.filter_map(|root| {
+        let writers: Vec<usize> = (0..nodes.len())
+            .filter(|&node| makes_channels(&nodes[node].op) && same.root(node) == root)
+            .collect();
+        let is_elastic = |writer: &usize| nodes[*writer].out_channel_choices.len() > 1;
+        let is_frozen = writers.iter().any(|&writer| same.frozen[writer]);
+        if writers.is_empty() || is_frozen || !writers.iter().any(is_elastic) {
+            return None;
+        }
+        let places = |tensor: usize| {
+            let own = runs[tensor].iter();
+            own.filter(|run| same.root(run.writer) == root)
+                .map(|run| run.start)
+        };
+        let (mut channelwise, mut readers) = (Vec::new(), Vec::new());
+        for (index, node) in nodes.iter().enumerate() {
+            match node.op {
+                Op::BatchNorm { .. } | Op::Depthwise { .. } => {
+                    channelwise.extend(places(index).map(|start| (index, start)));
+                }
+                Op::Convolution { .. } | Op::Linear { .. } => {
+                    let input = node.inputs[0];
+                    readers.extend(places(input).map(|start| (index, start)));
+                }
+                _ => {}
             }
         }
-    }
-    let representative: Vec<usize> = (0..nodes.len())
-        .map(|node| find(&mut parent, node))
-        .collect();
-    let output = representative.last().copied();
-    let mut found = Vec::new();
-    for root in 0..nodes.len() {
-        let members: Vec<usize> = (0..nodes.len())
-            .filter(|&node| representative[node] == root)
-            .collect();
-        let is_elastic = members
-            .iter()
-            .any(|&node| nodes[node].out_channel_choices.len() > 1);
-        let is_border =
-            Some(root) == output || members.iter().any(|&node| nodes[node].op == Op::Input);
-        if !is_elastic || is_border {
-            continue;
-        }
-        let writers: Vec<usize> = members
-            .iter()
-            .copied()
-            .filter(|&node| makes_channels(&nodes[node].op))
-            .collect();
-        let channelwise = members
-            .iter()
-            .copied()
-            .filter(|&node| matches!(nodes[node].op, Op::BatchNorm { .. } | Op::Depthwise { .. }))
-            .collect();
-        let readers: Vec<usize> = (0..nodes.len())
-            .filter(|&node| {
-                makes_channels(&nodes[node].op)
-                    && nodes[node]
-                        .inputs
-                        .iter()
-                        .any(|&input| representative[input] == root)
-            })
-            .collect();
-        let width = nodes[writers[0]].out_channels;
-        let is_whole = members
-            .iter()
-            .all(|&node| nodes[node].out_channels == width)
-            && readers.iter().all(|&node| nodes[node].in_channels == width);
-        if is_whole && !readers.is_empty() {
-            found.push(Group {
-                writers,
-                channelwise,
-                readers,
-            });
-        }
-    }
-    found
+        (!readers.is_empty()).then_some(Group {
+            writers,
+            channelwise,
+            readers,
+        })
+    });
+    found.collect()
 }
 
-fn permute(parameter: &mut Parameter, axis: usize, order: &[usize]) {
+fn permute(parameter: &mut Parameter, axis: usize, start: usize, order: &[usize]) {
     let inner: usize = parameter.shape[axis + 1..].iter().product();
     let old = parameter.data.clone();
-    let block = order.len() * inner;
+    let block = parameter.shape[axis] * inner;
     for (block_new, block_old) in parameter
         .data
         .chunks_exact_mut(block)
         .zip(old.chunks_exact(block))
     {
-        for (target, &source) in block_new.chunks_exact_mut(inner).zip(order) {
-            target.copy_from_slice(&block_old[source * inner..][..inner]);
+        let targets = block_new[start * inner..].chunks_exact_mut(inner);
+        for (target, &source) in targets.zip(order) {
+            target.copy_from_slice(&block_old[(start + source) * inner..][..inner]);
         }
     }
 }
@@ -267,10 +333,12 @@ mod tests {
             shape,
         };
         let mut rows = parameter(vec![3, 2]);
-        permute(&mut rows, 0, &[2, 0, 1]);
+        permute(&mut rows, 0, 0, &[2, 0, 1]);
         assert_eq!(rows.data, [4.0, 5.0, 0.0, 1.0, 2.0, 3.0]);
         let mut columns = parameter(vec![2, 3]);
-        permute(&mut columns, 1, &[2, 0, 1]);
+        permute(&mut columns, 1, 0, &[2, 0, 1]);
         assert_eq!(columns.data, [2.0, 0.0, 1.0, 5.0, 3.0, 4.0]);
+        permute(&mut columns, 1, 1, &[1, 0]);
+        assert_eq!(columns.data, [2.0, 1.0, 0.0, 5.0, 4.0, 3.0]);
     }
 }

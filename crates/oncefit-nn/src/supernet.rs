@@ -109,13 +109,12 @@ impl Supernet {
         for step in &plan.steps {
             if let Step::Convolution {
                 weight,
-                window,
                 gather: Some(gather),
                 out,
                 ..
             } = step
             {
-                let own = gathered(&self.parameters, &plan, *weight, *out, *window, gather);
+                let own = gathered(&self.parameters, &plan, *weight, *out, gather);
                 baked.insert(*weight, own.data);
             }
             if let Step::Depthwise { weight, .. } = step {

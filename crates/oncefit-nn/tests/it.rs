@@ -85,7 +85,7 @@ linear(classes)
     Space::parse(text, "tiny-resnet.space").unwrap()
 }
 
-/// A small relative of DenseNet: elastic growth and depth, batch-norms on concatenated tensors that
+/// A small relative of DenseNet: elastic growth, kernels and depth, batch-norms on concatenated tensors that
 /// are read again, branches side by side, a linear layer behind channels with room between.
 fn tiny_densenet() -> Space {
     let text = r#"
@@ -95,7 +95,8 @@ define layer() {
   decide growth in (2, 3, 5)
   dense {
     reduce: seq { batch_norm; relu; conv(8) }
-    grow: seq { batch_norm; relu; conv(growth, kernel = 3, bias = true) }
+    grow: seq { decide kernel in (1, 3, 5)
+      batch_norm; relu; conv(growth, kernel = kernel, bias = true) }
   }
 }
 
@@ -123,6 +124,40 @@ linear(classes)
     Space::parse(text, "tiny-densenet.space").unwrap()
 }
 
+/// A small relative of Genetic CNN: nodes that add what the edges into them bring, with elastic
+/// widths and kernels; tensors of several readers, and none.
+fn tiny_genetic() -> Space {
+    let text = r#"
+space tiny-genetic(channels = 2, classes = 10)
+
+define node(width) { decide kernel in (1, 3); conv(width, kernel = kernel); batch_norm; relu }
+
+decide resolution in (8, 9)
+decide width in (4, 6)
+decide edge12 in (false, true)
+decide leaves2 in (false, true)
+input(resolution, resolution, channels)
+entry: node(width)
+node1: node(width)
+read entry
+if edge12 { read node1 }
+node2: choice kind { plain: node(width)
+  pooled: { max_pool(3, padding = 1); conv(width); batch_norm } }
+read entry
+node3: sum { choice edge13 { off: nothing
+    on: read node1 } } { choice edge23 { off: nothing
+    on: read node2 } } { choice edge03 { off: nothing
+    on: node(width) } }
+node(width)
+last: seq { }
+read entry
+sum { read last } { if leaves2 { read node2 } else { nothing } }
+global_average_pool
+linear(classes)
+"#;
+    Space::parse(text, "tiny-genetic.space").unwrap()
+}
+
 fn some_subnets(space: &Space) -> Vec<Subnet> {
     let mut draws = Draws::new(11, "subnets", 0, 0);
     let mut subnets = vec![space.largest().unwrap(), space.smallest().unwrap()];
@@ -132,29 +167,43 @@ fn some_subnets(space: &Space) -> Vec<Subnet> {
 
 /// Loss and gradients of a training pass.
 fn pass(supernet: &Supernet, subnet: &Subnet, data: &[f32]) -> (f64, Gradients) {
+    pass_in(supernet, subnet, data, WITH_DROPOUT)
+}
+
+fn pass_in(supernet: &Supernet, subnet: &Subnet, data: &[f32], mode: Mode) -> (f64, Gradients) {
     let mut executor = Executor::default();
     let mut gradients = Gradients::zeros(&supernet.parameters);
-    let loss = add_pass(&mut executor, supernet, subnet, data, 1.0, &mut gradients);
+    let loss = add_pass(
+        &mut executor,
+        supernet,
+        subnet,
+        data,
+        mode,
+        1.0,
+        &mut gradients,
+    );
     (loss, gradients)
 }
+
+const WITH_DROPOUT: Mode = Mode::Train {
+    dropout: Some(DropoutDraws {
+        seed: 1,
+        step: 2,
+        network: 0,
+    }),
+};
 
 fn add_pass(
     executor: &mut Executor,
     supernet: &Supernet,
     subnet: &Subnet,
     data: &[f32],
+    mode: Mode,
     weight: f32,
     gradients: &mut Gradients,
 ) -> f64 {
     let plan = supernet.plan(subnet).unwrap();
     let batch = Images { data, count: COUNT };
-    let mode = Mode::Train {
-        dropout: Some(DropoutDraws {
-            seed: 1,
-            step: 2,
-            network: 0,
-        }),
-    };
     let tape = executor
         .forward(&plan, &supernet.parameters, batch, mode)
         .unwrap();
@@ -174,7 +223,7 @@ fn add_pass(
 /// Each parameter's gradient against the loss's change along a random direction.
 #[test]
 fn gradients_are_finite_differences_for_every_parameter() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_gradients_are_finite_differences_for_every_parameter);
 }
@@ -183,46 +232,92 @@ fn check_gradients_are_finite_differences_for_every_parameter(space: &Space) {
     let supernet = supernet(space);
     for (index, subnet) in some_subnets(space).iter().take(4).enumerate() {
         let data = images(subnet, index as u64);
-        let (_, gradients) = pass(&supernet, subnet, &data);
-        let total = gradients.norm();
-        for position in 0..supernet.parameters.len() {
-            let parameter = supernet.parameters.at(position);
-            let gradient = gradients.at(position);
-            let norm = gradient
-                .iter()
-                .map(|g| f64::from(*g).powi(2))
-                .sum::<f64>()
-                .sqrt();
-            if !gradients.is_present(position) {
-                assert_eq!(norm, 0.0, "{}", parameter.name);
-                continue;
+        let plan = supernet.plan(subnet).unwrap();
+        let batch = Images {
+            data: &data,
+            count: COUNT,
+        };
+        // The same statistics, as constants.
+        let calibration = Executor::default()
+            .calibrate(&plan, &supernet.parameters, [batch])
+            .unwrap();
+        for mode in [WITH_DROPOUT, Mode::TrainCalibrated(&calibration)] {
+            check_gradients(&supernet, subnet, &data, mode);
+        }
+    }
+}
+
+fn check_gradients(supernet: &Supernet, subnet: &Subnet, data: &[f32], mode: Mode) {
+    let (_, gradients) = pass_in(supernet, subnet, data, mode);
+    let total = gradients.norm();
+    for position in 0..supernet.parameters.len() {
+        let parameter = supernet.parameters.at(position);
+        let gradient = gradients.at(position);
+        let norm = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        if !gradients.is_present(position) {
+            assert_eq!(norm, 0.0, "{}", parameter.name);
+            continue;
+        }
+        // Along the gradient itself the loss changes most, so that rounding matters least.
+        let direction: Vec<f32> = gradient
+            .iter()
+            .map(|g| (f64::from(*g) / norm.max(1e-12)) as f32)
+            .collect();
+        let moved = |by: f32| {
+            let mut moved = supernet.clone();
+            for (value, d) in moved
+                .parameters
+                .at_mut(position)
+                .data
+                .iter_mut()
+                .zip(&direction)
+            {
+                *value += by * d;
             }
-            // Along the gradient itself the loss changes most, so that rounding matters least.
-            let direction: Vec<f32> = gradient
-                .iter()
-                .map(|g| (f64::from(*g) / norm.max(1e-12)) as f32)
-                .collect();
-            let moved = |by: f32| {
-                let mut moved = supernet.clone();
-                for (value, d) in moved
-                    .parameters
-                    .at_mut(position)
-                    .data
-                    .iter_mut()
-                    .zip(&direction)
-                {
-                    *value += by * d;
-                }
-                pass(&moved, subnet, &data).0
-            };
-            let step = 4e-4;
-            let found = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
-            assert!(
-                (found - norm).abs() < 0.03 * norm + 2e-4 * total,
-                "{} of {}: {found} instead of {norm}",
-                parameter.name,
-                subnet.text()
-            );
+            pass_in(&moved, subnet, data, mode).0
+        };
+        let step = 1e-4;
+        let found = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+        assert!(
+            (found - norm).abs() < 0.03 * norm + 2e-4 * total,
+            "{} of {}: {found} instead of {norm}",
+            parameter.name,
+            subnet.text()
+        );
+    }
+}
+
+/// Wide tensors made again in the backward pass give the same bits, and hold no more.
+#[test]
+fn gradients_with_recomputation_are_the_same_bits() {
+    let gated = Space::builtin("cifar-nano").unwrap();
+    for space in [nano(), tiny_resnet(), tiny_densenet(), gated] {
+        let supernet = supernet(&space);
+        for (index, subnet) in some_subnets(&space).iter().enumerate() {
+            let data = images(subnet, index as u64);
+            let [kept, again] = [false, true].map(|recomputes| {
+                let mut executor = Executor::default();
+                executor.recompute(recomputes);
+                let mut gradients = Gradients::zeros(&supernet.parameters);
+                let loss = add_pass(
+                    &mut executor,
+                    &supernet,
+                    subnet,
+                    &data,
+                    WITH_DROPOUT,
+                    1.0,
+                    &mut gradients,
+                );
+                ((loss, gradients), executor.held_bytes())
+            });
+            assert_eq!(again.0, kept.0, "{}", subnet.text());
+            // The tensors of networks this small are mostly alive in the widest block's backward
+            // pass, which needs as many either way.
+            assert!(again.1 <= kept.1, "{}: {again:?}", subnet.text());
         }
     }
 }
@@ -245,11 +340,20 @@ fn gradients_of_several_networks_are_the_sum_of_their_gradients() {
             &supernet,
             subnet,
             &data,
+            WITH_DROPOUT,
             weight,
             &mut together,
         );
         let mut one = Gradients::zeros(&supernet.parameters);
-        add_pass(&mut executor, &supernet, subnet, &data, 1.0, &mut one);
+        add_pass(
+            &mut executor,
+            &supernet,
+            subnet,
+            &data,
+            WITH_DROPOUT,
+            1.0,
+            &mut one,
+        );
         apart.axpy(weight, &one);
     }
     let scale = together.norm();
@@ -266,7 +370,7 @@ fn resized(subnet: &Subnet) -> String {
 
 #[test]
 fn extracted_networks_give_the_same_bits() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_extracted_networks_give_the_same_bits);
 }
@@ -307,6 +411,7 @@ fn check_extracted_networks_give_the_same_bits(space: &Space) {
         assert!(sliced.output().iter().any(|logit| *logit != 0.0));
         assert_eq!(sliced.output(), extracted.output(), "{}", subnet.text());
         check_session(&network, batch, extracted.output());
+        check_quantised_session(&network, batch, extracted.output());
     }
 }
 
@@ -348,6 +453,41 @@ fn check_session(network: &Network, batch: Images, expected: &[f32]) {
             .to_string()
             .contains("not calibrated")
     );
+}
+
+/// In eight bits a network gives nearly its logits, on every processor the same up to single steps,
+/// and each image those that it has alone, bit for bit.
+fn check_quantised_session(network: &Network, batch: Images, expected: &[f32]) {
+    let ranges = ActivationRanges::measure(network, batch).unwrap();
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values
+            .map(|value| f64::from(value).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let size = norm(&mut expected.iter().copied());
+    for cpu in Cpu::available() {
+        let session = QuantisedSession::on(cpu, network, &ranges).unwrap();
+        let together = session.run(batch).unwrap();
+        let differences = together.iter().zip(expected);
+        let error = norm(&mut differences.map(|(found, wanted)| found - wanted)) / size;
+        assert!(
+            error > 0.0 && error < 0.3,
+            "{cpu:?}: a relative error of {error}"
+        );
+        let image = batch.data.len() / batch.count;
+        let alone: Vec<f32> = batch
+            .data
+            .chunks(image)
+            .flat_map(|data| session.run(Images { data, count: 1 }).unwrap())
+            .collect();
+        assert_eq!(together, alone);
+    }
+    let mut broken = network.clone();
+    let weight = broken.parameters.iter_mut().next().expect("a parameter");
+    weight.data[0] = f32::NAN;
+    let error = ActivationRanges::measure(&broken, batch).unwrap_err();
+    assert!(error.to_string().contains("NaN"), "{error}");
 }
 
 #[test]
@@ -512,6 +652,68 @@ fn sorting_channels_keeps_the_full_width_function_and_improves_order() {
     assert_eq!(supernet.parameters, once);
 }
 
+/// Channels that reach a concatenation are sorted within their part of it, wherever it is read.
+#[test]
+fn sorting_channels_before_a_concat_keeps_the_function() {
+    let space = tiny_densenet();
+    let mut supernet = supernet(&space);
+    let envelope = space.envelope().unwrap();
+    let subnet = space.largest().unwrap();
+    let data = images(&subnet, 8);
+    let before = supernet.parameters.clone();
+    let (loss, _) = pass(&supernet, &subnet, &data);
+    sort_channels(&mut supernet.parameters, &envelope, Tiers::Global);
+    let (after, _) = pass(&supernet, &subnet, &data);
+    assert!((loss - after).abs() < 1e-5, "{loss} {after}");
+    for name in [
+        "block1[0].grow.conv.weight",
+        "mixed.conv.weight",
+        "mixed.conv_2.weight",
+    ] {
+        let changed = supernet.parameters.get(name).unwrap();
+        assert_ne!(changed, before.get(name).unwrap(), "{name}");
+    }
+    // What each layer adds is sorted by all that read it.
+    let mut importance = vec![0.0f32; 5];
+    let readers = [
+        "block1[1].reduce.conv",
+        "block1[2].reduce.conv",
+        "transition.conv",
+    ];
+    for reader in readers {
+        let weight = supernet
+            .parameters
+            .get(&format!("{reader}.weight"))
+            .unwrap();
+        for row in weight.data.chunks(weight.shape[3]) {
+            for (sum, weight) in importance.iter_mut().zip(&row[6..]) {
+                *sum += weight.abs();
+            }
+        }
+    }
+    assert!(
+        importance.is_sorted_by(|left, right| left >= right),
+        "{importance:?}"
+    );
+    // Networks between two trained widths stay what they are.
+    let space = tiny_densenet();
+    let mut supernet = self::supernet(&space);
+    let trained = space
+        .restrict("growth", &[3.into_value(), 5.into_value()])
+        .unwrap();
+    let choose = |slot: &oncefit_space::DecisionSlot| match slot.name.as_str() {
+        "growth" => slot.domain.position(&3.into_value()).unwrap(),
+        _ => slot.domain.values.len() - 1,
+    };
+    let subnet = space.build(&mut { choose }).unwrap();
+    let (loss, _) = pass(&supernet, &subnet, &data);
+    let tiers = trained.envelope().unwrap();
+    let order = sort_channels(&mut supernet.parameters, &envelope, Tiers::Between(&tiers));
+    assert_ne!(order, ChannelOrder::default());
+    let (after, _) = pass(&supernet, &subnet, &data);
+    assert!((loss - after).abs() < 1e-5, "{loss} {after}");
+}
+
 /// Sorting in the middle of a run, the optimiser's buffers with it, and then a step is a step and then
 /// sorting.
 #[test]
@@ -650,7 +852,7 @@ fn optimiser_leaves_absent_parameters_alone() {
 /// What a subnet reads is where its gradient can be other than zero, and nowhere else.
 #[test]
 fn coverage_is_where_gradients_are() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_coverage_is_where_gradients_are);
 }
@@ -687,7 +889,7 @@ fn check_coverage_is_where_gradients_are(space: &Space) {
 
 #[test]
 fn training_passes_give_the_same_bits_with_any_number_of_threads() {
-    [nano(), tiny_resnet(), tiny_densenet()]
+    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
         .iter()
         .for_each(check_training_passes_give_the_same_bits_with_any_number_of_threads);
 }

@@ -1,7 +1,8 @@
 //! How fast searchers are on `ofa-mobilenet-v3`, with an objective that costs next to nothing.
 //!
-//! Reaches 50,000 evaluations of evolution (population 100, 500 generations) in under 0.3 s and a
-//! surrogate step over 512 candidates in under 2 ms, on one core of a 2020s laptop; takes seconds.
+//! Reaches random members of fifty layers with all shapes in about 10 µs, 50,000 evaluations of
+//! evolution (population 100, 500 generations) in under 0.3 s and a surrogate step over 512 candidates
+//! in under 2 ms, on one core of a 2020s laptop; takes seconds.
 //!
 //! ```text
 //! cargo run --release -p oncefit-search --example search_speed
@@ -9,13 +10,14 @@
 
 use std::time::Instant;
 
+use oncefit_random::Draws;
 use oncefit_search::statistics::quantile;
 use oncefit_search::{
     Evolution, EvolutionSettings, Formula, Mcts, MctsSettings, Nsga2, Nsga2Settings, Outcome,
     RandomKind, RandomSearch, Region, RegularisedEvolution, RegularisedSettings, Searcher, Smbo,
     SmboSettings, best, run,
 };
-use oncefit_space::{Candidate, Space};
+use oncefit_space::{Candidate, Op, Space};
 
 /// Rewards what is large with falling returns, and the middle of the resolutions.
 fn score(candidate: &Candidate) -> f64 {
@@ -26,7 +28,39 @@ fn score(candidate: &Candidate) -> f64 {
     terms.sum()
 }
 
+/// Draws members with the shapes of all their layers, of families with fifty layers or so.
+fn samples() -> Result<(), Box<dyn std::error::Error>> {
+    for family in ["resnet50", "ofa-mobilenet-v3"] {
+        let space = Space::builtin(family)?;
+        let (mut times, mut layers) = (Vec::new(), Vec::new());
+        for index in 0..5000 {
+            let mut draws = Draws::new(1, "speed", 0, index);
+            let start = Instant::now();
+            let subnet = space.sample(&mut draws)?;
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+            let nodes = subnet.graph().nodes.iter();
+            let has_weights = |op: &Op| {
+                matches!(
+                    op,
+                    Op::Convolution { .. } | Op::Depthwise { .. } | Op::Linear { .. }
+                )
+            };
+            layers.push(nodes.filter(|node| has_weights(&node.op)).count() as f64);
+        }
+        let of = |values: &[f64], share| quantile(values, share).unwrap_or(0.0);
+        println!(
+            "sampling and shape inference, {family}, {:.0} to {:.0} layers with weights: median {:.1} µs, fastest {:.1} µs",
+            of(&layers, 0.0),
+            of(&layers, 1.0),
+            of(&times, 0.5),
+            of(&times, 0.0)
+        );
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    samples()?;
     let space = Space::builtin("ofa-mobilenet-v3")?;
     let region = Region::whole(&space)?;
     let mut objective = Formula::new(|candidate: &Candidate| Outcome::of(score(candidate)));
@@ -95,8 +129,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     println!(
-        "surrogate step of 512 candidates after 64 evaluations: median {:.3} ms",
-        quantile(&times, 0.5).unwrap_or(0.0)
+        "surrogate step of 512 candidates after 64 evaluations: median {:.3} ms, fastest {:.3} ms",
+        quantile(&times, 0.5).unwrap_or(0.0),
+        quantile(&times, 0.0).unwrap_or(0.0)
     );
     Ok(())
 }

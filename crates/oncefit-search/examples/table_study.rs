@@ -111,7 +111,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!(
         "{:<30} {:>7} {:>7} {:>6} {:>7}  {:<28} {:>8}",
-        "searcher", "@16", "@last", "±", "median", "against random", "seconds"
+        "searcher", "@16", "@last", "±", "median", "against random", "µs each"
     );
     for (name, best, early, seconds) in &reached {
         let (Some(summary), Some(at_16)) = (Summary::of(best), Summary::of(early)) else {
@@ -128,7 +128,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "{}/{}/{} p={:.2e}",
                 test.wins, test.losses, test.ties, test.p_value
             ),
-            seconds
+            1e6 * seconds / (seeds * evaluations as u64) as f64
         );
     }
     println!("{:.1} s in all", start.elapsed().as_secs_f64());

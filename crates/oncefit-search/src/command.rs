@@ -99,8 +99,16 @@ impl CommandObjective {
             let errors = receive(errors).unwrap_or_default();
             return Err(format!("ended with {status}: {}", end_of(&errors)));
         }
-        let answer: Answer = serde_json::from_str(output.trim())
-            .map_err(|error| format!("gave no answer ({error}): {}", end_of(&output)))?;
+        let answer: Answer = serde_json::from_str(output.trim()).map_err(|error| {
+            // JSON has no such numbers, but programs write them.
+            match ["NaN", "Infinity", "nan", "inf"]
+                .iter()
+                .any(|word| output.contains(word))
+            {
+                true => format!("gave a score that is not a number: {}", end_of(&output)),
+                false => format!("gave no answer ({error}): {}", end_of(&output)),
+            }
+        })?;
         match answer {
             Answer {
                 failed: Some(reason),
@@ -127,12 +135,23 @@ impl CommandObjective {
             .iter()
             .map(|choice| (choice.path.clone(), serde_json::json!(choice.value)))
             .collect();
-        let request = serde_json::json!({
+        let mut request = serde_json::json!({
             "number": trial.number,
             "subnet": trace.text(),
             "values": values,
             "budget": trial.budget,
         });
+        if let Some(rung) = trial.rung {
+            request["rung"] = serde_json::json!(rung);
+        }
+        // A member whose shapes do not meet has no settings; the program may say so.
+        if let Ok(subnet) = self.space.subnet_of(&trial.candidate)
+            && !subnet.settings().is_empty()
+        {
+            let settings = subnet.settings().iter();
+            let settings = settings.map(|(name, value)| (name.clone(), serde_json::json!(value)));
+            request["settings"] = serde_json::Value::Object(settings.collect());
+        }
         format!("{request}\n")
     }
 
@@ -210,6 +229,7 @@ mod tests {
             number: 7,
             candidate: space.candidate(|_, _| 0).unwrap(),
             budget: Some(256),
+            rung: None,
         };
         objective.evaluate(&[trial]).remove(0)
     }

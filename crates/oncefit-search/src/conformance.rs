@@ -58,7 +58,8 @@ linear(2)
 /// Checks a searcher: `build` makes one for a seed and a space.
 ///
 /// Determinism for a seed; restoring by replay; several asks before tells, told in any order;
-/// failures, and scores that are no numbers; holes; no candidate twice at one budget; spaces with
+/// failures, and scores that are no numbers; holes; no candidate twice at one budget, nor after it
+/// was said that it is not asked for again; spaces with
 /// one member; ending when all is proposed; flat landscapes; settings.
 ///
 /// # Panics
@@ -217,10 +218,21 @@ fn run_all(
 ) -> Vec<(Trial, Outcome)> {
     let mut found: Vec<(Trial, Outcome)> = Vec::new();
     let space = searcher.space().clone();
+    let mut tried: HashSet<Candidate> = HashSet::new();
     loop {
+        let is_over = |candidate: &Candidate| !searcher.may_ask_again(candidate);
+        let over: HashSet<Candidate> = tried.iter().filter(|one| is_over(one)).cloned().collect();
         let trials = ask(searcher, batch);
         if trials.is_empty() {
             break;
+        }
+        for trial in &trials {
+            assert!(
+                !over.contains(&trial.candidate),
+                "`{}` is asked for again after `may_ask_again` said that it is not",
+                space.trace_of(&trial.candidate).text()
+            );
+            tried.insert(trial.candidate.clone());
         }
         for (trial, outcome) in trials.iter().zip(evaluate.evaluate(&trials)) {
             searcher.tell(trial, &outcome);

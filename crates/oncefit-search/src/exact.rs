@@ -601,6 +601,7 @@ impl Searcher for ExactSearch {
                 number,
                 candidate: solved.candidate.clone(),
                 budget: None,
+                rung: None,
             })
             .collect())
     }

@@ -59,6 +59,7 @@ impl Searcher for ExhaustiveSearch {
                     number: self.trials,
                     candidate,
                     budget: None,
+                    rung: None,
                 });
                 self.trials += 1;
             }

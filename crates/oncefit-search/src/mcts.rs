@@ -289,6 +289,7 @@ impl Mcts {
                 number: self.trials - 1,
                 candidate,
                 budget: None,
+                rung: None,
             }));
         }
         Ok(None)

@@ -13,6 +13,19 @@ pub struct Trial {
     /// How much an evaluation may spend, in units of the user (images, steps), for searchers that
     /// screen with small budgets; `None` asks for a full evaluation.
     pub budget: Option<u64>,
+    /// Where it stands in such a screening.
+    pub rung: Option<Rung>,
+}
+
+/// A place in a screening.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rung {
+    /// The bracket, from 0; successive halving has one.
+    pub bracket: usize,
+    /// The round in it, from 0; each has fewer candidates and a larger budget.
+    pub round: usize,
+    /// The candidate's trial in round 0: what was begun there may go on.
+    pub first: u64,
 }
 
 /// What came of a trial.

@@ -111,6 +111,7 @@ impl Proposer {
             number: self.trials - 1,
             candidate,
             budget: None,
+            rung: None,
         }
     }
 

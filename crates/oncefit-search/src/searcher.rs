@@ -1,6 +1,6 @@
 //! The ask/tell interface.
 
-use oncefit_space::Space;
+use oncefit_space::{Candidate, Space};
 
 use crate::error::Result;
 use crate::outcome::{Outcome, Trial};
@@ -29,6 +29,12 @@ pub trait Searcher: Send {
     /// What came of a trial. A failure is an outcome like others: it is learnt from where the
     /// algorithm can, and the candidate is not proposed again.
     fn tell(&mut self, trial: &Trial, outcome: &Outcome);
+
+    /// Whether a candidate whose outcome was told may be asked for again, at another budget. What was
+    /// made to evaluate others is not needed any more.
+    fn may_ask_again(&self, _candidate: &Candidate) -> bool {
+        false
+    }
 }
 
 impl<S: Searcher + ?Sized> Searcher for Box<S> {
@@ -46,5 +52,9 @@ impl<S: Searcher + ?Sized> Searcher for Box<S> {
 
     fn tell(&mut self, trial: &Trial, outcome: &Outcome) {
         (**self).tell(trial, outcome);
+    }
+
+    fn may_ask_again(&self, candidate: &Candidate) -> bool {
+        (**self).may_ask_again(candidate)
     }
 }

@@ -211,6 +211,7 @@ mod tests {
             number: 0,
             candidate,
             budget: None,
+            rung: None,
         };
         TableObjective::new(&space, table, key)
             .evaluate(&[trial])

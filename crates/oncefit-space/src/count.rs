@@ -101,7 +101,12 @@ impl<'p> Counter<'p> {
     /// Members of a step by itself. Follows the variables that conditions may read.
     fn step(&mut self, step: &'p Step) -> Result<BigUint> {
         match step {
-            Step::Input { .. } | Step::Operation(_) => Ok(BigUint::from(1u32)),
+            Step::Input { .. }
+            | Step::Setting { .. }
+            | Step::Keep { .. }
+            | Step::Read { .. }
+            | Step::Nothing { .. }
+            | Step::Operation(_) => Ok(BigUint::from(1u32)),
             Step::Let {
                 variable, formula, ..
             } => {
@@ -199,7 +204,12 @@ impl<'p> Counter<'p> {
 
     fn unrank_step(&mut self, step: &'p Step, mut rank: BigUint) -> Result<()> {
         match step {
-            Step::Input { .. } | Step::Operation(_) => Ok(()),
+            Step::Input { .. }
+            | Step::Setting { .. }
+            | Step::Keep { .. }
+            | Step::Read { .. }
+            | Step::Nothing { .. }
+            | Step::Operation(_) => Ok(()),
             Step::Let { .. } => self.step(step).map(drop),
             Step::Decide { slot, .. } => {
                 self.chosen[*slot] = usize::try_from(&rank).ok();
@@ -291,7 +301,12 @@ impl<'p> Counter<'p> {
 
     fn rank_step(&mut self, step: &'p Step, member: &[Option<usize>]) -> Result<BigUint> {
         match step {
-            Step::Input { .. } | Step::Operation(_) => Ok(BigUint::ZERO),
+            Step::Input { .. }
+            | Step::Setting { .. }
+            | Step::Keep { .. }
+            | Step::Read { .. }
+            | Step::Nothing { .. }
+            | Step::Operation(_) => Ok(BigUint::ZERO),
             Step::Let { .. } => self.step(step).map(|_| BigUint::ZERO),
             Step::Decide { slot, .. } => Ok(member[*slot].unwrap_or(0).into()),
             Step::Residual { body, .. } | Step::Gate { body, .. } => {

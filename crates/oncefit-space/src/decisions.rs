@@ -118,7 +118,14 @@ fn reads_decisions(sequence: &Sequence) -> bool {
             branches.iter().any(reads_decisions)
         }
         Step::Repeat { copies, .. } => copies.iter().any(reads_decisions),
-        Step::Input { .. } | Step::Let { .. } | Step::Decide { .. } | Step::Operation(_) => false,
+        Step::Input { .. }
+        | Step::Let { .. }
+        | Step::Setting { .. }
+        | Step::Decide { .. }
+        | Step::Keep { .. }
+        | Step::Read { .. }
+        | Step::Nothing { .. }
+        | Step::Operation(_) => false,
     })
 }
 
@@ -131,7 +138,12 @@ fn nodes(sequence: &Sequence, has_conditions: bool) -> Vec<DecisionNode> {
     };
     for step in &sequence.steps {
         match step {
-            Step::Input { .. } | Step::Operation(_) => {}
+            Step::Input { .. }
+            | Step::Setting { .. }
+            | Step::Keep { .. }
+            | Step::Read { .. }
+            | Step::Nothing { .. }
+            | Step::Operation(_) => {}
             Step::Let {
                 variable, formula, ..
             } => {

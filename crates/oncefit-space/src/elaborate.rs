@@ -1,7 +1,7 @@
 //! Tree to program: expands templates, unrolls repeats, gives every operation and decision its
 //! path, computes what is constant and checks what does not depend on shapes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 mod values;
 
@@ -10,7 +10,7 @@ use crate::expression::Expression;
 use crate::operation::operation;
 use crate::program::{Combine, Formula, Name, Program, Sequence, Step, Times};
 use crate::scope::Scope;
-use crate::tree::{Block, Node, Source, Statement, Tree, Written};
+use crate::tree::{Block, DomainText, Node, SettingText, Source, Statement, Tree, Written};
 use crate::value::{DecisionSlot, Domain, Value};
 use values::Fact;
 
@@ -34,6 +34,11 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         .parameters
         .iter()
         .map(|(name, value)| (name.as_str(), Expression::Constant(value.clone())));
+    let mut read_labels = HashSet::new();
+    let templates = tree.definitions.iter().map(|definition| &definition.body);
+    for block in templates.chain([&tree.body]) {
+        collect_reads(block, &mut read_labels);
+    }
     let mut elaborator = Elaborator {
         tree,
         environment: environment.collect(),
@@ -46,13 +51,29 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         budget: MOST_STATEMENTS,
         depth: 0,
         has_input: false,
+        read_labels,
+        labels: Vec::new(),
+        kept: 0,
+        settings: Vec::new(),
+        words: Vec::new(),
+        in_settings: false,
     };
     let body = elaborator.sequence(&tree.body)?;
+    body.check_nothing(false)
+        .map_err(|(at, message)| tree.source.error(at, message))?;
     if !elaborator.has_input {
         return Err(SpaceError::Illegal(format!(
             "space `{}` has no network: it needs an input and operations",
             tree.name
         )));
+    }
+    for slot in elaborator.slots.iter().filter(|slot| !slot.is_setting) {
+        if elaborator.settings.contains(&slot.name) {
+            return Err(SpaceError::Illegal(format!(
+                "space `{}` has a training setting `{}` and a decision of that name, `{}`; one of them needs another name",
+                tree.name, slot.name, slot.path
+            )));
+        }
     }
     let mut unused = tree
         .fixes
@@ -80,7 +101,22 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         body,
         slots: elaborator.slots,
         variables: elaborator.facts.len(),
+        tensors: elaborator.kept,
+        settings: elaborator.settings,
     })
+}
+
+/// The labels that some `read` in a block names.
+fn collect_reads<'t>(block: &'t Block, found: &mut HashSet<&'t str>) {
+    for statement in block {
+        if let Statement::Node { node, .. } = statement {
+            if let Node::Read(label) = node {
+                found.insert(label);
+            }
+            let inner = node.blocks().into_iter();
+            inner.for_each(|inner| collect_reads(inner, found));
+        }
+    }
 }
 
 /// The error of a decision that a space does not have.
@@ -115,6 +151,17 @@ struct Elaborator<'t> {
     budget: usize,
     depth: usize,
     has_input: bool,
+    /// Labels that some `read` names.
+    read_labels: HashSet<&'t str>,
+    /// The labels of the nodes before this place, with what they made if it is remembered.
+    labels: Vec<(&'t str, Option<usize>)>,
+    /// How many tensors are remembered.
+    kept: usize,
+    /// Names of the training settings, in the order in which they are met.
+    settings: Vec<String>,
+    /// Words that stand for themselves: values of training settings.
+    words: Vec<String>,
+    in_settings: bool,
 }
 
 /// A decision as it is met.
@@ -136,49 +183,103 @@ impl<'t> Elaborator<'t> {
     }
 
     fn block(&mut self, block: &'t Block, steps: &mut Vec<Step>) -> Result<()> {
-        let known = self.environment.len();
+        let (known, labels) = (self.environment.len(), self.labels.len());
         self.depth += 1;
         for statement in block {
             let (Statement::Decide { at, .. }
             | Statement::Let { at, .. }
+            | Statement::Setting { at, .. }
             | Statement::Node { at, .. }) = statement;
             if self.depth > DEEPEST {
-                let message =
-                    format!("blocks and templates are nested deeper than {DEEPEST} levels here");
+                let message = format!(
+                    "blocks and templates are nested deeper than {DEEPEST} levels here; a template that uses itself needs an `if` that ends it"
+                );
                 return Err(self.source().error(*at, message));
             }
             self.spend(*at)?;
             match statement {
                 Statement::Decide { name, domain, at } => {
-                    let domain = self.domain(domain, *at)?;
-                    let path = self.scope.decision(name);
-                    let meaning = match self.decide(path, name, domain, *at)? {
-                        Decided::Single(value) => Expression::Constant(value),
-                        Decided::Open(slot) => {
-                            let variable = self.facts.len();
-                            let values = Some(self.slots[slot].domain.values.clone());
-                            self.facts.push(Fact {
-                                values,
-                                slots: [slot].into(),
-                            });
-                            steps.push(Step::Decide { variable, slot });
-                            Expression::Name(Name::Variable(variable))
+                    let meaning = self.decide_value(name, domain, *at, steps)?;
+                    self.environment.push((name, meaning));
+                }
+                Statement::Setting { name, value, at } => {
+                    let formula = match value {
+                        SettingText::Decided(domain) => {
+                            if let DomainText::List { values, .. } = domain {
+                                values.iter().for_each(|value| self.note_word(value));
+                            }
+                            self.decide_value(name, domain, *at, steps)?
+                        }
+                        SettingText::Computed(value) => {
+                            self.note_word(value);
+                            self.bind(value, *at, steps)?
                         }
                     };
-                    self.environment.push((name, meaning));
+                    if !self.settings.contains(name) {
+                        self.settings.push(name.clone());
+                    }
+                    self.environment.push((name, formula.clone()));
+                    steps.push(Step::Setting {
+                        name: name.clone(),
+                        formula,
+                        at: *at,
+                    });
                 }
                 Statement::Let { name, value, at } => {
                     let meaning = self.bind(value, *at, steps)?;
                     self.environment.push((name, meaning));
                 }
                 Statement::Node { label, node, at } => {
-                    self.node(label.as_deref(), node, *at, steps)?
+                    self.node(label.as_deref(), node, *at, steps)?;
+                    if let Some(label) = label {
+                        self.keep(label, steps);
+                    }
                 }
             }
         }
         self.depth -= 1;
         self.environment.truncate(known);
+        self.labels.truncate(labels);
         Ok(())
+    }
+
+    /// A decision that sets a value: what its name stands for.
+    fn decide_value(
+        &mut self,
+        name: &str,
+        domain: &'t DomainText,
+        at: usize,
+        steps: &mut Vec<Step>,
+    ) -> Result<Formula> {
+        let domain = self.domain(domain, at)?;
+        let path = self.scope.decision(name);
+        Ok(match self.decide(path, name, domain, at)? {
+            Decided::Single(value) => Expression::Constant(value),
+            Decided::Open(slot) => {
+                let variable = self.facts.len();
+                let values = Some(self.slots[slot].domain.values.clone());
+                self.facts.push(Fact {
+                    values,
+                    slots: [slot].into(),
+                });
+                steps.push(Step::Decide { variable, slot });
+                Expression::Name(Name::Variable(variable))
+            }
+        })
+    }
+
+    /// A value of a training setting that is a word and no name stands for itself from here on.
+    fn note_word(&mut self, written: &Written) {
+        match written {
+            Expression::Name(word)
+                if self.environment.iter().all(|(name, _)| *name != word.text)
+                    && !self.words.contains(&word.text) =>
+            {
+                self.words.push(word.text.clone());
+            }
+            Expression::If(parts) => parts[1..].iter().for_each(|part| self.note_word(part)),
+            _ => {}
+        }
     }
 
     /// A decision: a new slot, that of the first copy of a tied repeat, or its only value.
@@ -230,6 +331,7 @@ impl<'t> Elaborator<'t> {
             path,
             name: name.to_owned(),
             domain,
+            is_setting: self.in_settings,
         });
         Ok(Decided::Open(self.slots.len() - 1))
     }
@@ -249,7 +351,8 @@ impl<'t> Elaborator<'t> {
         at: usize,
         steps: &mut Vec<Step>,
     ) -> Result<()> {
-        if !self.has_input && !matches!(node, Node::Input(_)) {
+        let needs_input = !self.in_settings && !matches!(node, Node::Input(_) | Node::Settings(_));
+        if needs_input && !self.has_input {
             let message = "there is no `input(height, width, channels)` before this";
             return Err(self.source().error(at, message));
         }
@@ -269,6 +372,17 @@ impl<'t> Elaborator<'t> {
                     extents: [height?, width?, channels?],
                     at,
                 });
+                Ok(())
+            }
+            Node::Settings(body) => {
+                if self.depth > 1 || !self.settings.is_empty() {
+                    let message = "a space has one block of training settings, at the top level";
+                    return Err(self.source().error(at, message));
+                }
+                let path = self.scope.branching("settings");
+                self.in_settings = true;
+                self.within(&path, |elaborator| elaborator.block(body, steps))?;
+                self.in_settings = false;
                 Ok(())
             }
             Node::Op { kind, arguments } => {
@@ -302,10 +416,21 @@ impl<'t> Elaborator<'t> {
                 }
                 // A template sees the space's parameters and its own, not its caller's names.
                 let outer = std::mem::replace(&mut self.environment, inner);
+                let labels = std::mem::take(&mut self.labels);
                 self.labelled(label, |elaborator| {
                     elaborator.block(&definition.body, steps)
                 })?;
                 self.environment = outer;
+                self.labels = labels;
+                Ok(())
+            }
+            Node::Read(name) => {
+                let tensor = self.tensor(name, at)?;
+                steps.push(Step::Read { tensor });
+                Ok(())
+            }
+            Node::Nothing => {
+                steps.push(Step::Nothing { at });
                 Ok(())
             }
             Node::Seq(body) => self.labelled(label, |elaborator| elaborator.block(body, steps)),
@@ -493,6 +618,34 @@ impl<'t> Elaborator<'t> {
                 self.repeat(repeat, decided, steps)
             }
         }
+    }
+
+    /// Remembers what a labelled node made, if any `read` names such a label.
+    fn keep(&mut self, label: &'t str, steps: &mut Vec<Step>) {
+        let is_read = self.read_labels.contains(label);
+        let tensor = is_read.then_some(self.kept);
+        self.labels.push((label, tensor));
+        if let Some(tensor) = tensor {
+            self.kept += 1;
+            steps.push(Step::Keep { tensor });
+        }
+    }
+
+    /// What the node with this label made.
+    fn tensor(&self, label: &str, at: usize) -> Result<usize> {
+        let labels = self.labels.iter().rev();
+        let found = labels.clone().find(|(known, _)| *known == label);
+        if let Some((_, Some(tensor))) = found {
+            return Ok(*tensor);
+        }
+        let mut known: Vec<&str> = labels.map(|(label, _)| *label).collect();
+        known.dedup();
+        let hint = suggestion(label, known.iter().copied());
+        let message = format!(
+            "no node before this, in this block or around it, has the label `{label}`{hint}; labels: {}",
+            known.join(", ")
+        );
+        Err(self.source().error(at, message))
     }
 
     fn condition(

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Op, output_shape};
 use crate::program::{
-    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_size,
+    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_kernel,
+    with_size,
 };
 use crate::tree::Source;
 use crate::value::Value;
@@ -60,6 +61,7 @@ pub(crate) fn envelope(program: &Program, source: &Source) -> Result<Envelope> {
         nodes: Vec::new(),
         paths: HashSet::new(),
         current: 0,
+        kept: vec![0; program.tensors],
     };
     walk.sequence(&program.body)?;
     Ok(Envelope { nodes: walk.nodes })
@@ -72,9 +74,14 @@ struct Walk<'p> {
     variables: Vec<Vec<Value>>,
     nodes: Vec<EnvelopeNode>,
     paths: HashSet<String>,
-    /// The node whose output arrives at the next step.
+    /// The node whose output arrives at the next step, or [`NOTHING`].
     current: usize,
+    /// The node of each remembered tensor.
+    kept: Vec<usize>,
 }
+
+/// Arrives behind a branch that is left out in all members.
+const NOTHING: usize = usize::MAX;
 
 impl<'p> Walk<'p> {
     fn sequence(&mut self, sequence: &'p Sequence) -> Result<()> {
@@ -109,7 +116,11 @@ impl<'p> Walk<'p> {
             Step::Decide { variable, slot } => {
                 self.variables[*variable] = self.program.slots[*slot].domain.values.clone();
             }
+            Step::Setting { .. } => {}
             Step::Operation(operation) => self.operation(operation)?,
+            Step::Keep { tensor } => self.kept[*tensor] = self.current,
+            Step::Read { tensor } => self.current = self.kept[*tensor],
+            Step::Nothing { .. } => self.current = NOTHING,
             Step::Residual { path, body } => {
                 self.sequence(body)?;
                 self.shortcut(path, before)?;
@@ -127,6 +138,9 @@ impl<'p> Walk<'p> {
                 for (index, branch) in branches.iter().enumerate() {
                     self.current = before;
                     self.sequence(branch)?;
+                    if self.current == NOTHING {
+                        continue;
+                    }
                     if let Some(sum) = sum {
                         let path = &paths[index - 1];
                         match combine {
@@ -141,6 +155,13 @@ impl<'p> Walk<'p> {
                     }
                     sum = Some(self.current);
                 }
+                // Members that leave all branches out pass the input on.
+                self.current = match (sum, paths.last()) {
+                    (Some(sum), Some(path)) if branches.iter().all(Sequence::may_be_nothing) => {
+                        self.meet(&format!("{path}.join"), Some(before), sum)
+                    }
+                    _ => sum.unwrap_or(before),
+                };
             }
             Step::If {
                 join,
@@ -170,9 +191,11 @@ impl<'p> Walk<'p> {
         for branch in branches {
             self.current = before;
             self.sequence(branch)?;
-            joined = Some(self.meet(join, joined, self.current));
+            if self.current != NOTHING {
+                joined = Some(self.meet(join, joined, self.current));
+            }
         }
-        self.current = joined.unwrap_or(before);
+        self.current = joined.unwrap_or(NOTHING);
         Ok(())
     }
 
@@ -290,37 +313,40 @@ impl<'p> Walk<'p> {
     }
 
     fn operation(&mut self, operation: &Operation) -> Result<()> {
-        let Operation { path, op, size, at } = operation;
-        let Some(formula) = size else {
-            let channels = match *op {
-                Op::Convolution {
-                    out_channels: size, ..
-                }
-                | Op::Linear {
-                    out_features: size, ..
-                } => Some(vec![size]),
-                _ => None,
-            };
-            self.push(path, *op, vec![self.current], channels)?;
-            if let Op::Depthwise { kernel, .. } = *op {
-                self.set_kernels(vec![kernel]);
-            }
-            return Ok(());
-        };
-        let sizes = self.sizes(formula, *at, "the size of an operation")?;
-        let op = with_size(*op, largest(&sizes));
-        match op {
-            Op::Depthwise { .. } => {
-                self.push(path, op, vec![self.current], None)?;
-                self.set_kernels(sizes);
-                Ok(())
-            }
-            _ => self.push(path, op, vec![self.current], Some(sizes)),
+        let Operation { path, op, at, .. } = operation;
+        let mut op = *op;
+        let mut kernels = Vec::new();
+        if let Some(formula) = &operation.kernel {
+            kernels = self.sizes(formula, *at, "the kernel of a convolution")?;
+            op = with_kernel(op, largest(&kernels));
         }
-    }
-
-    fn set_kernels(&mut self, kernels: Vec<usize>) {
+        let sizes = match &operation.size {
+            None => Vec::new(),
+            Some(formula) => self.sizes(formula, *at, "the size of an operation")?,
+        };
+        if !sizes.is_empty() {
+            op = with_size(op, largest(&sizes));
+        }
+        let channels = match op {
+            Op::Convolution {
+                out_channels: size, ..
+            }
+            | Op::Linear {
+                out_features: size, ..
+            } if sizes.is_empty() => Some(vec![size]),
+            Op::Convolution { .. } | Op::Linear { .. } => Some(sizes),
+            Op::Depthwise { kernel, .. } => {
+                kernels = match sizes.is_empty() {
+                    true => vec![kernel],
+                    false => sizes,
+                };
+                None
+            }
+            _ => None,
+        };
+        self.push(path, op, vec![self.current], channels)?;
         self.nodes[self.current].kernels = kernels;
+        Ok(())
     }
 
     /// Adds an operation; its channels are those of its first input unless they are given.

@@ -126,6 +126,22 @@ impl<N> Expression<N> {
         }
     }
 
+    /// Calls `change` for every name, in order.
+    pub fn names_mut(&mut self, change: &mut dyn FnMut(&mut N)) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Name(name) => change(name),
+            Self::Binary(_, left, right) => {
+                left.names_mut(change);
+                right.names_mut(change);
+            }
+            Self::Call(_, arguments) => {
+                arguments.iter_mut().for_each(|part| part.names_mut(change))
+            }
+            Self::If(parts) => parts.iter_mut().for_each(|part| part.names_mut(change)),
+        }
+    }
+
     /// Its value, given those of its names.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use crate::error::{Result, SpaceError, suggestion};
 use crate::space::Space;
 use crate::value::Value;
 
-const FAMILIES: [(&str, &str); 12] = [
+const FAMILIES: [(&str, &str); 13] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
     ("cifar-nano", include_str!("../spaces/cifar-nano.space")),
     (
@@ -33,6 +33,7 @@ const FAMILIES: [(&str, &str); 12] = [
         "densenet-nano",
         include_str!("../spaces/densenet-nano.space"),
     ),
+    ("genetic-nano", include_str!("../spaces/genetic-nano.space")),
     ("resnet50", include_str!("../spaces/resnet50.space")),
     (
         "deps-cifar-mobilenet-v3",

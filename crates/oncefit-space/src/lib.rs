@@ -1,7 +1,7 @@
 //! Search spaces as data: decisions, traces, counting, graphs and their exact costs.
 //!
 //! A [`Space`] is an immutable tree of decisions and modules, read from a small language
-//! (`spaces/*.space`). A [`Trace`] holds the values chosen; a [`Subnet`] is a complete, validated
+//! (`spaces/*.space`) or written in Rust ([`builder`]). A [`Trace`] holds the values chosen; a [`Subnet`] is a complete, validated
 //! trace with its [`Graph`]: one network as operations and shapes. No tensors, no closures, no
 //! global state.
 //!
@@ -14,6 +14,7 @@
 //! # Ok::<(), oncefit_space::SpaceError>(())
 //! ```
 
+pub mod builder;
 mod candidate;
 mod cost;
 mod count;
@@ -25,6 +26,7 @@ mod error;
 mod expression;
 mod families;
 mod graph;
+mod import;
 mod member;
 mod operation;
 mod parser;

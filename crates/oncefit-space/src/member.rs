@@ -2,8 +2,10 @@
 
 use crate::error::{Result, SpaceError};
 use crate::graph::{FeatureShape, Graph, GraphNode, Op, output_shape};
-use crate::program::{Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size};
-use crate::trace::{Choice, Trace};
+use crate::program::{
+    Combine, Formula, Name, Operation, Program, Sequence, Step, Times, size, with_kernel, with_size,
+};
+use crate::trace::{Choice, Subnet, Trace};
 use crate::tree::Source;
 use crate::value::{DecisionSlot, Value};
 
@@ -16,7 +18,7 @@ pub(crate) fn build(
     program: &Program,
     source: &Source,
     choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
-) -> Result<(Trace, Graph)> {
+) -> Result<Subnet> {
     let mut walk = Walk {
         program,
         source,
@@ -24,16 +26,17 @@ pub(crate) fn build(
         chosen: vec![None; program.slots.len()],
         variables: vec![Value::Bool(false); program.variables],
         choices: Vec::with_capacity(program.slots.len()),
+        settings: Vec::new(),
         nodes: Vec::new(),
         current: 0,
+        kept: vec![0; program.tensors],
     };
     walk.sequence(&program.body)?;
-    Ok((
-        Trace {
-            choices: walk.choices,
-        },
-        Graph { nodes: walk.nodes },
-    ))
+    let graph = walk.graph();
+    let trace = Trace {
+        choices: walk.choices,
+    };
+    Ok(Subnet::new(trace, graph, walk.settings))
 }
 
 /// What some steps make of what arrives.
@@ -68,15 +71,17 @@ pub(crate) fn build_piece<'p>(
         chosen: vec![None; program.slots.len()],
         variables: vec![Value::Bool(false); program.variables],
         choices: Vec::new(),
+        settings: Vec::new(),
         nodes: arriving.into_iter().collect(),
         current: 0,
+        kept: vec![0; program.tensors],
     };
     for (variable, value) in variables {
         walk.variables[*variable] = value.clone();
     }
     steps.iter().try_for_each(|step| walk.step(step))?;
     Ok(Piece {
-        graph: Graph { nodes: walk.nodes },
+        graph: walk.graph(),
         variables: walk.variables,
     })
 }
@@ -89,12 +94,48 @@ struct Walk<'p, 'c> {
     chosen: Vec<Option<usize>>,
     variables: Vec<Value>,
     choices: Vec<Choice>,
+    /// Training settings with their values.
+    settings: Vec<(String, Value)>,
     nodes: Vec<GraphNode>,
-    /// The node whose output arrives at the next step.
+    /// The node whose output arrives at the next step, or [`NOTHING`].
     current: usize,
+    /// The node of each remembered tensor.
+    kept: Vec<usize>,
 }
 
+/// Arrives behind a branch that is left out.
+const NOTHING: usize = usize::MAX;
+
 impl<'p> Walk<'p, '_> {
+    /// The network, ending at what arrives last, without operations that nobody reads: a tensor
+    /// may be remembered in vain.
+    fn graph(&mut self) -> Graph {
+        let nodes = std::mem::take(&mut self.nodes);
+        if self.program.tensors == 0 || nodes.is_empty() {
+            return Graph { nodes };
+        }
+        let mut is_read = vec![false; nodes.len()];
+        is_read[0] = true;
+        is_read[self.current] = true;
+        for index in (0..=self.current).rev() {
+            if is_read[index] {
+                let inputs = nodes[index].inputs.iter();
+                inputs.for_each(|&input| is_read[input] = true);
+            }
+        }
+        let mut places = vec![0; nodes.len()];
+        let mut left = Vec::with_capacity(nodes.len());
+        for (index, mut node) in nodes.into_iter().enumerate() {
+            if is_read[index] {
+                places[index] = left.len();
+                let inputs = node.inputs.iter_mut();
+                inputs.for_each(|input| *input = places[*input]);
+                left.push(node);
+            }
+        }
+        Graph { nodes: left }
+    }
+
     fn sequence(&mut self, sequence: &'p Sequence) -> Result<()> {
         sequence.steps.iter().try_for_each(|step| self.step(step))
     }
@@ -131,7 +172,24 @@ impl<'p> Walk<'p, '_> {
                 self.variables[*variable] = self.program.slots[*slot].domain.values[index].clone();
                 Ok(())
             }
+            Step::Setting { name, formula, at } => {
+                let value = self.evaluate(formula, *at)?;
+                self.settings.push((name.clone(), value));
+                Ok(())
+            }
             Step::Operation(operation) => self.operation(operation),
+            Step::Keep { tensor } => {
+                self.kept[*tensor] = self.current;
+                Ok(())
+            }
+            Step::Read { tensor } => {
+                self.current = self.kept[*tensor];
+                Ok(())
+            }
+            Step::Nothing { .. } => {
+                self.current = NOTHING;
+                Ok(())
+            }
             Step::Residual { path, body } => {
                 let before = self.current;
                 self.sequence(body)?;
@@ -156,6 +214,9 @@ impl<'p> Walk<'p, '_> {
                 for (index, branch) in branches.iter().enumerate() {
                     self.current = before;
                     self.sequence(branch)?;
+                    if self.current == NOTHING {
+                        continue;
+                    }
                     if let Some(sum) = sum {
                         let op = match combine {
                             Combine::Add => Op::Add,
@@ -167,6 +228,7 @@ impl<'p> Walk<'p, '_> {
                     }
                     sum = Some(self.current);
                 }
+                self.current = sum.unwrap_or(before);
                 Ok(())
             }
             Step::If {
@@ -218,14 +280,16 @@ impl<'p> Walk<'p, '_> {
     }
 
     fn operation(&mut self, operation: &Operation) -> Result<()> {
-        let op = match &operation.size {
-            None => operation.op,
-            Some(formula) => {
-                let value = self.evaluate(formula, operation.at)?;
-                let sized = operation.sized(&value);
-                sized.map_err(|message| self.source.error(operation.at, message))?
-            }
-        };
+        let Operation {
+            size, kernel, at, ..
+        } = operation;
+        let mut op = operation.op;
+        if let Some(formula) = size {
+            op = with_size(op, self.size(formula, *at, "the size of an operation")?);
+        }
+        if let Some(formula) = kernel {
+            op = with_kernel(op, self.size(formula, *at, "the kernel of a convolution")?);
+        }
         self.push(&operation.path, op, vec![self.current])
     }
 

@@ -11,7 +11,8 @@ use crate::value::Value;
 ///
 /// # Errors
 /// At `at`, if an argument is missing, is no legal value or depends on a decision where it may not:
-/// only the output channels of `conv`, the features of `linear` and the kernel of `depthwise` may.
+/// only the output channels of `conv`, the features of `linear` and the kernels of `conv` and
+/// `depthwise` may.
 pub(crate) fn operation(
     source: &Source,
     path: String,
@@ -25,19 +26,24 @@ pub(crate) fn operation(
         arguments,
         at,
     };
+    let is_open = |formula: &&Formula| !matches!(formula, Expression::Constant(_));
+    let kernel = match kind.name {
+        "conv" => reader.formula(1).filter(is_open).cloned(),
+        _ => None,
+    };
     let (op, is_sized) = match kind.name {
-        "conv" => {
-            let (kernel, stride) = (reader.size(1)?, reader.size(2)?);
-            (
-                Op::Convolution {
-                    out_channels: 1,
-                    kernel,
-                    stride,
-                    bias: reader.truth(3)?,
+        "conv" => (
+            Op::Convolution {
+                out_channels: 1,
+                kernel: match &kernel {
+                    None => reader.size(1)?,
+                    Some(_) => 1,
                 },
-                true,
-            )
-        }
+                stride: reader.size(2)?,
+                bias: reader.truth(3)?,
+            },
+            true,
+        ),
         "depthwise" => {
             let (stride, transform) = (reader.size(1)?, reader.truth(2)?);
             (
@@ -103,26 +109,17 @@ pub(crate) fn operation(
             None => return Err(source.error(at, format!("`{name}` has no operation"))),
         },
     };
-    match (is_sized, reader.formula(0)) {
-        (true, Some(Expression::Constant(_)) | None) => Ok(Operation {
-            path,
-            op: with_size(op, reader.size(0)?),
-            size: None,
-            at,
-        }),
-        (true, Some(formula)) => Ok(Operation {
-            path,
-            op,
-            size: Some(formula.clone()),
-            at,
-        }),
-        (false, _) => Ok(Operation {
-            path,
-            op,
-            size: None,
-            at,
-        }),
-    }
+    let size = reader.formula(0).filter(|_| is_sized).filter(is_open);
+    Ok(Operation {
+        path,
+        op: match (is_sized, size) {
+            (true, None) => with_size(op, reader.size(0)?),
+            _ => op,
+        },
+        size: size.cloned(),
+        kernel,
+        at,
+    })
 }
 
 struct Arguments<'a> {

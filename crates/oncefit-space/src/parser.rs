@@ -4,7 +4,10 @@ mod expressions;
 mod lexer;
 
 use crate::error::{Result, suggestion};
-use crate::tree::{Block, Definition, Fallback, Node, OPS, Source, Statement, Tree, Written};
+use crate::space::Space;
+use crate::tree::{
+    Block, Definition, Fallback, Node, OPS, SettingText, Source, Statement, Tree, Written,
+};
 use crate::value::Value;
 use lexer::{Token, tokenize};
 
@@ -15,10 +18,39 @@ const DEEPEST: usize = 64;
 const MOST_PERMUTED: usize = 5;
 
 /// Words that open a statement.
-const OPENERS: [&str; 16] = [
-    "input", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if", "choice",
-    "optional", "repeat", "decide", "let", "define", "fix",
+const OPENERS: [&str; 20] = [
+    "input", "settings", "seq", "residual", "gate", "sum", "concat", "dense", "permute", "if",
+    "choice", "optional", "repeat", "decide", "let", "define", "fix", "import", "read", "nothing",
 ];
+
+/// Whether `text` is one word, as a label is, and begins no statement before its colon.
+pub(crate) fn is_label(text: &str) -> bool {
+    let source = Source {
+        file: String::new(),
+        text: text.to_owned(),
+    };
+    let tokens = tokenize(&source).unwrap_or_default();
+    let is_word = matches!(&tokens[..], [(Token::Word(word), _), _] if word == text);
+    is_word && !["decide", "let", "define", "fix", "import"].contains(&text)
+}
+
+/// Checks a name that somebody gives to a value, a decision or a template; `what` it is.
+///
+/// # Errors
+/// The message.
+pub(crate) fn legal_name(text: &str, what: &str) -> std::result::Result<(), String> {
+    if expressions::is_reserved(text) {
+        return Err(format!(
+            "`{text}` is a word of the language, {what} cannot be that"
+        ));
+    }
+    match is_label(text) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{text}` is no word of letters, digits and `_`, {what} is one"
+        )),
+    }
+}
 
 pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
     let source = Source {
@@ -33,6 +65,7 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
         depth: 0,
         definitions: Vec::new(),
         defining: false,
+        in_settings: false,
     };
     parser.file()
 }
@@ -45,6 +78,8 @@ struct Parser<'s> {
     definitions: Vec<Definition>,
     /// Whether the body of the last definition is being read.
     defining: bool,
+    /// Whether a block of training settings is being read.
+    in_settings: bool,
 }
 
 impl Parser<'_> {
@@ -77,6 +112,10 @@ impl Parser<'_> {
                 Token::Word(word) if word == "fix" => {
                     self.at += 1;
                     fixes.push(self.fix()?);
+                }
+                Token::Word(word) if word == "import" => {
+                    self.at += 1;
+                    self.import()?;
                 }
                 _ => body.push(self.statement()?),
             }
@@ -137,6 +176,22 @@ impl Parser<'_> {
         Ok(())
     }
 
+    /// `import mbconv from fm-nano`: a family's template and those that it uses.
+    fn import(&mut self) -> Result<()> {
+        let at = self.offset();
+        let template = self.word("the name of a template")?;
+        self.expect_word("from")?;
+        let family_at = self.offset();
+        let family = self.word("the name of a family")?;
+        let found = Space::builtin(&family)
+            .map_err(|error| self.source.error(family_at, error.to_string()))?;
+        found
+            .tree()
+            .import_into(&template, &mut self.definitions, at)
+            .map_err(|message| self.source.error(at, message))?;
+        Ok(())
+    }
+
     fn fix(&mut self) -> Result<(String, Vec<Value>)> {
         let name = match self.next() {
             (Token::Word(word), _) | (Token::Quoted(word), _) => word,
@@ -182,6 +237,9 @@ impl Parser<'_> {
     fn statement(&mut self) -> Result<Statement> {
         let at = self.offset();
         if let Token::Word(word) = self.peek().clone() {
+            if self.in_settings && !matches!(word.as_str(), "let" | "if") {
+                return self.setting();
+            }
             match word.as_str() {
                 "decide" => {
                     self.at += 1;
@@ -203,7 +261,7 @@ impl Parser<'_> {
                         at,
                     });
                 }
-                "define" | "fix" => {
+                "define" | "fix" | "import" => {
                     let message = format!("`{word}` stands at the top level of a space only");
                     return Err(self.source.error(at, message));
                 }
@@ -212,6 +270,10 @@ impl Parser<'_> {
             if self.tokens.get(self.at + 1).map(|token| &token.0) == Some(&Token::Symbol(":")) {
                 self.at += 2;
                 let node = self.node()?;
+                if matches!(node, Node::Read(_) | Node::Nothing) {
+                    let message = "`read` and `nothing` take no label";
+                    return Err(self.source.error(at, message));
+                }
                 return Ok(Statement::Node {
                     label: Some(word),
                     node,
@@ -234,6 +296,70 @@ impl Parser<'_> {
         })
     }
 
+    /// `name = domain`, or `name = expression`.
+    fn setting(&mut self) -> Result<Statement> {
+        let at = self.offset();
+        if self.tokens.get(self.at + 1).map(|token| &token.0) != Some(&Token::Symbol("=")) {
+            let message =
+                "a block of settings has `name = values`, `name = expression`, `let` and `if`";
+            return Err(self.source.error(at, message));
+        }
+        let name = self.name("the name of a setting")?;
+        self.expect("=")?;
+        let start = self.at;
+        let decides = match self.peek() {
+            Token::Symbol("(") => true,
+            Token::Word(word) if matches!(word.as_str(), "unordered" | "log") => true,
+            _ => {
+                self.expression()?;
+                *self.peek() == Token::Symbol("..=")
+            }
+        };
+        self.at = start;
+        let value = match decides {
+            true => SettingText::Decided(self.domain()?),
+            false => SettingText::Computed(self.expression()?),
+        };
+        Ok(Statement::Setting { name, value, at })
+    }
+
+    /// A block of settings, each of which a member has once at most.
+    fn settings(&mut self) -> Result<Node> {
+        self.in_settings = true;
+        let block = self.block()?;
+        self.in_settings = false;
+        self.settings_are_new(&block, &mut Vec::new())?;
+        Ok(Node::Settings(block))
+    }
+
+    fn settings_are_new<'b>(&self, block: &'b Block, known: &mut Vec<&'b str>) -> Result<()> {
+        for statement in block {
+            match statement {
+                Statement::Setting { name, at, .. } => {
+                    if known.contains(&name.as_str()) {
+                        let message = format!("setting `{name}` is given twice");
+                        return Err(self.source.error(*at, message));
+                    }
+                    known.push(name);
+                }
+                Statement::Node {
+                    node:
+                        Node::If {
+                            then, otherwise, ..
+                        },
+                    ..
+                } => {
+                    let mut other = known.clone();
+                    self.settings_are_new(then, known)?;
+                    self.settings_are_new(otherwise, &mut other)?;
+                    known.extend(other);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn node(&mut self) -> Result<Node> {
         let at = self.offset();
         let word = self.word("an operation, a block or a template")?;
@@ -246,12 +372,15 @@ impl Parser<'_> {
                     })?;
                 Ok(Node::Input([height, width, channels]))
             }
+            "settings" => self.settings(),
             "seq" => Ok(Node::Seq(self.block()?)),
             "residual" => Ok(Node::Residual(self.block()?)),
             "gate" => Ok(Node::Gate(self.block()?)),
             "dense" => Ok(Node::Dense(self.block()?)),
             "sum" => Ok(Node::Sum(self.blocks()?)),
             "concat" => Ok(Node::Concat(self.blocks()?)),
+            "read" => Ok(Node::Read(self.word("the label of a node")?)),
+            "nothing" => Ok(Node::Nothing),
             "permute" => {
                 let name = self.name("the name of the decision")?;
                 let blocks = self.blocks()?;
@@ -387,6 +516,13 @@ impl Parser<'_> {
             });
         }
         let Some(kind) = OPS.iter().find(|op| op.name == word) else {
+            let is_definition = |pair: &[(Token, usize)]| matches!(pair, [(Token::Word(define), _), (Token::Word(name), _)] if define == "define" && name == word);
+            if self.tokens[self.at..].windows(2).any(is_definition) {
+                let message = format!(
+                    "`{word}` is defined further down; templates are defined before they are used, and two cannot use each other"
+                );
+                return Err(self.source.error(at, message));
+            }
             let templates: Vec<&str> = self
                 .definitions
                 .iter()

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::expression::Expression;
-use crate::tree::{Block, DomainText, Node, Statement, Tree, Written};
+use crate::tree::{Block, Definition, DomainText, Node, SettingText, Statement, Tree, Written};
 use crate::value::Value;
 
 impl Tree {
@@ -15,7 +15,7 @@ impl Tree {
             .map(|(name, value)| format!("{name} = {value}"))
             .collect();
         let mut printer = Printer {
-            tree: self,
+            definitions: &self.definitions,
             text: format!("space {}", self.name),
             indent: 0,
         };
@@ -24,14 +24,7 @@ impl Tree {
         }
         printer.text.push_str("\n\n");
         for definition in &self.definitions {
-            let _ = write!(
-                printer.text,
-                "define {}({}) ",
-                definition.name,
-                definition.parameters.join(", ")
-            );
-            printer.block(&definition.body);
-            printer.text.push_str("\n\n");
+            printer.definition(definition);
         }
         printer.statements(&self.body);
         for (name, values) in &self.fixes {
@@ -46,13 +39,35 @@ impl Tree {
     }
 }
 
+/// The text of one template, which may use others of `definitions`.
+pub(crate) fn definition_text(definition: &Definition, definitions: &[Definition]) -> String {
+    let mut printer = Printer {
+        definitions,
+        text: String::new(),
+        indent: 0,
+    };
+    printer.definition(definition);
+    printer.text
+}
+
 struct Printer<'t> {
-    tree: &'t Tree,
+    definitions: &'t [Definition],
     text: String,
     indent: usize,
 }
 
 impl Printer<'_> {
+    fn definition(&mut self, definition: &Definition) {
+        let Definition {
+            name,
+            parameters,
+            body,
+        } = definition;
+        let _ = write!(self.text, "define {name}({}) ", parameters.join(", "));
+        self.block(body);
+        self.text.push_str("\n\n");
+    }
+
     fn statements(&mut self, block: &Block) {
         for statement in block {
             self.text.push_str(&"  ".repeat(self.indent));
@@ -62,6 +77,13 @@ impl Printer<'_> {
                 }
                 Statement::Let { name, value, .. } => {
                     let _ = write!(self.text, "let {name} = {}", expression(value, 0));
+                }
+                Statement::Setting { name, value, .. } => {
+                    let value = match value {
+                        SettingText::Decided(domain) => domain_text(domain),
+                        SettingText::Computed(value) => expression(value, 0),
+                    };
+                    let _ = write!(self.text, "{name} = {value}");
                 }
                 Statement::Node { label, node, .. } => {
                     if let Some(label) = label {
@@ -116,9 +138,10 @@ impl Printer<'_> {
                 definition,
                 arguments,
             } => {
-                let name = &self.tree.definitions[*definition].name;
+                let name = &self.definitions[*definition].name;
                 let _ = write!(self.text, "{name}({})", list(arguments));
             }
+            Node::Settings(body) => self.named("settings", body),
             Node::Seq(body) => self.named("seq", body),
             Node::Residual(body) => self.named("residual", body),
             Node::Gate(body) => self.named("gate", body),
@@ -126,6 +149,10 @@ impl Printer<'_> {
             Node::Sum(branches) => self.several("sum", branches),
             Node::Concat(branches) => self.several("concat", branches),
             Node::Permute { name, blocks } => self.several(&format!("permute {name}"), blocks),
+            Node::Read(name) => {
+                let _ = write!(self.text, "read {name}");
+            }
+            Node::Nothing => self.text.push_str("nothing"),
             Node::If {
                 condition,
                 then,

@@ -28,6 +28,10 @@ pub(crate) struct Program {
     pub slots: Vec<DecisionSlot>,
     /// How many variables there are.
     pub variables: usize,
+    /// How many tensors are read again later.
+    pub tensors: usize,
+    /// Names of the training settings, in the order in which they are met.
+    pub settings: Vec<String>,
 }
 
 /// Steps that run one after the other.
@@ -74,10 +78,55 @@ impl Sequence {
                 }
                 Step::Input { .. }
                 | Step::Let { .. }
+                | Step::Setting { .. }
                 | Step::Decide { .. }
+                | Step::Keep { .. }
+                | Step::Read { .. }
+                | Step::Nothing { .. }
                 | Step::Operation(_) => {}
             }
         }
+    }
+
+    /// Whether it may end in [`Step::Nothing`].
+    pub fn may_be_nothing(&self) -> bool {
+        self.steps.last().is_some_and(Step::may_be_nothing)
+    }
+
+    /// Checks that [`Step::Nothing`] ends branches of sums only.
+    ///
+    /// # Errors
+    /// The place of one that does not, and what is wrong with it.
+    pub fn check_nothing(&self, may_end: bool) -> Result<(), (usize, &'static str)> {
+        for (index, step) in self.steps.iter().enumerate() {
+            let may_end = may_end && index + 1 == self.steps.len();
+            match step {
+                Step::Nothing { at } if !may_end => {
+                    let message = "`nothing` is the last word of a branch of a `sum`, or of a \
+                                   `choice`, an `if` or an `optional` that ends one";
+                    return Err((*at, message));
+                }
+                Step::Parallel {
+                    branches, combine, ..
+                } => {
+                    let is_sum = *combine == Combine::Add;
+                    for branch in branches {
+                        branch.check_nothing(is_sum)?;
+                    }
+                }
+                Step::If { .. } | Step::Choose { .. } => {
+                    for body in step.bodies() {
+                        body.check_nothing(may_end)?;
+                    }
+                }
+                _ => {
+                    for body in step.bodies() {
+                        body.check_nothing(false)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     pub fn new(steps: Vec<Step>) -> Self {
@@ -122,7 +171,25 @@ pub(crate) enum Step {
         variable: usize,
         slot: usize,
     },
+    /// A training setting of the member.
+    Setting {
+        name: String,
+        formula: Formula,
+        at: usize,
+    },
     Operation(Operation),
+    /// Remembers the tensor that arrives.
+    Keep {
+        tensor: usize,
+    },
+    /// Goes on from a remembered tensor.
+    Read {
+        tensor: usize,
+    },
+    /// What arrives goes nowhere: the sum around it leaves this branch out.
+    Nothing {
+        at: usize,
+    },
     /// Adds its input to what the body makes of it, where the shape is kept.
     Residual {
         path: String,
@@ -134,7 +201,7 @@ pub(crate) enum Step {
         body: Sequence,
     },
     /// What each branch makes of the input, combined from left to right; `paths` are those of the
-    /// additions or concatenations.
+    /// additions or concatenations. A sum of which all branches are left out passes its input on.
     Parallel {
         paths: Vec<String>,
         branches: Vec<Sequence>,
@@ -193,6 +260,8 @@ pub(crate) struct Operation {
     pub op: Op,
     /// Output channels, output features or the kernel of a depthwise convolution.
     pub size: Option<Formula>,
+    /// The kernel of a dense convolution.
+    pub kernel: Option<Formula>,
     pub at: usize,
 }
 
@@ -209,17 +278,6 @@ pub(crate) fn size(value: &Value, what: &str) -> Result<usize, String> {
         other => Err(format!(
             "{what} is an integer from 1 to {LARGEST_SIZE}, this is `{other}`"
         )),
-    }
-}
-
-impl Operation {
-    /// The operation with its size.
-    ///
-    /// # Errors
-    /// If the value is no size.
-    pub fn sized(&self, value: &Value) -> Result<Op, String> {
-        let size = size(value, "the size of an operation")?;
-        Ok(with_size(self.op, size))
     }
 }
 
@@ -247,6 +305,24 @@ pub(crate) fn with_size(op: Op, size: usize) -> Op {
             kernel: size,
             stride,
             transform,
+        },
+        other => other,
+    }
+}
+
+/// A dense convolution with another kernel.
+pub(crate) fn with_kernel(op: Op, size: usize) -> Op {
+    match op {
+        Op::Convolution {
+            out_channels,
+            stride,
+            bias,
+            ..
+        } => Op::Convolution {
+            out_channels,
+            kernel: size,
+            stride,
+            bias,
         },
         other => other,
     }
@@ -313,11 +389,62 @@ impl Times {
 }
 
 impl Step {
+    /// The sequences within it.
+    pub fn bodies(&self) -> Vec<&Sequence> {
+        match self {
+            Self::Input { .. }
+            | Self::Let { .. }
+            | Self::Setting { .. }
+            | Self::Decide { .. }
+            | Self::Keep { .. }
+            | Self::Read { .. }
+            | Self::Nothing { .. }
+            | Self::Operation(_) => vec![],
+            Self::Residual { body, .. } | Self::Gate { body, .. } => vec![body],
+            Self::Parallel { branches, .. } | Self::Choose { branches, .. } => {
+                branches.iter().collect()
+            }
+            Self::If {
+                then, otherwise, ..
+            } => vec![then, otherwise],
+            Self::Repeat { times, copies, .. } => copies.iter().take(times.most()).collect(),
+        }
+    }
+
+    fn may_be_nothing(&self) -> bool {
+        match self {
+            Self::Nothing { .. } => true,
+            Self::If { .. } | Self::Choose { .. } => {
+                let mut bodies = self.bodies().into_iter();
+                bodies.any(Sequence::may_be_nothing)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it, or a step within it, goes on from a tensor.
+    pub fn reads_tensor(&self, tensor: usize) -> bool {
+        match self {
+            Self::Read { tensor: own } => *own == tensor,
+            _ => {
+                let mut steps = self.bodies().into_iter().flat_map(|body| &body.steps);
+                steps.any(|step| step.reads_tensor(tensor))
+            }
+        }
+    }
+
     /// Calls `found` for the decisions taken before this step that conditions in it read.
     pub fn reads(&self, found: &mut dyn FnMut(usize)) {
         let mut body = |body: &Sequence| body.needs[0].iter().for_each(|slot| found(*slot));
         match self {
-            Self::Input { .. } | Self::Let { .. } | Self::Decide { .. } | Self::Operation(_) => {}
+            Self::Input { .. }
+            | Self::Let { .. }
+            | Self::Setting { .. }
+            | Self::Decide { .. }
+            | Self::Keep { .. }
+            | Self::Read { .. }
+            | Self::Nothing { .. }
+            | Self::Operation(_) => {}
             Self::Residual { body: inner, .. } | Self::Gate { body: inner, .. } => body(inner),
             Self::Parallel { branches, .. } | Self::Choose { branches, .. } => {
                 branches.iter().for_each(body)

@@ -84,7 +84,7 @@ impl Scope {
             *budget = left;
             match statement {
                 Statement::Let { .. } => {}
-                Statement::Decide { name, .. } => {
+                Statement::Decide { name, .. } | Statement::Setting { name, .. } => {
                     self.decision(name);
                 }
                 Statement::Node { label, node, .. } => match (node, label) {
@@ -107,7 +107,12 @@ impl Scope {
 
     fn reserve_node(&mut self, tree: &Tree, node: &Node, budget: &mut usize) {
         match node {
-            Node::Choice { .. } | Node::Optional { .. } | Node::Permute { .. } => {}
+            Node::Choice { .. }
+            | Node::Optional { .. }
+            | Node::Permute { .. }
+            | Node::Read(_)
+            | Node::Nothing
+            | Node::Settings(_) => {}
             Node::Input(_) => {
                 self.path("input");
             }

@@ -3,7 +3,8 @@
 //! A cost that adds up over a network, or is a maximum over it, can be remembered segment by
 //! segment: what a segment adds to a network depends only on the decisions within it and on its
 //! [`SegmentState`], the tensor and the variables that arrive. Nothing but that tensor is alive
-//! between two segments. Repeats become one run of segments for each copy, choices one for each
+//! between two segments: where a label is read, the steps from
+//! its node to the last reader are one segment. Repeats become one run of segments for each copy, choices one for each
 //! branch, and both are guarded by their decision.
 
 use std::collections::BTreeSet;
@@ -126,7 +127,7 @@ impl Segments {
         let segment = &self.segments[index];
         let mut sequence = &program.body;
         for &(step, body) in &segment.location {
-            sequence = bodies(&sequence.steps[step])[body];
+            sequence = sequence.steps[step].bodies()[body];
         }
         let mut active = Vec::new();
         let piece = member::build_piece(
@@ -165,10 +166,11 @@ struct Cutter<'s> {
 impl Cutter<'_> {
     fn sequence(&mut self, sequence: &Sequence, location: &[(usize, usize)], guards: &[Guard]) {
         let mut start = 0;
+        let glued = glued(&sequence.steps);
         for (index, step) in sequence.steps.iter().enumerate() {
-            if !matches!(step, Step::Repeat { .. } | Step::Choose { .. }) {
+            if glued[index] || !matches!(step, Step::Repeat { .. } | Step::Choose { .. }) {
                 let open = &sequence.steps[start..=index];
-                if start < index && self.combinations(open) > MOST_COMBINATIONS {
+                if start < index && !glued[index] && self.combinations(open) > MOST_COMBINATIONS {
                     self.cut(sequence, location, guards, start..index);
                     start = index;
                 }
@@ -187,7 +189,7 @@ impl Cutter<'_> {
             if let Some(slot) = decided {
                 self.add(location, guards, index..index, Some(slot), &[]);
             }
-            for (number, body) in bodies(step).into_iter().enumerate() {
+            for (number, body) in step.bodies().into_iter().enumerate() {
                 let allowed: Option<(usize, Vec<bool>)> = match step {
                     Step::Repeat {
                         times: Times::Decided { slot, counts },
@@ -253,19 +255,18 @@ impl Cutter<'_> {
     }
 }
 
-/// The sequences within a step.
-fn bodies(step: &Step) -> Vec<&Sequence> {
-    match step {
-        Step::Input { .. } | Step::Let { .. } | Step::Decide { .. } | Step::Operation(_) => vec![],
-        Step::Residual { body, .. } | Step::Gate { body, .. } => vec![body],
-        Step::Parallel { branches, .. } | Step::Choose { branches, .. } => {
-            branches.iter().collect()
+/// For each step, whether a remembered tensor is alive between the step before it and it.
+fn glued(steps: &[Step]) -> Vec<bool> {
+    let mut glued = vec![false; steps.len()];
+    for (first, step) in steps.iter().enumerate() {
+        if let Step::Keep { tensor } = step {
+            let last = steps.iter().rposition(|step| step.reads_tensor(*tensor));
+            if let Some(last) = last.filter(|last| *last > first) {
+                glued[first + 1..=last].fill(true);
+            }
         }
-        Step::If {
-            then, otherwise, ..
-        } => vec![then, otherwise],
-        Step::Repeat { times, copies, .. } => copies.iter().take(times.most()).collect(),
     }
+    glued
 }
 
 /// What steps decide, read and set, however deep.
@@ -293,8 +294,10 @@ impl Found {
                     self.slots.insert(*slot);
                     self.sets.insert(*variable);
                 }
+                Step::Setting { formula, .. } => self.formula(formula),
                 Step::Operation(operation) => {
-                    operation.size.iter().for_each(|size| self.formula(size));
+                    let formulas = operation.size.iter().chain(&operation.kernel);
+                    formulas.for_each(|formula| self.formula(formula));
                 }
                 Step::If { condition, .. } => self.formula(condition),
                 Step::Choose { slot, .. }
@@ -306,7 +309,7 @@ impl Found {
                 }
                 _ => {}
             }
-            for body in bodies(step) {
+            for body in step.bodies() {
                 self.steps(&body.steps);
             }
         }

@@ -65,7 +65,7 @@ impl Space {
         Self::new(tree)
     }
 
-    fn new(tree: Tree) -> Result<Self> {
+    pub(crate) fn new(tree: Tree) -> Result<Self> {
         let mut program = elaborate(&tree)?;
         let mut envelope = envelope(&program, &tree.source)?;
         if envelope.has_concatenations() {
@@ -124,6 +124,11 @@ impl Space {
         &self.inner.program.slots
     }
 
+    /// Names of the training settings that some member has, decided or not.
+    pub fn settings(&self) -> &[String] {
+        &self.inner.program.settings
+    }
+
     /// What the supernet of this space must store.
     ///
     /// # Errors
@@ -131,6 +136,10 @@ impl Space {
     /// a space is.
     pub fn envelope(&self) -> Result<Envelope> {
         Ok(self.inner.envelope.clone())
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.inner.tree
     }
 
     pub(crate) fn program(&self) -> &Program {
@@ -163,8 +172,7 @@ impl Space {
         &self,
         choose: &mut dyn FnMut(usize, &DecisionSlot) -> usize,
     ) -> Result<Subnet> {
-        let (trace, graph) = member::build(&self.inner.program, &self.inner.tree.source, choose)?;
-        Ok(Subnet::new(trace, graph))
+        member::build(&self.inner.program, &self.inner.tree.source, choose)
     }
 
     /// What follows a partial trace, whose choices are the first decisions in order.
@@ -347,27 +355,39 @@ impl Space {
     /// The same space with the decisions of a name, or one path, narrowed to some of their values.
     /// Its members are members of this space; a decision left with one value is taken by itself and
     /// has no place in the traces of the narrowed space. The path of a decision at the top level is
-    /// its name, which stands for all decisions of that name.
+    /// its name, which stands for all decisions of that name. Where their values differ, each keeps
+    /// those of `values` that it has.
     ///
     /// # Errors
-    /// If there is no such decision or value.
+    /// If there is no such decision or value, or one of the decisions has none of the values.
     pub fn restrict(&self, name: &str, values: &[Value]) -> Result<Self> {
         let is_meant = |slot: &&DecisionSlot| slot.path == name || slot.name == name;
-        let mut meant = self.decisions().iter().filter(is_meant).peekable();
-        if meant.peek().is_none() {
+        let meant: Vec<&DecisionSlot> = self.decisions().iter().filter(is_meant).collect();
+        let Some(first) = meant.first() else {
             return Err(unknown_decision(self.name(), self.decisions(), name));
-        }
-        for slot in meant {
-            if let Some(value) = values
-                .iter()
-                .find(|value| slot.domain.position(value).is_none())
-            {
-                return Err(SpaceError::Illegal(illegal_value(slot, &value.to_string())));
+        };
+        let has = |slot: &DecisionSlot, value: &Value| slot.domain.position(value).is_some();
+        for value in values {
+            if !meant.iter().any(|slot| has(slot, value)) {
+                return Err(SpaceError::Illegal(illegal_value(
+                    first,
+                    &value.to_string(),
+                )));
             }
         }
         if values.is_empty() {
             return Err(SpaceError::Illegal(format!(
                 "decision `{name}` needs at least one value"
+            )));
+        }
+        let is_empty = |slot: &&&DecisionSlot| !values.iter().any(|value| has(slot, value));
+        if let Some(slot) = meant.iter().find(is_empty) {
+            let given: Vec<String> = values.iter().map(Value::to_string).collect();
+            return Err(SpaceError::Illegal(format!(
+                "decision `{}` has none of the values {}; its values: {}; decisions called `{name}` that differ are narrowed by their paths",
+                slot.path,
+                given.join(", "),
+                slot.domain.list()
             )));
         }
         let mut tree = self.inner.tree.clone();

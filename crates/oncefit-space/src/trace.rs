@@ -76,13 +76,15 @@ impl Trace {
 pub struct Subnet {
     trace: Trace,
     graph: Arc<Graph>,
+    settings: Arc<[(String, Value)]>,
 }
 
 impl Subnet {
-    pub(crate) fn new(trace: Trace, graph: Graph) -> Self {
+    pub(crate) fn new(trace: Trace, graph: Graph, settings: Vec<(String, Value)>) -> Self {
         Self {
             trace,
             graph: Arc::new(graph),
+            settings: settings.into(),
         }
     }
 
@@ -94,6 +96,11 @@ impl Subnet {
     /// The network.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// How it is to be trained: the settings that its space decides or computes, by name.
+    pub fn settings(&self) -> &[(String, Value)] {
+        &self.settings
     }
 
     /// The compact text of the trace.

@@ -78,6 +78,19 @@ pub(crate) enum Statement {
         node: Node,
         at: usize,
     },
+    /// A training setting; only within [`Node::Settings`].
+    Setting {
+        name: String,
+        value: SettingText,
+        at: usize,
+    },
+}
+
+/// What a training setting is, as it is written.
+#[derive(Clone, Debug)]
+pub(crate) enum SettingText {
+    Decided(DomainText),
+    Computed(Written),
 }
 
 /// The values of a decision as they are written.
@@ -100,9 +113,31 @@ pub(crate) enum DomainText {
     },
 }
 
+impl DomainText {
+    /// Its expressions, in order.
+    pub fn terms(&self) -> Vec<&Written> {
+        match self {
+            Self::List { values, .. } => values.iter().collect(),
+            Self::Range { from, to, step } => [from, to].into_iter().chain(step).collect(),
+            Self::Log { from, to, count } => vec![from, to, count],
+        }
+    }
+
+    /// Its expressions, in order.
+    pub fn terms_mut(&mut self) -> Vec<&mut Written> {
+        match self {
+            Self::List { values, .. } => values.iter_mut().collect(),
+            Self::Range { from, to, step } => [from, to].into_iter().chain(step).collect(),
+            Self::Log { from, to, count } => vec![from, to, count],
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     Input([Written; 3]),
+    /// How members are trained: settings, values and conditions.
+    Settings(Block),
     Op {
         kind: &'static OpKind,
         arguments: Vec<Option<Written>>,
@@ -124,6 +159,10 @@ pub(crate) enum Node {
         name: String,
         blocks: Vec<Block>,
     },
+    /// Goes on from what the node with this label made.
+    Read(String),
+    /// Ends a branch that adds nothing.
+    Nothing,
     If {
         condition: Written,
         then: Block,
@@ -144,6 +183,81 @@ pub(crate) enum Node {
         index: Option<String>,
         body: Block,
     },
+}
+
+impl Node {
+    /// The blocks within it, in order.
+    pub fn blocks(&self) -> Vec<&Block> {
+        match self {
+            Self::Input(_)
+            | Self::Op { .. }
+            | Self::Call { .. }
+            | Self::Read(_)
+            | Self::Nothing => Vec::new(),
+            Self::Seq(body)
+            | Self::Residual(body)
+            | Self::Gate(body)
+            | Self::Dense(body)
+            | Self::Settings(body)
+            | Self::Optional { body, .. }
+            | Self::Repeat { body, .. } => vec![body],
+            Self::Sum(blocks) | Self::Concat(blocks) | Self::Permute { blocks, .. } => {
+                blocks.iter().collect()
+            }
+            Self::If {
+                then, otherwise, ..
+            } => vec![then, otherwise],
+            Self::Choice { branches, .. } => branches.iter().map(|(_, block)| block).collect(),
+        }
+    }
+
+    /// The blocks within it, in order.
+    pub fn blocks_mut(&mut self) -> Vec<&mut Block> {
+        match self {
+            Self::Input(_)
+            | Self::Op { .. }
+            | Self::Call { .. }
+            | Self::Read(_)
+            | Self::Nothing => Vec::new(),
+            Self::Seq(body)
+            | Self::Residual(body)
+            | Self::Gate(body)
+            | Self::Dense(body)
+            | Self::Settings(body)
+            | Self::Optional { body, .. }
+            | Self::Repeat { body, .. } => vec![body],
+            Self::Sum(blocks) | Self::Concat(blocks) | Self::Permute { blocks, .. } => {
+                blocks.iter_mut().collect()
+            }
+            Self::If {
+                then, otherwise, ..
+            } => vec![then, otherwise],
+            Self::Choice { branches, .. } => branches.iter_mut().map(|(_, block)| block).collect(),
+        }
+    }
+
+    /// The expressions of the node itself, in order.
+    pub fn terms_mut(&mut self) -> Vec<&mut Written> {
+        match self {
+            Self::Input(extents) => extents.iter_mut().collect(),
+            Self::Op { arguments, .. } => arguments.iter_mut().flatten().collect(),
+            Self::Call { arguments, .. } => arguments.iter_mut().collect(),
+            Self::If { condition, .. } => vec![condition],
+            Self::Repeat { domain, .. } => domain.terms_mut(),
+            Self::Settings(_)
+            | Self::Seq(_)
+            | Self::Residual(_)
+            | Self::Gate(_)
+            | Self::Dense(_)
+            | Self::Sum(_)
+            | Self::Concat(_)
+            | Self::Permute { .. }
+            | Self::Optional { .. }
+            | Self::Read(_)
+            | Self::Nothing
+            | Self::Choice { .. } => Vec::new(),
+        }
+    }
 }
 
 /// An operation of the language: its name and its arguments with their defaults.
@@ -239,10 +353,11 @@ pub(crate) const OPS: [OpKind; 13] = [
 ];
 
 /// Words that mean something in a space's text and cannot name a value, a decision or a template.
-pub(crate) const KEYWORDS: [&str; 27] = [
+pub(crate) const KEYWORDS: [&str; 30] = [
     "space",
     "input",
     "define",
+    "settings",
     "decide",
     "let",
     "seq",
@@ -252,6 +367,8 @@ pub(crate) const KEYWORDS: [&str; 27] = [
     "concat",
     "dense",
     "permute",
+    "read",
+    "nothing",
     "log",
     "if",
     "then",

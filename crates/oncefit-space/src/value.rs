@@ -65,6 +65,19 @@ impl Value {
     }
 }
 
+/// Values of Rust's numbers, truth values and words.
+macro_rules! conversions {
+    ($($kind:ty => $variant:ident),*) => {$(
+        impl From<$kind> for Value {
+            fn from(value: $kind) -> Self {
+                Self::$variant(value.into())
+            }
+        }
+    )*};
+}
+
+conversions!(bool => Bool, i32 => Int, i64 => Int, f64 => Real, &str => Text);
+
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -195,4 +208,6 @@ pub struct DecisionSlot {
     pub name: String,
     /// Its values.
     pub domain: Domain,
+    /// Whether it is a training setting, which changes nothing in the network.
+    pub is_setting: bool,
 }

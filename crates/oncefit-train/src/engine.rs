@@ -90,7 +90,11 @@ impl<'r> Trainer<'r> {
             average: averages.then(|| supernet.parameters.clone()),
             teacher: None,
             supernet,
-            executor: Executor::default(),
+            executor: {
+                let mut executor = Executor::default();
+                executor.recompute(recipe.training.recompute);
+                executor
+            },
             loader,
             evaluator: Evaluator::new(
                 recipe,
@@ -159,8 +163,23 @@ impl<'r> Trainer<'r> {
     /// # Errors
     /// If training diverges or a file cannot be written; checkpoints written before stay.
     pub fn train(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Event)) -> Result<Outcome> {
+        self.train_until(self.steps(), stop, observe)
+    }
+
+    /// As [`Trainer::train`], but only until `last` steps are done. Going on from there, at once or from
+    /// the checkpoint, gives the same bits as training without the break.
+    ///
+    /// # Errors
+    /// As [`Trainer::train`].
+    pub fn train_until(
+        &mut self,
+        last: u64,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Outcome> {
         let recipe = self.run.recipe().clone();
         let steps = self.steps();
+        let last = last.min(steps);
         let steps_per_epoch = self.loader.steps_per_epoch();
         observe(Event::Started {
             step: self.step,
@@ -186,8 +205,8 @@ impl<'r> Trainer<'r> {
         let mut saved_at = Instant::now();
         let mut saved_step = self.step;
         let mut best = best_accuracy(&self.run.metrics()?);
-        let mut batches = self.prefetch(steps);
-        while self.step < steps {
+        let mut batches = self.prefetch(last);
+        while self.step < last {
             let Some(batch) = batches.next() else { break };
             let batch = batch?;
             let place = self.schedule.place(self.step, steps_per_epoch);
@@ -243,11 +262,11 @@ impl<'r> Trainer<'r> {
                 })?;
                 self.epoch_loss = 0.0;
             }
-            let is_stopping = stop.load(Ordering::Relaxed) && self.step < steps;
+            let is_stopping = stop.load(Ordering::Relaxed) && self.step < last;
             let every = recipe.checkpoint.every_steps;
             let is_due = (every > 0 && self.step.is_multiple_of(every))
                 || saved_at.elapsed().as_secs_f64() >= recipe.checkpoint.every_seconds;
-            if is_stopping || is_due || self.step == steps {
+            if is_stopping || is_due || self.step == last {
                 let path = self.checkpoints.save(&self.checkpoint())?;
                 observe(Event::Saved {
                     step: self.step,
@@ -373,21 +392,26 @@ impl<'r> Trainer<'r> {
         Ok(())
     }
 
-    /// Validation accuracy of the smallest, a middle and the largest network.
-    fn evaluate_anchors(&mut self) -> Result<Vec<(String, f64)>> {
+    /// Calibrates and measures a subnet with the weights as they are now, or their moving average
+    /// where one is kept.
+    ///
+    /// # Errors
+    /// If the subnet has no executed form.
+    pub fn evaluate(&mut self, subnet: &Subnet, split: Split) -> Result<Accuracy> {
         let average = self.average.as_ref().map(|parameters| Supernet {
             space: self.supernet.space.clone(),
             parameters: parameters.clone(),
         });
         let supernet = average.as_ref().unwrap_or(&self.supernet);
+        self.evaluator
+            .evaluate(&mut self.executor, supernet, subnet, split)
+    }
+
+    /// Validation accuracy of the smallest, a middle and the largest network.
+    fn evaluate_anchors(&mut self) -> Result<Vec<(String, f64)>> {
         let mut accuracies = Vec::new();
         for (name, subnet) in self.anchors()? {
-            let found: Accuracy = self.evaluator.evaluate(
-                &mut self.executor,
-                supernet,
-                &subnet,
-                Split::Validation,
-            )?;
+            let found = self.evaluate(&subnet, Split::Validation)?;
             accuracies.push((name.to_owned(), found.accuracy));
         }
         Ok(accuracies)

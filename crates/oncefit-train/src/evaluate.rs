@@ -6,8 +6,8 @@ use oncefit_data::{
     Augmentation, Batch, Dataset, Normalisation, calibration_batches, evaluation_batches,
 };
 use oncefit_nn::{
-    Calibration, Executor, Images, Mode, Network, Parameters, Plan, Supernet, Target, Variances,
-    softmax_cross_entropy,
+    ActivationRanges, Calibration, Executor, Images, Mode, Network, Parameters, Plan,
+    QuantisedSession, Supernet, Target, Variances, softmax_cross_entropy,
 };
 use oncefit_space::Subnet;
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,8 @@ pub struct Evaluator {
 
 /// Seed of the fixed choice of calibration images (Once-for-All, reference code `run_manager`).
 const CALIBRATION_SEED: u64 = 937_162_211;
+/// Calibration images that the ranges of eight-bit tensors are taken from, at most.
+const RANGE_IMAGES: usize = 512;
 
 impl Evaluator {
     /// An evaluator for the images of a run.
@@ -226,14 +228,53 @@ impl Evaluator {
         calibration: &Calibration,
         split: Split,
     ) -> Result<(Accuracy, Confusion)> {
+        self.tally(split, plan, |batch| {
+            let mode = Mode::Evaluate(calibration);
+            let tape = executor.forward(plan, parameters, images(batch), mode)?;
+            let logits = tape.output().to_vec();
+            executor.recycle(tape);
+            Ok(logits)
+        })
+    }
+
+    /// Measures an extracted network in eight bits, with the ranges that its tensors take on some
+    /// of the calibration images.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate_network`], or if a weight is not finite.
+    pub fn evaluate_quantised(
+        &mut self,
+        network: &Network,
+        split: Split,
+    ) -> Result<(Accuracy, Confusion)> {
+        let plan = network.plan()?;
+        let resolution = plan.input_shape().height;
+        self.prepare(split, resolution)?;
+        let mut data = Vec::new();
+        let mut count = 0;
+        for batch in &self.calibration[&resolution] {
+            let wanted = batch.images_count.min(RANGE_IMAGES - count);
+            data.extend_from_slice(&batch.images[..wanted * plan.input_shape().len()]);
+            count += wanted;
+        }
+        let ranges = ActivationRanges::measure(network, Images { data: &data, count })?;
+        let session = QuantisedSession::new(network, &ranges)?;
+        self.tally(split, &plan, |batch| Ok(session.run(images(batch))?))
+    }
+
+    /// Scores of a plan's outputs on a split that is prepared.
+    fn tally(
+        &self,
+        split: Split,
+        plan: &Plan,
+        mut run: impl FnMut(&Batch) -> Result<Vec<f32>>,
+    ) -> Result<(Accuracy, Confusion)> {
         let classes = plan.output_shape().channels;
         let mut confusion = Confusion::new(classes);
         let (mut loss, mut count) = (0.0, 0);
         let mut unused_gradient = Vec::new();
         for batch in &self.splits[&(split, plan.input_shape().height)] {
-            let tape =
-                executor.forward(plan, parameters, images(batch), Mode::Evaluate(calibration))?;
-            let logits = tape.output();
+            let logits = run(batch)?;
             for (row, label) in logits.chunks_exact(classes).zip(&batch.labels) {
                 confusion.counts[*label as usize][largest(row)] += 1;
             }
@@ -242,10 +283,9 @@ impl Evaluator {
                 labels: &batch.labels,
                 smoothing: 0.0,
             };
-            let mean = softmax_cross_entropy(logits, classes, target, &mut unused_gradient, 0.0);
+            let mean = softmax_cross_entropy(&logits, classes, target, &mut unused_gradient, 0.0);
             loss += mean * batch.images_count as f64;
             count += batch.images_count;
-            executor.recycle(tape);
         }
         let found = Accuracy {
             accuracy: confusion.accuracy(),

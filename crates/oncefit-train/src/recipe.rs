@@ -7,6 +7,7 @@
 mod phases;
 mod schedule;
 mod sections;
+mod settings;
 mod unknown_key;
 
 use std::path::{Path, PathBuf};
@@ -176,8 +177,15 @@ impl Recipe {
     /// The schedule, for the space that [`Recipe::build_space`] gives.
     ///
     /// # Errors
-    /// If it names what the space does not have, or has too few epochs for its phases.
+    /// If it names what the space does not have, has too few epochs for its phases, or has other
+    /// training settings than the space decides for what it trains.
     pub fn build_schedule(&self, space: &Space) -> Result<Schedule> {
+        if self.resolve_settings(space)? != *self {
+            return Err(TrainError::Recipe(format!(
+                "the recipe has other training settings than `{}` gives to what it trains; resolve them first",
+                space.name()
+            )));
+        }
         self.schedule.build(&self.optimiser, space)
     }
 

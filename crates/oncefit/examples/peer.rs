@@ -4,8 +4,9 @@
 //! ```text
 //! networks CASE                        the supernet's largest network and those of a step
 //! train CASE BATCH REPETITIONS         milliseconds of training steps
+//! recompute CASE BATCH REPETITIONS     the same without keeping wide tensors
 //! export CASE FILE                     the largest network as an ONNX file
-//! infer ENGINE CASE BATCH REPETITIONS  milliseconds of forward passes (oncefit, tract)
+//! infer ENGINE CASE BATCH REPETITIONS  milliseconds of forward passes (oncefit, int8, tract)
 //! memory                               most memory that this process ever had, in KiB
 //! ```
 
@@ -16,8 +17,8 @@ use std::time::Instant;
 
 use oncefit_export::{Metadata, OnnxModel, onnx_bytes};
 use oncefit_nn::{
-    Executor, Gradients, Images, Mode, Network, Optimiser, Supernet, Target, TransformDecay,
-    UpdateRule, softmax_cross_entropy,
+    ActivationRanges, Executor, Gradients, Images, Mode, Network, Optimiser, QuantisedSession,
+    Supernet, Target, TransformDecay, UpdateRule, softmax_cross_entropy,
 };
 use oncefit_random::Draws;
 use oncefit_space::{Space, Subnet, Value};
@@ -65,13 +66,14 @@ impl State {
                 let largest = case.space.largest()?;
                 Ok(serde_json::json!({ "largest": largest.graph(), "steps": steps }))
             }
-            ["train", name, batch, repetitions] => {
+            [mode @ ("train" | "recompute"), name, batch, repetitions] => {
                 let training = match self.trainings.entry((*name).to_owned()) {
                     std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                     std::collections::hash_map::Entry::Vacant(free) => {
                         free.insert(Training::new(load_case(name)?)?)
                     }
                 };
+                training.executor.recompute(*mode == "recompute");
                 Ok(serde_json::json!(
                     training.run(batch.parse()?, repetitions.parse()?)?
                 ))
@@ -104,7 +106,8 @@ impl State {
     }
 }
 
-/// `sandwich` steps through networks of the CIFAR-sized MobileNetV3; the others are one network.
+/// `sandwich` and `quickstart` step through networks of the CIFAR-sized MobileNetV3 and of fm-nano; the
+/// others are one network.
 fn load_case(name: &str) -> Result<Case> {
     let space = match name {
         "bench-mb" => {
@@ -113,12 +116,13 @@ fn load_case(name: &str) -> Result<Case> {
         }
         "resnet18" => oncefit_continual::resnet18(32, 3, 20, 10)?,
         "sandwich" => Space::builtin("deps-cifar-mobilenet-v3")?,
+        "quickstart" => Space::builtin("fm-nano")?.restrict("resolution", &[Value::Int(28)])?,
         "ofa-mobilenet-v3" => Space::builtin(name)?.restrict("resolution", &[Value::Int(224)])?,
         "ofa-resnet50d" => Space::builtin(name)?.restrict("resolution", &[Value::Int(128)])?,
         _ => return Err(format!("there is no case `{name}`").into()),
     };
     let steps = match name {
-        "sandwich" => {
+        "sandwich" | "quickstart" => {
             let step = |index: u64| {
                 let random = |which| space.sample(&mut Draws::new(0, "sandwich", index, which));
                 Ok(vec![
@@ -228,6 +232,11 @@ enum Session {
         images: Vec<f32>,
         batch: usize,
     },
+    OursInBytes {
+        session: Box<QuantisedSession>,
+        images: Vec<f32>,
+        batch: usize,
+    },
     Tract {
         model: OnnxModel,
         images: Vec<f32>,
@@ -244,13 +253,23 @@ impl Session {
                 images,
                 batch,
             }),
+            "int8" => {
+                let count = batch.min(4);
+                let data = &images[..count * network.graph.input_shape().len()];
+                let ranges = ActivationRanges::measure(&network, Images { data, count })?;
+                Ok(Self::OursInBytes {
+                    session: Box::new(QuantisedSession::new(&network, &ranges)?),
+                    images,
+                    batch,
+                })
+            }
             "tract" => {
                 let file = tempfile::Builder::new().suffix(".onnx").tempfile()?;
                 std::fs::write(file.path(), onnx_bytes(&network, &Metadata::default())?)?;
                 let model = OnnxModel::load(file.path(), batch)?;
                 Ok(Self::Tract { model, images })
             }
-            _ => Err(format!("`{engine}` is none of oncefit, tract").into()),
+            _ => Err(format!("`{engine}` is none of oncefit, int8, tract").into()),
         }
     }
 
@@ -258,6 +277,16 @@ impl Session {
         let start = Instant::now();
         match self {
             Self::Ours {
+                session,
+                images,
+                batch,
+            } => {
+                session.run(Images {
+                    data: images,
+                    count: *batch,
+                })?;
+            }
+            Self::OursInBytes {
                 session,
                 images,
                 batch,

@@ -3,6 +3,7 @@
 pub mod learning;
 pub mod space;
 pub mod study;
+pub mod targets;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use oncefit_search::Count;
 use crate::cli::learning::{CompareArgs, DataStreamArgs, LearnArgs};
 use crate::cli::space::SpaceCommand;
 use crate::cli::study::StudyCommand;
+use crate::cli::targets::TargetsCommand;
 use crate::fit::SearcherKind;
 use crate::loaded::WhichCheckpoint;
 
@@ -40,6 +42,9 @@ pub enum Command {
     Train(TrainArgs),
     /// Learn a stream of tasks with one network, as a recipe says, into a run folder
     Learn(LearnArgs),
+    /// Vectors of class names: build a target file with a language model, look at one
+    #[command(subcommand)]
+    Targets(TargetsCommand),
     /// Compare methods of continual learning over seeds: means, intervals, paired differences, a page
     Compare(CompareArgs),
     /// Calibrate and measure subnets of a run
@@ -175,6 +180,10 @@ pub struct EvaluateArgs {
     /// Also show the accuracy of each class and the confusion matrix
     #[arg(long)]
     pub classes: bool,
+    /// Also measure each subnet in eight bits: rounded weights, activations rounded to the ranges
+    /// that training images give them
+    #[arg(long)]
+    pub int8: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -224,7 +233,8 @@ pub struct FitArgs {
 
 #[derive(Debug, Args)]
 pub struct ReproduceArgs {
-    /// Paper (deep-architect), or `table` to write the page of all that was found
+    /// Paper (deep-architect, deps, elastic-continual, ofa, refresh), or `table` to write the page of
+    /// all that was found
     pub paper: Option<String>,
     /// Only this claim: deep-architect.P1, or P1
     #[arg(long, value_name = "ID")]
@@ -232,11 +242,11 @@ pub struct ReproduceArgs {
     /// List all claims with their state
     #[arg(long)]
     pub list: bool,
-    /// 20 seeds instead of 100
+    /// Fewer seeds and shorter trainings, kept apart in DIR/quick: does it run, and roughly what comes?
     #[arg(long)]
     pub quick: bool,
     /// Fresh seeds, from 1000 on
-    #[arg(long, value_name = "N", conflicts_with = "quick")]
+    #[arg(long, value_name = "N")]
     pub seeds: Option<usize>,
     /// Folder of NAS tables [default: the environment variable ONCEFIT_NAS]
     #[arg(long, value_name = "DIR")]

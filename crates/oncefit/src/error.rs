@@ -9,6 +9,7 @@ use oncefit_nn::NnError;
 use oncefit_search::SearchError;
 use oncefit_space::SpaceError;
 use oncefit_target::TargetError;
+use oncefit_text::TextError;
 use oncefit_train::TrainError;
 
 /// An error of a command.
@@ -38,6 +39,9 @@ pub enum Error {
     /// From a target or a predictor.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// From texts and their vectors.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// A file of the command itself.
     #[error("cannot {action} {path}: {source}")]
     File {

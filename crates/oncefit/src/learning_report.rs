@@ -1,7 +1,9 @@
 //! Pages of continual learning: the `report.html` of a run, and methods compared over seeds.
 
 use maud::{Markup, PreEscaped, html};
-use oncefit_continual::{AccuracyMatrix, Learner, LearningRun, Memory, Results};
+use oncefit_continual::{
+    AccuracyMatrix, Learner, LearningRun, Memory, Metrics, Results, SubnetAccuracies,
+};
 use oncefit_data::{Dataset, LoadedData, contact_sheet};
 
 use crate::chart::{Chart, Mark, Series};
@@ -51,6 +53,7 @@ pub fn report(
             @if results.tasks.len() <= MOST_TASKS_DRAWN { (figure(&task_chart(&finished.class_incremental), "Accuracy on each task, from when it was learnt, among all classes seen.")) }
         }
         (forgetting(results))
+        (subnets(results))
         @if let Some((memory, png)) = &sheet {
             h2 { "Memory" }
             p {
@@ -73,7 +76,7 @@ pub fn report(
         div.wide { table {
             thead { tr { th { "task" } th { "train" } th { "measured on" } th { "pixels" } th { "classes" } } }
             tbody { @for (index, task) in results.tasks.iter().enumerate() {
-                tr { td { (index + 1) } td { (task.train) } td { (task.test) } td { (task.pixels) } td { (task.classes.join(", ")) } }
+                tr { td { (index + 1) } td { (task.train) } td { (task.test) } td { (task.pixels) } td style="white-space:normal" { (task.classes.join(", ")) } }
             } }
         } }
         h2 { "Provenance" }
@@ -85,35 +88,103 @@ pub fn report(
     Ok(page(&results.name, body))
 }
 
+/// What became of a supernet's subnets.
+fn subnets(results: &Results) -> Markup {
+    let subnets = &results.finished.subnets;
+    if subnets.is_empty() {
+        return html! {};
+    }
+    let curves = |title: &str, of: &dyn Fn(&SubnetAccuracies) -> Vec<f64>| Chart {
+        title: title.into(),
+        x_label: "tasks learnt".into(),
+        y_label: "%".into(),
+        series: subnets
+            .iter()
+            .take(4)
+            .enumerate()
+            .map(|(index, subnet)| over_tasks(&subnet.name, index, &of(subnet)))
+            .collect(),
+    };
+    let accuracy = curves("mean accuracy of subnets over the stream", &|subnet| {
+        seen_so_far(&subnet.class_incremental)
+    });
+    let forgotten = curves("forgetting of subnets over the stream", &|subnet| {
+        forgotten_so_far(&subnet.class_incremental)
+    });
+    html! {
+        h2 { "Subnets" }
+        p { "One set of weights learnt the stream; after every task each of these subnets was calibrated on the memory and the last images, and measured. The numbers above are those of the largest." }
+        div.wide { table {
+            thead { tr { th { "subnet" } th { "MACs" } th { "final accuracy" } th { "over the stream" } th { "forgetting" } th { "final, task's classes" } } }
+            tbody { @for subnet in subnets { @if let (Ok(found), Ok(of_task)) = (subnet.class_incremental.metrics(), subnet.task_incremental.metrics()) {
+                tr {
+                    td title=(subnet.subnet) { (subnet.name) }
+                    td { (count(subnet.macs)) }
+                    td { (percent(found.final_average_accuracy)) }
+                    td { (percent(found.average_incremental_accuracy)) }
+                    td { (optional(found.forgetting)) }
+                    td { (percent(of_task.final_average_accuracy)) }
+                }
+            } } }
+        } }
+        div.charts {
+            (figure(&accuracy, "Mean accuracy on the tasks learnt so far, among all classes seen."))
+            (figure(&forgotten, "Mean, over the earlier tasks, of the best accuracy so far less the present one, among all classes seen."))
+        }
+        div.charts { @for subnet in subnets {
+            (map(&subnet.class_incremental, &format!("{}: accuracy among all classes seen so far. A row for each task learnt, a column for each task measured.", subnet.name)))
+        } }
+    }
+}
+
+/// After each task but the first: the mean over the tasks before it of what is lost since their best.
+fn forgotten_so_far(matrix: &AccuracyMatrix) -> Vec<f64> {
+    let lost = |learnt: usize| -> f64 {
+        let of_task = |task: usize| {
+            let before = matrix.rows[task..learnt].iter().map(|row| row[task]);
+            before.fold(0.0, f64::max) - matrix.rows[learnt][task]
+        };
+        (0..learnt).map(of_task).sum::<f64>() / learnt.max(1) as f64
+    };
+    (0..matrix.rows.len()).map(lost).collect()
+}
+
 fn optional(value: Option<f64>) -> String {
     value.map_or("–".into(), percent)
 }
 
 fn metrics_table(results: &Results) -> Markup {
-    let found = [
-        ("class-incremental", &results.class_incremental),
-        ("task-incremental", &results.task_incremental),
+    let found = [&results.class_incremental, &results.task_incremental];
+    type Cell = fn(&Metrics) -> String;
+    let rows: [(&str, Cell); 6] = [
+        ("final accuracy", |found| {
+            percent(found.final_average_accuracy)
+        }),
+        ("over the stream", |found| {
+            percent(found.average_incremental_accuracy)
+        }),
+        ("forgetting", |found| optional(found.forgetting)),
+        ("backward transfer", |found| {
+            optional(found.backward_transfer)
+        }),
+        ("forward transfer", |found| optional(found.forward_transfer)),
+        ("learning accuracy", |found| {
+            percent(found.learning_accuracy)
+        }),
     ];
     html! {
         div.wide { table {
-            thead { tr {
-                th {} th { "final accuracy" } th { "over the stream" } th { "forgetting" }
-                th { "backward transfer" } th { "forward transfer" } th { "learning accuracy" }
-            } }
-            tbody { @for (name, metrics) in found { @if let Some(found) = metrics {
+            thead { tr { th {} th { "all classes" } th { "task's classes" } } }
+            tbody { @for (name, cell) in rows {
                 tr {
                     td { (name) }
-                    td { (percent(found.final_average_accuracy)) }
-                    td { (percent(found.average_incremental_accuracy)) }
-                    td { (optional(found.forgetting)) }
-                    td { (optional(found.backward_transfer)) }
-                    td { (optional(found.forward_transfer)) }
-                    td { (percent(found.learning_accuracy)) }
+                    @for metrics in found { td { (metrics.as_ref().map_or("–".into(), cell)) } }
                 }
-            } } }
+            } }
         } }
         p {
-            "Final accuracy: mean over the tasks at the end. Over the stream: mean, over the tasks learnt, "
+            "Among all classes seen (class-incremental) and among the classes of an image's own task "
+            "(task-incremental). Final accuracy: mean over the tasks at the end. Over the stream: mean, over the tasks learnt, "
             "of the mean accuracy on what was learnt so far. Forgetting: from a task's best accuracy before "
             "the last task to its last one. Learning accuracy: mean of the tasks' accuracies right after each."
         }
@@ -231,7 +302,8 @@ fn costs(results: &Results) -> Markup {
             "images forward and backward, replayed ones too",
             count(costs.images),
         ),
-        ("train-MACs of them", count(costs.train_macs)),
+        ("train-MACs", count(costs.train_macs)),
+        ("MACs of evaluations", count(costs.evaluation_macs)),
         ("time in all", duration(costs.seconds)),
         ("time of training steps", duration(costs.step_seconds)),
         ("time of each task's steps", tasks.join(", ")),
@@ -239,8 +311,8 @@ fn costs(results: &Results) -> Markup {
         ("weights", count(costs.parameters as u64)),
     ];
     html! {
-        div.wide { table { tbody { @for (name, value) in rows { tr { td { (name) } td { (value) } } } } } }
-        p { "Train-MACs: three times those of a forward pass; importances at the ends of tasks, the previous network's outputs and evaluations (GDumb's fresh network is part of them) are in the time, not in them." }
+        div.wide { table { tbody { @for (name, value) in rows { tr { td style="white-space:normal" { (name) } td style="white-space:normal" { (value) } } } } } }
+        p { "Train-MACs: steps (three times those of a forward pass), the previous network's outputs, and what the ends of tasks compute, such as importances. GDumb's fresh networks are a part of the evaluations." }
     }
 }
 

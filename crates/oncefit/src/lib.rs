@@ -15,6 +15,7 @@ pub mod fit;
 mod format;
 mod heat_map;
 mod learning_report;
+mod learnt;
 mod loaded;
 mod page;
 pub mod predicted;
@@ -52,6 +53,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Quickstart(args) => commands::quickstart(&args),
         Command::Train(args) => commands::train(&args),
         Command::Learn(args) => commands::learn(&args),
+        Command::Targets(command) => commands::targets(&command),
         Command::Compare(args) => commands::compare(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Fit(args) => commands::fit(&args),

@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use oncefit_nn::{Executor, Supernet};
+use oncefit_continual::LearningRun;
+use oncefit_nn::{Executor, Parameters, Supernet};
 use oncefit_search::Objective;
 use oncefit_space::{Space, Subnet};
 use oncefit_train::{
-    CheckpointFolder, Confusion, EVALUATIONS, Evaluator, RowLog, Run, RunData, Split, read_rows,
+    Accuracy, CheckpointFolder, Confusion, EVALUATIONS, Evaluator, RowLog, Run, RunData, Split,
+    read_rows,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::format::{count, duration};
+use crate::learnt;
 
 /// A measured subnet, as it stands in `evaluations.jsonl`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -71,6 +74,8 @@ pub struct LoadedRun {
     pub data: RunData,
     /// Measures subnets.
     pub evaluator: Evaluator,
+    /// Whether the images that subnets are chosen on are the test images.
+    pub chooses_on_test: bool,
     weights_hash: String,
     known: HashMap<(String, Split), EvaluationRow>,
 }
@@ -81,6 +86,9 @@ impl LoadedRun {
     /// # Errors
     /// If it is no run, has no usable checkpoint of that kind, or its data cannot be read.
     pub fn open(folder: &Path, which: WhichCheckpoint) -> Result<Self> {
+        if let Ok(learning) = LearningRun::open_to_read(folder) {
+            return learnt::open(&learning);
+        }
         let run = Run::open_to_read(folder)?;
         let recipe = run.recipe();
         let data = RunData::load(recipe)?;
@@ -104,6 +112,19 @@ impl LoadedRun {
                 folder.display()
             ))
         })?;
+        let cost = (checkpoint.step, checkpoint.train_macs);
+        Self::assembled(run, space, checkpoint.into_evaluated(), cost, data)
+    }
+
+    /// A run with the weights of its supernet, their step and their train-MACs.
+    pub(crate) fn assembled(
+        run: Run,
+        space: Space,
+        weights: Parameters,
+        (step, train_macs): (u64, u64),
+        data: RunData,
+    ) -> Result<Self> {
+        let recipe = run.recipe();
         let evaluator = Evaluator::new(
             recipe,
             &data.train,
@@ -111,8 +132,6 @@ impl LoadedRun {
             &data.test,
             &data.normalisation,
         );
-        let (step, train_macs) = (checkpoint.step, checkpoint.train_macs);
-        let weights = checkpoint.into_evaluated();
         let weights_hash = weights.hash();
         let rows: Vec<EvaluationRow> = read_rows(&run.file(EVALUATIONS))?;
         let known = rows
@@ -132,6 +151,7 @@ impl LoadedRun {
             evaluator,
             weights_hash,
             known,
+            chooses_on_test: false,
             run,
         })
     }
@@ -184,6 +204,19 @@ impl LoadedRun {
             .evaluator
             .measure(&mut executor, &self.supernet, subnet, split)?;
         Ok(measured.1)
+    }
+
+    /// A subnet in eight bits; not kept.
+    ///
+    /// # Errors
+    /// If the subnet cannot be executed or extracted, or a weight is not finite.
+    pub fn evaluate_quantised(&mut self, subnet: &Subnet, split: Split) -> Result<Accuracy> {
+        let mut executor = Executor::default();
+        let calibration = self
+            .evaluator
+            .calibrate(&mut executor, &self.supernet, subnet)?;
+        let network = self.supernet.extract(subnet, &calibration)?;
+        Ok(self.evaluator.evaluate_quantised(&network, split)?.0)
     }
 
     /// Measures subnets, on all cores; what is measured already is not measured again.

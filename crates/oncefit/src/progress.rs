@@ -85,6 +85,15 @@ impl Progress {
         self.bar.is_some()
     }
 
+    /// Redraws a live display now, before work that tells nothing.
+    fn redraw(&mut self, message: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(message.to_owned());
+            bar.tick();
+            self.last_line = Instant::now();
+        }
+    }
+
     /// Says something that stays.
     pub fn say(&self, line: &str) {
         match &self.bar {
@@ -299,11 +308,18 @@ impl LearningProgress {
             }
             Told::Task { task, finished } => {
                 self.rows = finished.class_incremental.rows.clone();
-                if let (Some(progress), Some(row)) = (&self.progress, self.rows.last())
-                    && !progress.is_live()
-                {
-                    progress.say(&format!("after task {}: {}", task + 1, row_text(row, task)));
+                let Some(mut progress) = self.progress.take() else {
+                    return;
+                };
+                match (progress.is_live(), self.rows.last()) {
+                    (true, _) => {
+                        let text = format!("task {} is learnt{}", task + 1, self.block());
+                        progress.redraw(&text);
+                    }
+                    (false, Some(row)) => progress.say(&row_text(row, task)),
+                    (false, None) => {}
                 }
+                self.progress = Some(progress);
             }
         }
     }
@@ -318,14 +334,18 @@ impl LearningProgress {
         if !is_live {
             return state;
         }
-        let mut lines = vec![state, format!("loss {}", curve(&self.losses))];
-        for (learnt, row) in self.rows.iter().enumerate() {
-            lines.push(format!(
-                "after task {}: {}",
-                learnt + 1,
-                row_text(row, learnt)
-            ));
+        format!("\n  {state}{}", self.block())
+    }
+
+    /// The curve of losses and the accuracy matrix as far as it fits a small terminal.
+    fn block(&self) -> String {
+        let mut lines = vec![String::new(), format!("loss {}", curve(&self.losses))];
+        let hidden = self.rows.len().saturating_sub(MOST_TASKS_SHOWN);
+        if !self.rows.is_empty() {
+            lines.push("accuracy in % on each task, among all classes seen".into());
         }
+        let rows = self.rows.iter().enumerate().skip(hidden);
+        lines.extend(rows.map(|(learnt, row)| row_text(row, learnt)));
         lines.join("\n  ")
     }
 
@@ -337,14 +357,21 @@ impl LearningProgress {
     }
 }
 
-/// Accuracies of the tasks learnt so far, in %.
+/// Latest rows and columns of an accuracy matrix that a live display shows.
+const MOST_TASKS_SHOWN: usize = 10;
+
+/// Accuracies of the tasks learnt so far, in %, the latest of many.
 fn row_text(row: &[f64], learnt: usize) -> String {
-    let cells = row[..=learnt].iter();
-    let cells: Vec<String> = cells
-        .map(|share| format!("{:5.1}", 100.0 * share))
+    let row = &row[..=learnt];
+    let hidden = row.len().saturating_sub(MOST_TASKS_SHOWN);
+    let cells = row[hidden..].iter();
+    let cells: String = cells
+        .map(|share| format!(" {:5.1}", 100.0 * share))
         .collect();
-    let mean = row[..=learnt].iter().sum::<f64>() / (learnt + 1) as f64;
-    format!("{}  mean {:.1} %", cells.join(" "), 100.0 * mean)
+    let mean = row.iter().sum::<f64>() / row.len() as f64;
+    let left_out = if hidden > 0 { " …" } else { "" };
+    let name = format!("after task {}", learnt + 1);
+    format!("{name:<13}{left_out}{cells}  mean {:.1}", 100.0 * mean)
 }
 
 /// A curve of bars, each the mean of an equal part of the values.
@@ -367,6 +394,18 @@ fn curve(values: &[f64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_long_streams_show_their_latest_tasks() {
+        assert_eq!(
+            row_text(&[1.0, 0.5, 0.0], 1),
+            "after task 2  100.0  50.0  mean 75.0"
+        );
+        let long: Vec<f64> = (0..20).map(|task| f64::from(task) / 100.0).collect();
+        let shown = row_text(&long, 19);
+        assert!(shown.starts_with("after task 20 …  10.0  11.0"), "{shown}");
+        assert!(shown.ends_with("19.0  mean 9.5") && shown.chars().count() < 90);
+    }
 
     #[test]
     fn curves_span_the_bars_and_keep_their_width() {

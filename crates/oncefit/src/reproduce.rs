@@ -5,7 +5,13 @@
 //! decide. What holds exactly or not at all is a fact. Each claim's numbers are kept in a file as soon as
 //! they exist, and a later call goes on from there.
 
+mod arms;
 mod deep_architect;
+mod deps;
+mod elastic_continual;
+mod once_for_all;
+mod refresh;
+mod supernets;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +48,8 @@ pub enum Verdict {
     Fact,
     /// It does not hold, and should exactly.
     Violated,
+    /// Nothing is claimed.
+    Told,
 }
 
 impl Verdict {
@@ -66,6 +74,7 @@ impl Verdict {
             Self::Inconclusive => "inconclusive",
             Self::Fact => "fact",
             Self::Violated => "violated",
+            Self::Told => "told",
         }
     }
 }
@@ -129,6 +138,8 @@ pub struct Request<'a> {
     pub first_seed: u64,
     /// How many.
     pub seeds: usize,
+    /// Whether settings are smaller than the claims ask for.
+    pub is_quick: bool,
     /// Where findings are kept.
     pub folder: &'a Path,
     /// Folder of NAS tables, where there is one.
@@ -163,6 +174,8 @@ pub struct Paper {
     pub name: &'static str,
     /// Its claims.
     pub claims: &'static [Claim],
+    /// Fresh seeds, in full and in quick form.
+    pub seeds: (usize, usize),
     /// Tries a claim.
     pub run: fn(&str, &Request) -> Result<Tried>,
 }
@@ -178,7 +191,32 @@ pub struct Tried {
 }
 
 /// All papers.
-pub const PAPERS: [Paper; 1] = [deep_architect::PAPER];
+pub const PAPERS: [Paper; 5] = [
+    once_for_all::PAPER,
+    deps::PAPER,
+    deep_architect::PAPER,
+    refresh::PAPER,
+    elastic_continual::PAPER,
+];
+
+/// A claim of several parts.
+fn all_of(verdicts: &[Verdict]) -> Verdict {
+    let is_reproduced = |verdict: &Verdict| *verdict == Verdict::Reproduced;
+    if verdicts.iter().all(is_reproduced) {
+        Verdict::Reproduced
+    } else if verdicts.contains(&Verdict::NotReproduced) {
+        Verdict::NotReproduced
+    } else {
+        Verdict::Inconclusive
+    }
+}
+
+fn fact(holds: bool) -> Verdict {
+    match holds {
+        true => Verdict::Fact,
+        false => Verdict::Violated,
+    }
+}
 
 /// The file of a claim.
 pub fn file(folder: &Path, id: &str) -> PathBuf {

@@ -7,19 +7,23 @@
 //! DIR/report.html
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use oncefit_data::ValidationSplit;
+use oncefit_nn::Executor;
 use oncefit_search::{
     Claim, CommandObjective, Evaluate, OnSubnets, Outcome, Study, StudyLog, StudyRow, Table,
     TableKey, TableObjective, Trial,
 };
 use oncefit_space::{Space, Subnet};
 use oncefit_train::{
-    Outcome as Training, Recipe, Run, RunData, ScheduleKind, ScheduleRecipe, Split, Trainer,
-    write_atomically,
+    Evaluator, Event, Outcome as Training, Recipe, Run, RunData, ScheduleKind, ScheduleRecipe,
+    Split, Trainer, write_atomically,
 };
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
@@ -107,7 +111,7 @@ impl StudyFolder {
 pub struct Limits<'a> {
     /// A request to stop.
     pub stop: &'a AtomicBool,
-    /// The moment after which no trial is begun.
+    /// The moment after which no trial is begun; a training in work is saved then, to go on later.
     pub until: Option<Instant>,
 }
 
@@ -117,8 +121,30 @@ impl Limits<'_> {
     }
 }
 
+/// What happens while members are tried.
+pub enum StudyEvent<'e> {
+    /// A training went on.
+    Step {
+        /// Number of its trial.
+        trial: u64,
+        /// Steps done.
+        step: u64,
+        /// Steps of this trial.
+        steps: u64,
+    },
+    /// An outcome was told.
+    Told {
+        /// Trials with an outcome.
+        done: usize,
+        /// The best of them.
+        best: Option<&'e StudyRow>,
+        /// The one that was told.
+        told: &'e StudyRow,
+    },
+}
+
 /// Tries members for one seed until its trials are done or a limit is reached; whether they are
-/// done. `observe` is told after each outcome how many trials there are with one, and the best.
+/// done.
 ///
 /// # Errors
 /// If the log, the space or the objective cannot be used.
@@ -126,7 +152,7 @@ pub fn run_seed(
     folder: &StudyFolder,
     seed: u64,
     limits: &Limits,
-    observe: &mut dyn FnMut(usize, Option<&StudyRow>, &StudyRow),
+    observe: &dyn Fn(StudyEvent),
 ) -> Result<bool> {
     let recipe = &folder.recipe;
     let space = recipe.build_space()?;
@@ -139,20 +165,20 @@ pub fn run_seed(
         .map(String::as_str)
         .collect();
     let path = folder.seed(seed);
-    let mut objective = objective(folder, &space, seed, limits)?;
+    let mut objective = objective(folder, &space, seed, limits, observe)?;
     let mut study = Study::open(&path, searcher, &names, &constraints)?;
     loop {
         if limits.is_over() {
             return Ok(false);
         }
-        match study.claim(recipe.objective.at_once.max(1), recipe.trials)? {
+        match study.claim(recipe.objective.at_once.max(1), recipe.trials())? {
             Claim::Finished => return Ok(true),
             Claim::Wait => std::thread::sleep(Duration::from_millis(50)),
             Claim::Trials(trials) => {
                 let start = Instant::now();
                 let outcomes = objective.evaluate(&trials);
-                // A training that was stopped has no outcome; who resumes does it again.
-                if limits.stop.load(Ordering::Relaxed) {
+                // A training that was stopped has no outcome; who resumes goes on with it.
+                if limits.stop.load(Ordering::Relaxed) || objective.was_stopped() {
                     return Ok(false);
                 }
                 let seconds = start.elapsed().as_secs_f64() / trials.len().max(1) as f64;
@@ -161,22 +187,30 @@ pub fn run_seed(
                     let done = study.rows().filter(|row| row.outcome.is_some()).count();
                     let told = study.rows().find(|row| row.number == trial.number);
                     if let Some(told) = told {
-                        observe(done, study.best(), told);
+                        let best = study.best();
+                        observe(StudyEvent::Told { done, best, told });
                     }
                 }
-                objective.keep(study.best().map(|row| row.number));
+                let kept = study.best().into_iter().chain(study.in_play());
+                objective.keep(&kept.map(StudyRow::first).collect());
             }
         }
     }
 }
 
-/// What scores members, and may keep something of the best.
-trait KeepBest: Evaluate {
-    fn keep(&mut self, _best: Option<u64>) {}
+/// What scores members, and may keep something of those that are needed.
+trait Objective: Evaluate {
+    /// Members that are the best or in play, each by the number of its first trial.
+    fn keep(&mut self, _first: &BTreeSet<u64>) {}
+
+    /// Whether an evaluation was stopped before it had an outcome.
+    fn was_stopped(&self) -> bool {
+        false
+    }
 }
 
-impl KeepBest for TableObjective {}
-impl KeepBest for CommandObjective {}
+impl Objective for TableObjective {}
+impl Objective for CommandObjective {}
 
 /// Scores of which some are better when they are less.
 struct Signed<E> {
@@ -217,9 +251,13 @@ impl<E> Signed<E> {
     }
 }
 
-impl<E: KeepBest> KeepBest for Signed<E> {
-    fn keep(&mut self, best: Option<u64>) {
-        self.inner.keep(best);
+impl<E: Objective> Objective for Signed<E> {
+    fn keep(&mut self, first: &BTreeSet<u64>) {
+        self.inner.keep(first);
+    }
+
+    fn was_stopped(&self) -> bool {
+        self.inner.was_stopped()
     }
 }
 
@@ -227,8 +265,9 @@ fn objective<'a>(
     folder: &StudyFolder,
     space: &Space,
     seed: u64,
-    limits: &'a Limits,
-) -> Result<Box<dyn KeepBest + 'a>> {
+    limits: &'a Limits<'a>,
+    observe: &'a dyn Fn(StudyEvent),
+) -> Result<Box<dyn Objective + 'a>> {
     let recipe = &folder.recipe;
     let objective = &recipe.objective;
     let is_less_better = objective
@@ -273,14 +312,27 @@ fn objective<'a>(
                 is_less_better,
             })
         }
-        ObjectiveKind::Run => Box::new(Signed {
-            inner: Measured {
-                names: known_names(&plain)?,
-                space: space.clone(),
-                run: LoadedRun::open(&objective.run, WhichCheckpoint::Newest)?,
-            },
-            is_less_better,
-        }),
+        ObjectiveKind::Run => {
+            let run = LoadedRun::open(&objective.run, WhichCheckpoint::Newest)?;
+            let classes = run.data.validation.class_names().len() as u64;
+            let brackets = recipe.brackets()?;
+            let smallest = brackets.iter().flatten().map(|(_, budget)| *budget).min();
+            if let Some(smallest) = smallest.filter(|smallest| *smallest < classes) {
+                return Err(Error::Request(format!(
+                    "study `{}`: a budget is a number of validation images here, at least one of each of the {classes} classes; the smallest is {smallest}",
+                    recipe.name
+                )));
+            }
+            Box::new(Signed {
+                inner: Measured {
+                    names: known_names(&plain)?,
+                    space: space.clone(),
+                    run,
+                    parts: BTreeMap::new(),
+                },
+                is_less_better,
+            })
+        }
         ObjectiveKind::Train => {
             let mut base = Recipe::load(&objective.recipe)?;
             if recipe.space.family.is_some() || recipe.space.file.is_some() {
@@ -290,6 +342,7 @@ fn objective<'a>(
                 base.schedule.epochs = objective.epochs;
             }
             base.seed = seed;
+            let largest_budget = recipe.largest_budget()?;
             Box::new(Signed {
                 inner: Trained {
                     names: known_names(&plain)?,
@@ -297,7 +350,10 @@ fn objective<'a>(
                     data: RunData::load(&base)?,
                     recipe: base,
                     folder: folder.seed(seed).join("networks"),
-                    stop: limits.stop,
+                    largest_budget,
+                    limits,
+                    observe,
+                    was_stopped: false,
                 },
                 is_less_better,
             })
@@ -339,16 +395,69 @@ impl Known {
     }
 }
 
-/// Scores subnets of a supernet's run.
+/// Scores subnets of a supernet's run; a budget is a number of validation images.
 struct Measured {
     names: Vec<Known>,
     space: Space,
     run: LoadedRun,
+    /// Evaluators of parts of the validation images, by their number.
+    parts: BTreeMap<u64, Evaluator>,
+}
+
+impl Measured {
+    /// The accuracy of a member, on as many validation images as its trial may spend.
+    fn accuracies(&mut self, trials: &[Trial]) -> Result<Vec<Outcome>> {
+        let images = self.run.data.validation.len() as u64;
+        let budget = trials.iter().find_map(|trial| trial.budget);
+        let Some(budget) = budget.filter(|budget| *budget < images) else {
+            return Ok(OnSubnets::new(&self.space, &mut self.run).evaluate(trials));
+        };
+        // The trials of one claim are of one round, but for its end.
+        if trials.iter().any(|trial| trial.budget != Some(budget)) {
+            let each = trials.chunks(1).map(|trial| self.accuracies(trial));
+            return Ok(each.collect::<Result<Vec<_>>>()?.concat());
+        }
+        let subnets: Vec<_> = trials
+            .iter()
+            .map(|trial| self.space.subnet_of(&trial.candidate))
+            .collect();
+        let recipe = self.run.run.recipe();
+        let part = match self.parts.remove(&budget) {
+            Some(part) => part,
+            None => {
+                let data = &self.run.data;
+                // Of each class as many; a larger part holds the smaller ones.
+                let (_, part) = data.validation.hold_out(ValidationSplit {
+                    size: budget as usize,
+                    seed: recipe.data.validation_seed,
+                })?;
+                Evaluator::new(recipe, &data.train, &part, &data.test, &data.normalisation)
+            }
+        };
+        let part = self.parts.entry(budget).or_insert(part);
+        for subnet in subnets.iter().flatten() {
+            part.prepare(Split::Validation, subnet.graph().input_shape().height)?;
+        }
+        let (part, supernet) = (&*part, &self.run.supernet);
+        let measure = |executor: &mut Executor, subnet: &oncefit_space::Result<Subnet>| match subnet
+        {
+            Ok(subnet) => match part.measure(executor, supernet, subnet, Split::Validation) {
+                Ok((found, _)) => Outcome::of(found.accuracy),
+                Err(error) => Outcome::Failed(error.to_string()),
+            },
+            Err(hole) => Outcome::Failed(hole.to_string()),
+        };
+        let outcomes = subnets.par_iter().map_init(Executor::default, measure);
+        Ok(outcomes.collect())
+    }
 }
 
 impl Evaluate for Measured {
     fn evaluate(&mut self, trials: &[Trial]) -> Vec<Outcome> {
-        let accuracies = OnSubnets::new(&self.space, &mut self.run).evaluate(trials);
+        let accuracies = self.accuracies(trials).unwrap_or_else(|error| {
+            let failed = Outcome::Failed(error.to_string());
+            vec![failed; trials.len()]
+        });
         let each = trials.iter().zip(accuracies);
         each.map(|(trial, outcome)| match outcome.score() {
             None => outcome,
@@ -364,34 +473,39 @@ impl Evaluate for Measured {
     }
 }
 
-impl KeepBest for Measured {}
+impl Objective for Measured {}
 
-/// Trains members from scratch, each in a run folder of its own.
+/// Trains members from scratch, each in a run folder of its own that later rounds of a screening go
+/// on with. A budget is a share of the training: as many of its steps as it is of the largest.
 struct Trained<'a> {
     names: Vec<Known>,
     space: Space,
     recipe: Recipe,
     data: RunData,
     folder: PathBuf,
-    stop: &'a AtomicBool,
+    largest_budget: Option<u64>,
+    limits: &'a Limits<'a>,
+    observe: &'a dyn Fn(StudyEvent),
+    was_stopped: bool,
 }
 
 impl Trained<'_> {
-    fn train(&self, trial: &Trial) -> Result<Outcome> {
+    fn train(&mut self, trial: &Trial) -> Result<Outcome> {
         let subnet = match self.space.subnet_of(&trial.candidate) {
             Ok(subnet) => subnet,
             Err(hole) => return Ok(Outcome::Failed(hole.to_string())),
         };
-        let mut recipe = self.recipe.clone();
-        recipe.name = format!("trial-{}", trial.number);
+        let first = trial.rung.map_or(trial.number, |rung| rung.first);
+        let mut recipe = self.recipe.for_member(&subnet)?;
+        recipe.name = network_name(first);
         recipe.schedule = ScheduleRecipe {
             kind: ScheduleKind::Plain,
-            epochs: self.recipe.schedule.epochs,
+            epochs: recipe.schedule.epochs,
             subnet: subnet.text(),
             ..ScheduleRecipe::default()
         };
-        let folder = self.network(trial.number);
-        // One that a stopped study had begun goes on where it was.
+        let folder = self.folder.join(network_name(first));
+        // One that a stopped study or an earlier round had begun goes on where it was.
         let run = match Run::open(&folder) {
             Ok(run) if *run.recipe() == recipe => run,
             _ => {
@@ -403,25 +517,38 @@ impl Trained<'_> {
             Ok(trainer) => trainer,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };
-        match trainer.train(self.stop, &mut |_| {}) {
+        let last = match (trial.budget, self.largest_budget) {
+            (Some(budget), Some(largest)) => {
+                let share = u128::from(trainer.steps()) * u128::from(budget);
+                share.div_ceil(u128::from(largest)) as u64
+            }
+            _ => trainer.steps(),
+        };
+        let stop = AtomicBool::new(false);
+        let mut watch = |event: Event| {
+            if let Event::Step { report, .. } = event {
+                (self.observe)(StudyEvent::Step {
+                    trial: trial.number,
+                    step: report.step,
+                    steps: last,
+                });
+            }
+            if self.limits.is_over() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        };
+        match trainer.train_until(last, &stop, &mut watch) {
             Ok(Training::Finished) => {}
-            Ok(Training::Stopped { .. }) => return Ok(Outcome::Failed("stopped".into())),
+            Ok(Training::Stopped { .. }) => {
+                self.was_stopped = true;
+                return Ok(Outcome::Failed("stopped".into()));
+            }
             // It diverged: the searcher should know.
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         }
-        drop(trainer);
-        drop(run);
-        let mut trained = LoadedRun::open(&folder, WhichCheckpoint::Newest)?;
-        let rows = trained.evaluate(std::slice::from_ref(&subnet), Split::Validation)?;
-        let scores = self
-            .names
-            .iter()
-            .map(|name| name.of(&subnet, rows[0].accuracy));
+        let accuracy = trainer.evaluate(&subnet, Split::Validation)?.accuracy;
+        let scores = self.names.iter().map(|name| name.of(&subnet, accuracy));
         Ok(Outcome::of_all(scores.collect()))
-    }
-
-    fn network(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("trial-{number}"))
     }
 }
 
@@ -436,16 +563,19 @@ impl Evaluate for Trained<'_> {
     }
 }
 
-impl KeepBest for Trained<'_> {
-    /// Removes runs but the best; those that other processes are at work on are locked.
-    fn keep(&mut self, best: Option<u64>) {
-        let best = best.map(|number| self.network(number));
+impl Objective for Trained<'_> {
+    /// Removes other runs; those that other processes are at work on are locked.
+    fn keep(&mut self, first: &BTreeSet<u64>) {
+        let kept: Vec<PathBuf> = first
+            .iter()
+            .map(|number| self.folder.join(network_name(*number)))
+            .collect();
         let entries = std::fs::read_dir(&self.folder)
             .into_iter()
             .flatten()
             .flatten();
         for path in entries.map(|entry| entry.path()) {
-            if Some(&path) == best.as_ref() {
+            if kept.contains(&path) {
                 continue;
             }
             if let Ok(_locked) = Run::open(&path) {
@@ -454,13 +584,19 @@ impl KeepBest for Trained<'_> {
             }
         }
     }
+
+    fn was_stopped(&self) -> bool {
+        self.was_stopped
+    }
+}
+
+fn network_name(first: u64) -> String {
+    format!("trial-{first}")
 }
 
 /// The folder of the trained network of a trial, if it is kept.
-pub fn network_folder(folder: &StudyFolder, seed: u64, number: u64) -> Option<PathBuf> {
-    let path = folder
-        .seed(seed)
-        .join("networks")
-        .join(format!("trial-{number}"));
+pub fn network_folder(folder: &StudyFolder, seed: u64, row: &StudyRow) -> Option<PathBuf> {
+    let networks = folder.seed(seed).join("networks");
+    let path = networks.join(network_name(row.first()));
     path.exists().then_some(path)
 }

@@ -4,17 +4,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oncefit_search::{
-    Evolution, EvolutionSettings, ExhaustiveSearch, Limit, Mcts, MctsSettings, Metric, Nsga2,
-    Nsga2Settings, RandomKind, RandomSearch, Region, RegularisedEvolution, RegularisedSettings,
-    Searcher, Smbo, SmboSettings,
+    Bracket, Evolution, EvolutionSettings, ExhaustiveSearch, HalvingSettings, HyperbandSettings,
+    Limit, Mcts, MctsSettings, Metric, Nsga2, Nsga2Settings, RandomKind, RandomSearch, Region,
+    RegularisedEvolution, RegularisedSettings, Screening, Searcher, Smbo, SmboSettings,
 };
 use oncefit_space::Space;
-use oncefit_train::{Recipe, RunData, SpaceRecipe, field_names, parse_strictly};
+use oncefit_train::{Recipe, Run, RunData, SpaceRecipe, field_names, parse_strictly};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
+
+/// Trials for each seed, where a study does not say how many.
+const TRIALS: usize = 64;
+/// Rounds of successive halving after the first, where its settings do not say how many.
+const MOST_ROUNDS: usize = 3;
 
 /// What decides a study.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -24,8 +29,9 @@ pub struct StudyRecipe {
     pub name: String,
     /// One study for each seed.
     pub seeds: Vec<u64>,
-    /// Members tried for each seed.
-    pub trials: usize,
+    /// Trials for each seed; by default 64, or as many as successive halving and Hyperband have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trials: Option<usize>,
     /// The space; not needed where a run has one.
     pub space: SpaceRecipe,
     /// Who proposes members.
@@ -41,7 +47,7 @@ impl Default for StudyRecipe {
         Self {
             name: String::new(),
             seeds: vec![0],
-            trials: 64,
+            trials: None,
             space: SpaceRecipe::default(),
             searcher: SearcherRecipe::default(),
             limits: LimitsRecipe::default(),
@@ -81,6 +87,17 @@ pub enum SearcherName {
     NsgaIi,
     /// Every member in order.
     Exhaustive,
+    /// Many members at a small budget, the best of them at larger ones.
+    SuccessiveHalving,
+    /// Successive halving from several smallest budgets.
+    Hyperband,
+}
+
+impl SearcherName {
+    /// Whether trials have budgets.
+    pub fn has_budgets(self) -> bool {
+        matches!(self, Self::SuccessiveHalving | Self::Hyperband)
+    }
 }
 
 /// `[limits]`, on costs of the graph.
@@ -136,7 +153,7 @@ pub struct ObjectiveRecipe {
     pub arguments: Vec<String>,
     /// `command`: seconds after which it is stopped.
     pub timeout: f64,
-    /// `command`: programs at once.
+    /// `command`: programs at once; `run`: members measured at once.
     pub at_once: usize,
     /// `command`: names of its constraints, violated above 0.
     pub constraints: Vec<String>,
@@ -200,7 +217,112 @@ impl StudyRecipe {
             *file = folder.join(&*file);
         }
         recipe.check()?;
+        recipe.resolve()?;
         Ok(recipe)
+    }
+
+    /// Trials for each seed.
+    pub fn trials(&self) -> usize {
+        self.trials.unwrap_or(TRIALS)
+    }
+
+    /// Writes out what follows from the objective: the budgets of a screening, the number of trials.
+    fn resolve(&mut self) -> Result<()> {
+        if !self.searcher.kind.has_budgets() {
+            self.trials.get_or_insert(TRIALS);
+            return Ok(());
+        }
+        if !self.searcher.settings.contains_key("largest_budget") {
+            let full = i64::try_from(self.full_budget()?).unwrap_or(i64::MAX);
+            self.searcher
+                .settings
+                .insert("largest_budget".into(), full.into());
+        }
+        let number = |settings: &toml::Table, key: &str| {
+            let found = settings.get(key).and_then(toml::Value::as_integer);
+            found.and_then(|found| u64::try_from(found).ok())
+        };
+        let settings = &mut self.searcher.settings;
+        settings.entry("factor").or_insert(toml::Value::Integer(3));
+        // Wrong types are found when the settings are read.
+        if let (Some(largest), Some(factor @ 2..)) = (
+            number(settings, "largest_budget"),
+            number(settings, "factor"),
+        ) {
+            let smallest = match self.searcher.kind {
+                SearcherName::Hyperband => "smallest_budget",
+                _ => "budget",
+            };
+            let mut usual = |key: &str, value: u64| {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                settings.entry(key).or_insert(toml::Value::Integer(value));
+            };
+            let share = (0..MOST_ROUNDS).fold(1u64, |share, _| share.saturating_mul(factor));
+            usual(smallest, largest.div_ceil(share).max(1));
+            if self.searcher.kind == SearcherName::SuccessiveHalving {
+                // As many as leave one at the largest budget.
+                let smallest = number(settings, "budget").unwrap_or(1).max(1);
+                let (mut budget, mut candidates) = (smallest, 1u64);
+                while budget < largest {
+                    budget = budget.saturating_mul(factor);
+                    candidates = candidates.saturating_mul(factor);
+                }
+                let candidates = i64::try_from(candidates).unwrap_or(i64::MAX);
+                settings
+                    .entry("candidates")
+                    .or_insert(toml::Value::Integer(candidates));
+            }
+        }
+        let planned = self
+            .brackets()?
+            .iter()
+            .flatten()
+            .map(|(count, _)| count)
+            .sum();
+        self.trials.get_or_insert(planned);
+        Ok(())
+    }
+
+    /// What a full evaluation is, in the unit of budgets.
+    fn full_budget(&self) -> Result<u64> {
+        let objective = &self.objective;
+        Ok(match objective.kind {
+            ObjectiveKind::Train if objective.epochs > 0 => objective.epochs.into(),
+            ObjectiveKind::Train => Recipe::load(&objective.recipe)?.schedule.epochs.into(),
+            ObjectiveKind::Run => {
+                Run::open_to_read(&objective.run)?.recipe().data.validation as u64
+            }
+            ObjectiveKind::Command | ObjectiveKind::Table => {
+                return Err(Error::Request(format!(
+                    "study `{}`: [searcher.settings] needs `largest_budget`: how much a full evaluation spends, in a unit of your own; the program gets the `budget` of each trial",
+                    self.name
+                )));
+            }
+        })
+    }
+
+    /// The brackets of a screening: rounds of how many members at which budget. None for other
+    /// searchers.
+    ///
+    /// # Errors
+    /// If a setting is unknown or illegal.
+    pub fn brackets(&self) -> Result<Vec<Bracket>> {
+        Ok(match self.searcher.kind {
+            SearcherName::SuccessiveHalving => {
+                vec![self.searcher.settings::<HalvingSettings>()?.bracket()?]
+            }
+            SearcherName::Hyperband => self.searcher.settings::<HyperbandSettings>()?.brackets()?,
+            _ => Vec::new(),
+        })
+    }
+
+    /// The largest budget of a screening.
+    ///
+    /// # Errors
+    /// As [`StudyRecipe::brackets`].
+    pub fn largest_budget(&self) -> Result<Option<u64>> {
+        let brackets = self.brackets()?;
+        Ok(brackets.iter().flatten().map(|(_, budget)| *budget).max())
     }
 
     /// As it stands in the study's folder.
@@ -217,7 +339,7 @@ impl StudyRecipe {
         if seeds.is_empty() || seeds.len() < self.seeds.len() {
             return fails("`seeds` needs at least one seed, each once");
         }
-        if self.trials == 0 {
+        if self.trials == Some(0) {
             return fails("`trials` must be at least 1");
         }
         let objective = &self.objective;
@@ -226,6 +348,11 @@ impl StudyRecipe {
         }
         if self.searcher.kind == SearcherName::NsgaIi && objective.names.len() < 2 {
             return fails("searcher `nsga-ii` needs two names in `objective.names` or more");
+        }
+        if self.searcher.kind.has_budgets() && objective.kind == ObjectiveKind::Table {
+            return fails(
+                "a table has no budgets: `successive-halving` and `hyperband` need objective `train`, `run` or `command`",
+            );
         }
         match objective.kind {
             ObjectiveKind::Train if objective.recipe.as_os_str().is_empty() => {
@@ -269,7 +396,9 @@ impl StudyRecipe {
                     &recipe.space
                 };
                 let classes = data.train.class_names().len();
-                Ok(space.build(data.train.channels(), classes)?)
+                let space = space.build(data.train.channels(), classes)?;
+                recipe.check_settings(&space)?;
+                Ok(space)
             }
             _ => match (&self.space.family, &self.space.file) {
                 (Some(family), None) => Ok(Space::builtin(family)?),
@@ -335,6 +464,16 @@ impl StudyRecipe {
                 recipe.settings::<Nsga2Settings>()?,
                 seed,
             )),
+            SearcherName::SuccessiveHalving => Box::new(Screening::halving(
+                region,
+                recipe.settings::<HalvingSettings>()?,
+                seed,
+            )?),
+            SearcherName::Hyperband => Box::new(Screening::hyperband(
+                region,
+                recipe.settings::<HyperbandSettings>()?,
+                seed,
+            )?),
             SearcherName::Exhaustive => {
                 recipe.without_settings()?;
                 Box::new(ExhaustiveSearch::within(region, MOST_MEMBERS)?)

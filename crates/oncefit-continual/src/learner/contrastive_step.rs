@@ -3,21 +3,15 @@
 use super::*;
 use crate::contrastive::{Contrastive, projected_loss};
 
-/// The network without its last layer.
-pub(super) fn without_head(graph: &Graph) -> Graph {
-    let mut graph = graph.clone();
-    graph.nodes.pop();
-    graph
-}
-
 impl Learner {
     /// Gradients of the contrastive loss of new and drawn images, as they are and as changed views,
-    /// in one pass (batch-norms see both views). Returns the loss and the images that ran.
+    /// in one pass (batch-norms see both views). Returns the loss.
     pub(super) fn contrast(
         &mut self,
         settings: &Contrastive,
         examples: &Examples,
-    ) -> Result<(f64, usize)> {
+        cost: &mut Cost,
+    ) -> Result<f64> {
         let mut union = examples.clone();
         if let Some(memory) = &self.memory {
             let drawn = memory.examples(&memory.draw(settings.replay, self.step, 0));
@@ -27,7 +21,7 @@ impl Learner {
         let mut inputs = normalised(&union.images, &self.settings.normalisation);
         inputs.extend(self.inputs(union.images, "augmentation"));
         let labels = union.labels.repeat(2);
-        let plan = Plan::new(&without_head(&self.graph), &self.parameters)?;
+        let plan = self.model.encoder();
         let images = Batch {
             data: &inputs,
             count: labels.len(),
@@ -35,7 +29,7 @@ impl Learner {
         let mode = Mode::Train { dropout: None };
         let tape = self
             .executor
-            .forward(&plan, &self.parameters, images, mode)?;
+            .forward(plan, &self.parameters, images, mode)?;
         let (loss, of_features) = projected_loss(
             settings,
             &self.parameters,
@@ -51,12 +45,14 @@ impl Learner {
             });
         }
         self.executor.backward(
-            &plan,
+            plan,
             &self.parameters,
             tape,
             &of_features,
             &mut self.gradients,
         )?;
-        Ok((loss, labels.len()))
+        cost.images += labels.len();
+        cost.train_macs += 3 * labels.len() as u64 * self.model.macs();
+        Ok(loss)
     }
 }

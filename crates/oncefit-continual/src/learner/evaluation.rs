@@ -1,34 +1,46 @@
 //! Evaluation of all tasks that were seen: calibration, classifiers, accuracies.
 
+use oncefit_data::mirror;
+
 use super::*;
 
 impl Learner {
-    fn calibration(&mut self, graph: &Graph) -> Result<(Plan, Calibration)> {
-        let plan = Plan::new(graph, &self.parameters)?;
-        if !self.has_norms {
-            return Ok((plan, Calibration::None));
-        }
-        let mut images = self.recent.images.clone();
+    /// What batch-norm is calibrated on: the last images of the stream and the memory.
+    pub fn calibration_examples(&self) -> Examples {
+        let mut found = self.recent.clone();
         if let Some(memory) = &self.memory {
-            images.extend_from_slice(&memory.images);
+            found.images.extend_from_slice(&memory.images);
+            found.labels.extend_from_slice(&memory.labels);
         }
+        found
+    }
+
+    /// Batch-norm statistics of recent and stored images.
+    pub(super) fn calibration(&mut self, of_features: bool) -> Result<Calibration> {
+        if !self.has_norms {
+            return Ok(Calibration::None);
+        }
+        let images = self.calibration_examples().images;
         let inputs = normalised(&images, &self.settings.normalisation);
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
+        self.forwarded += (inputs.len() / values) as u64 * self.model.macs();
         let batches = inputs.chunks(128 * values).map(|data| Batch {
             data,
             count: data.len() / values,
         });
-        let found = self.executor.calibrate(&plan, &self.parameters, batches)?;
-        Ok((plan, found))
+        let (executor, parameters) = (&mut self.executor, &self.parameters);
+        self.model
+            .calibrate(executor, parameters, batches, of_features)
     }
 
+    /// Logits of images, N × classes, or with `of_features` their features.
     fn outputs(
         &mut self,
-        plan: &Plan,
         calibration: &Calibration,
         images: &[u8],
+        of_features: bool,
     ) -> Result<Vec<f32>> {
-        let values = plan.input_shape().len();
+        let values = self.model.input_shape().len();
         let mut outputs = Vec::new();
         for bytes in images.chunks(500 * values) {
             let data = normalised(bytes, &self.settings.normalisation);
@@ -36,21 +48,22 @@ impl Learner {
                 data: &data,
                 count: data.len() / values,
             };
-            let mode = Mode::Evaluate(calibration);
-            let tape = self.executor.forward(plan, &self.parameters, batch, mode)?;
-            outputs.extend_from_slice(tape.output());
-            self.executor.recycle(tape);
+            self.forwarded += batch.count as u64 * self.model.macs();
+            let (executor, parameters) = (&mut self.executor, &self.parameters);
+            let found =
+                self.model
+                    .evaluate(executor, parameters, batch, calibration, of_features)?;
+            outputs.extend_from_slice(&found);
         }
         Ok(outputs)
     }
 
     /// Features before the head, scaled to unit length, and their width.
-    pub(super) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
-        let graph = super::contrastive_step::without_head(&self.graph);
-        let (plan, calibration) = self.calibration(&graph)?;
-        let width = plan.output_shape().len();
-        let mut features = self.outputs(&plan, &calibration, images)?;
-        features.chunks_exact_mut(width).for_each(to_unit_length);
+    pub(crate) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
+        let calibration = self.calibration(true)?;
+        let width = self.model.feature_width();
+        let mut features = self.outputs(&calibration, images, true)?;
+        to_unit_lengths(&mut features, width);
         Ok((features, width))
     }
 
@@ -65,17 +78,25 @@ impl Learner {
         }
     }
 
-    fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
-        if self.has_norms && self.recent.is_empty() {
-            let values = self.plan.input_shape().len();
-            self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
-            let found = self.calibration(&self.graph.clone());
-            self.recent.images.clear();
-            let (plan, calibration) = found?;
-            return self.outputs(&plan, &calibration, images);
+    /// Logits, between two tasks as BiC corrects them.
+    pub(super) fn head_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+        let mut scores = self.raw_scores(images)?;
+        if let Some(correction) = self.correction.as_ref().filter(|_| self.batches == 0) {
+            correction.apply(&mut scores, self.model.classes());
         }
-        let (plan, calibration) = self.calibration(&self.graph.clone())?;
-        self.outputs(&plan, &calibration, images)
+        Ok(scores)
+    }
+
+    fn raw_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
+        if self.has_norms && self.recent.is_empty() {
+            let values = self.model.input_shape().len();
+            self.recent.images = images[..images.len().min(RECENT * values)].to_vec();
+            let found = self.calibration(false);
+            self.recent.images.clear();
+            return self.outputs(&found?, images, false);
+        }
+        let calibration = self.calibration(false)?;
+        self.outputs(&calibration, images, false)
     }
 
     fn nearest_mean_scores(&mut self, images: &[u8]) -> Result<Vec<f32>> {
@@ -87,6 +108,13 @@ impl Learner {
         else {
             return self.head_scores(images);
         };
+        let (mut stored, mut labels) = (stored, labels);
+        if let Some(shape) = self.settings.mirrored {
+            let mut mirrored = stored.clone();
+            mirror(shape, &mut mirrored);
+            stored.extend_from_slice(&mirrored);
+            labels.extend_from_within(..);
+        }
         let (features, width) = self.unit_features(&stored)?;
         let mut means = vec![0.0f32; classes * width];
         let mut is_there = vec![false; classes];
@@ -95,7 +123,7 @@ impl Learner {
             let mean = means[label as usize * width..][..width].iter_mut();
             mean.zip(row).for_each(|(sum, value)| *sum += value);
         }
-        means.chunks_exact_mut(width).for_each(to_unit_length);
+        to_unit_lengths(&mut means, width);
         let (features, _) = self.unit_features(images)?;
         let mut scores = Vec::with_capacity(features.len() / width * classes);
         for row in features.chunks_exact(width) {
@@ -116,7 +144,11 @@ impl Learner {
         let Some(memory) = self.memory.as_ref().filter(|memory| !memory.is_empty()) else {
             return Ok(None);
         };
-        let mut fresh = Self::new(&self.space, Method::fine_tune(), self.settings.clone())?;
+        let settings = LearnerSettings {
+            decay: Decay::Constant,
+            ..self.settings.clone()
+        };
+        let mut fresh = self.fresh(Method::fine_tune(), settings)?;
         for epoch in 0..epochs {
             let mut order: Vec<usize> = (0..memory.len()).collect();
             let index = epoch as u64;
@@ -127,6 +159,27 @@ impl Learner {
             }
         }
         Ok(Some(fresh))
+    }
+
+    /// As [`Learner::evaluate`], of each subnet of [`Learner::watched`], calibrated by itself.
+    ///
+    /// # Errors
+    /// As [`Learner::evaluate`].
+    pub fn evaluate_watched(&mut self, stream: &Stream) -> Result<Vec<Vec<TaskAccuracy>>> {
+        let graphs: Vec<Graph> = self
+            .watched()
+            .iter()
+            .map(|one| one.subnet.graph().clone())
+            .collect();
+        let mut found = Vec::new();
+        for graph in graphs {
+            let model = Arc::new(Model::of_graph(&graph, &self.parameters)?);
+            let largest = std::mem::replace(&mut self.model, model);
+            let accuracies = self.evaluate(stream);
+            self.model = largest;
+            found.push(accuracies?);
+        }
+        Ok(found)
     }
 
     /// Accuracies on every task of `stream`, class- and task-incremental in one pass. Nothing that
@@ -140,10 +193,14 @@ impl Learner {
             Classifier::FreshFromMemory { epochs } => self.fresh_from_memory(epochs)?,
             _ => None,
         };
+        if let Some(fresh) = &mut fresh {
+            fresh.model = Arc::clone(&self.model);
+        }
         let seen: Vec<u32> = match self.seen.is_empty() {
             true => (0..classes as u32).collect(),
             false => self.seen.clone(),
         };
+        let forwarded = self.forwarded;
         let mut accuracies = Vec::new();
         for task in stream.tasks() {
             let examples = stream.test_examples(task.index, &task.test);
@@ -161,13 +218,10 @@ impl Learner {
                 task_incremental: accuracy(&task.classes),
             });
         }
+        self.evaluation_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        if let Some(fresh) = fresh {
+            self.evaluation_macs += fresh.train_macs + fresh.forwarded;
+        }
         Ok(accuracies)
-    }
-}
-
-fn to_unit_length(row: &mut [f32]) {
-    let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if norm > 0.0 {
-        row.iter_mut().for_each(|value| *value /= norm);
     }
 }

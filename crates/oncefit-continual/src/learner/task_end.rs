@@ -9,6 +9,11 @@ impl Learner {
     /// If the images do not fit the network.
     pub fn end_task(&mut self, examples: &Examples) -> Result<()> {
         self.check(examples)?;
+        let forwarded = self.forwarded;
+        if self.settings.fills_at_task_end {
+            self.fill(examples)?;
+        }
+        self.end_refresh(examples)?;
         for index in 0..self.method.weights.len() {
             let term = self.method.weights[index].clone();
             if term.weight != 0.0 {
@@ -23,41 +28,95 @@ impl Learner {
         {
             self.herd(examples)?;
         }
-        if self
-            .method
-            .outputs
-            .iter()
-            .any(|term| term.weight != 0.0 && term.reference == Reference::PreviousNetwork)
-        {
+        if self.method.needs_previous() {
             self.previous = Some(self.parameters.clone());
         }
         for (omega, start) in self.paths.iter_mut().flatten() {
             omega.iter_mut().for_each(|tensor| tensor.data.fill(0.0));
             *start = self.parameters.clone();
         }
+        let newest = &self.seen[self.old..];
+        self.correction.take_if(|found| found.classes != newest);
+        self.train_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
         self.old = self.seen.len();
         self.task += 1;
         self.batches = 0;
         Ok(())
     }
 
+    /// Fits BiC's correction of this task's classes, on `new` images that were kept out of its training
+    /// and as many of each old class that the memory kept out of its draws; to be called before
+    /// [`Learner::end_task`]. Without such a method nothing happens, nor in the first task.
+    ///
+    /// # Errors
+    /// If the images do not fit the network.
+    pub fn correct(&mut self, new: &Examples) -> Result<()> {
+        self.check(new)?;
+        let held_out = self.held_out();
+        let Some(memory) = self.memory.as_ref().filter(|_| !held_out.is_empty()) else {
+            return Ok(());
+        };
+        let mut both = memory.examples(&held_out);
+        both.images.extend_from_slice(&new.images);
+        both.labels.extend_from_slice(&new.labels);
+        let forwarded = self.forwarded;
+        let logits = self.head_scores(&both.images)?;
+        self.train_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
+        self.correction = Some(Correction::fit(
+            &logits,
+            &both.labels,
+            self.classes(),
+            &self.seen,
+            &self.seen[self.old..],
+        ));
+        Ok(())
+    }
+
+    /// Offers the memory a task's images at its end, with the logits of the network as it is then.
+    fn fill(&mut self, examples: &Examples) -> Result<()> {
+        let mut logits = match self.method.stores_logits() {
+            true => self.head_scores(&examples.images)?,
+            false => Vec::new(),
+        };
+        self.mark_unseen(&mut logits);
+        if let Some(memory) = &mut self.memory {
+            memory.offer(examples, self.task, &logits);
+        }
+        Ok(())
+    }
+
+    /// At most `limit` random images of a task, normalised, with their labels.
+    pub(super) fn chosen(
+        &self,
+        purpose: &str,
+        examples: &Examples,
+        limit: usize,
+    ) -> (Vec<f32>, Vec<u32>) {
+        let mut order: Vec<usize> = (0..examples.len()).collect();
+        Draws::new(self.settings.seed, purpose, self.task as u64, 0).shuffle(&mut order);
+        order.truncate(limit.max(1));
+        let bytes = self.model.input_shape().len();
+        let images = order
+            .iter()
+            .flat_map(|&at| &examples.images[at * bytes..(at + 1) * bytes]);
+        let images: Vec<u8> = images.copied().collect();
+        let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
+        (normalised(&images, &self.settings.normalisation), labels)
+    }
+
     fn importance(
         &mut self,
         index: usize,
         importance: &Importance,
-        examples: &Examples,
+        task: &Examples,
     ) -> Result<Parameters> {
-        let chosen = |limit: usize| {
-            let mut order: Vec<usize> = (0..examples.len()).collect();
-            Draws::new(self.settings.seed, "importance", self.task as u64, 0).shuffle(&mut order);
-            order.truncate(limit.max(1));
-            let bytes = self.plan.input_shape().len();
-            let images = order
-                .iter()
-                .flat_map(|&at| &examples.images[at * bytes..(at + 1) * bytes]);
-            let images: Vec<u8> = images.copied().collect();
-            let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
-            (normalised(&images, &self.settings.normalisation), labels)
+        let range = self.classes_of_head();
+        let passes_of_image = match importance {
+            Importance::Fisher {
+                estimator: FisherEstimator::Exact,
+                ..
+            } => 3 * range.len() as u64,
+            _ => 3,
         };
         match importance {
             Importance::Identity => {
@@ -67,29 +126,33 @@ impl Learner {
             }
             Importance::Fisher {
                 estimator,
-                examples,
+                examples: limit,
                 ..
             } => {
-                let (images, labels) = chosen(*examples);
+                let (images, labels) = self.chosen("importance", task, *limit);
+                self.train_macs += passes_of_image * labels.len() as u64 * self.model.macs();
                 let executor = &mut self.executor;
                 fisher(
                     executor,
-                    &self.plan,
+                    &self.model,
                     &self.parameters,
-                    &images,
-                    &labels,
+                    (&images, &labels),
+                    &range,
                     *estimator,
+                    Mode::Train { dropout: None },
                 )
             }
-            Importance::OutputSensitivity { examples } => {
-                let (images, labels) = chosen(*examples);
+            Importance::OutputSensitivity { examples: limit } => {
+                let (images, labels) = self.chosen("importance", task, *limit);
+                self.train_macs += passes_of_image * labels.len() as u64 * self.model.macs();
                 let executor = &mut self.executor;
                 output_sensitivity(
                     executor,
-                    &self.plan,
+                    &self.model,
                     &self.parameters,
                     &images,
                     labels.len(),
+                    &range,
                 )
             }
             Importance::PathIntegral { damping } => {
@@ -153,7 +216,7 @@ impl Learner {
     }
 
     fn herd(&mut self, examples: &Examples) -> Result<()> {
-        let bytes = self.plan.input_shape().len();
+        let bytes = self.model.input_shape().len();
         let mut present = examples.labels.clone();
         present.sort_unstable();
         present.dedup();

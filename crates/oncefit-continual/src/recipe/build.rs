@@ -2,12 +2,15 @@
 
 use oncefit_data::{DataSource, LoadedData, Normalisation, ValidationSplit};
 use oncefit_nn::{ImportSettings, Parameters, Supernet, import_weights};
-use oncefit_space::Space;
-use oncefit_train::TrainError;
+use oncefit_space::{Space, Subnet, Value};
+use oncefit_train::{Decay, RESOLUTION, TrainError};
 
-use super::{LearningRecipe, NetworkKind, NetworkRecipe, StreamKind, StreamRecipe};
+use super::{
+    DrawKind, FillKind, LearningRecipe, NetworkKind, NetworkRecipe, RateDecayKind, StreamKind,
+    StreamRecipe,
+};
 use crate::error::{Result, setting};
-use crate::learner::{ImageChanges, Learner, LearnerSettings};
+use crate::learner::{Classifier, ElasticSettings, ImageChanges, Learner, LearnerSettings};
 use crate::networks::{mlp, resnet18, small_cnn, space_of_member};
 use crate::stream::{ClassOrder, Scenario, Stream, StreamSettings};
 
@@ -77,7 +80,14 @@ impl StreamRecipe {
 
 impl NetworkRecipe {
     pub(super) fn validate(&self) -> std::result::Result<(), String> {
-        let owners: [(&str, bool, &[NetworkKind]); 6] = [
+        if self.initialisation.is_some() && self.weights.is_some() {
+            return Err(
+                "`network.initialisation` is for fresh weights; `network.weights` gives others"
+                    .into(),
+            );
+        }
+        let of_spaces: &[NetworkKind] = &[NetworkKind::Member, NetworkKind::Supernet];
+        let owners: [(&str, bool, &[NetworkKind]); 7] = [
             ("hidden", self.hidden.is_some(), &[NetworkKind::Mlp]),
             (
                 "width",
@@ -85,13 +95,14 @@ impl NetworkRecipe {
                 &[NetworkKind::SmallCnn, NetworkKind::Resnet18],
             ),
             ("subnet", self.subnet.is_some(), &[NetworkKind::Member]),
-            ("weights", self.weights.is_some(), &[NetworkKind::Member]),
+            ("weights", self.weights.is_some(), of_spaces),
             (
                 "fresh_classifier",
                 self.fresh_classifier.is_some(),
-                &[NetworkKind::Member],
+                of_spaces,
             ),
-            ("space", self.space.is_some(), &[NetworkKind::Member]),
+            ("elastic", self.elastic.is_some(), &[NetworkKind::Supernet]),
+            ("space", self.space.is_some(), of_spaces),
         ];
         for (key, is_given, kinds) in owners {
             if is_given && !kinds.contains(&self.kind) {
@@ -107,10 +118,10 @@ impl NetworkRecipe {
             }
         }
         match (self.kind, &self.space) {
-            (NetworkKind::Member, None) => Err(
-                "`network.kind = \"member\"` needs a section `network.space` with `family` or `file`"
-                    .into(),
-            ),
+            (NetworkKind::Member | NetworkKind::Supernet, None) => Err(format!(
+                "`network.kind = \"{}\"` needs a section `network.space` with `family` or `file`",
+                name(self.kind)
+            )),
             _ => Ok(()),
         }
     }
@@ -122,6 +133,7 @@ fn name(kind: NetworkKind) -> &'static str {
         NetworkKind::SmallCnn => "small-cnn",
         NetworkKind::Resnet18 => "resnet18",
         NetworkKind::Member => "member",
+        NetworkKind::Supernet => "supernet",
     }
 }
 
@@ -133,14 +145,14 @@ impl LearningRecipe {
     pub fn load_data(&self) -> Result<LoadedData> {
         let source: DataSource = self.data.source()?;
         let loaded = source.load()?;
-        if self.data.validation == 0 {
-            return Ok(loaded);
-        }
-        let (train, validation) = loaded.train.hold_out(ValidationSplit {
-            size: self.data.validation,
-            seed: self.data.validation_seed,
-        })?;
-        Ok(LoadedData::new(train, validation)?)
+        let (train, measured) = match self.data.validation {
+            0 => (loaded.train, loaded.test),
+            size => loaded.train.hold_out(ValidationSplit {
+                size,
+                seed: self.data.validation_seed,
+            })?,
+        };
+        Ok(LoadedData::new(self.data.limited(train)?, measured)?)
     }
 
     /// The stream of tasks.
@@ -164,6 +176,12 @@ impl LearningRecipe {
                 seed: self.seed,
             },
         )?;
+        let stream = match self.build_method(stream.classes())?.correction {
+            Some(correction) => {
+                stream.hold_out(|old| correction.images_of_class(self.memory.capacity, old))
+            }
+            None => stream,
+        };
         match self.method.name == "joint" {
             true => stream.joint(),
             false => Ok(stream),
@@ -177,11 +195,11 @@ impl LearningRecipe {
     pub fn build_learner(&self, data: &LoadedData) -> Result<Learner> {
         let shape = data.train.shape();
         let classes = data.train.class_names().len();
-        let (space, weights) = self.build_network(shape, classes)?;
         let augmentation = ImageChanges {
             augmentation: self.augmentation,
             shape,
         };
+        let method = self.build_method(classes)?;
         let is_changed = self.augmentation != oncefit_data::Augmentation::NONE;
         let settings = LearnerSettings {
             learning_rate: self.optimiser.learning_rate,
@@ -192,11 +210,52 @@ impl LearningRecipe {
             seed: self.seed,
             normalisation: Normalisation::of(&data.train)?,
             augmentation: is_changed.then_some(augmentation),
+            head: self.build_head(data)?,
+            initialisation: self.network.initialisation.unwrap_or_default(),
+            decay: match self.optimiser.decay {
+                RateDecayKind::Constant => Decay::Constant,
+                RateDecayKind::Cosine => Decay::Cosine,
+                RateDecayKind::Step => Decay::Step {
+                    milestones: self.optimiser.milestones.clone(),
+                    factor: self.optimiser.factor.unwrap_or(0.1),
+                },
+            },
+            epochs: self.training.epochs,
+            fills_at_task_end: self.memory.fill == Some(FillKind::TaskEnd),
+            replays_in_passes: self.memory.draws == Some(DrawKind::Passes),
+            mirrored: self.mirrors(method.classifier)?.then_some(shape),
         };
-        let method = self.build_method(classes)?;
+        if self.network.kind == NetworkKind::Supernet {
+            let (space, weights) = self.build_supernet(shape, classes)?;
+            let elastic = self.network.elastic.clone().unwrap_or_default();
+            let elastic = ElasticSettings {
+                random: elastic.random,
+                distillation: elastic.distillation,
+                aggregation: elastic.aggregation.into(),
+                watched: elastic.subnets,
+            };
+            return match weights {
+                Some(weights) => {
+                    Learner::elastic_with_weights(&space, elastic, weights, method, settings)
+                }
+                None => Learner::elastic(&space, elastic, method, settings),
+            };
+        }
+        let (space, weights) = self.build_network(shape, classes)?;
         match weights {
             Some(weights) => Learner::with_weights(&space, weights, method, settings),
             None => Learner::new(&space, method, settings),
+        }
+    }
+
+    fn mirrors(&self, classifier: Classifier) -> Result<bool> {
+        let is_nearest_mean = classifier == Classifier::NearestMean;
+        match self.method.mirrored_images {
+            Some(true) if !is_nearest_mean => {
+                let legal = "left out: it belongs to the nearest-mean classifier";
+                Err(setting("`method.mirrored_images`", "true", legal))
+            }
+            given => Ok(given.unwrap_or(is_nearest_mean && self.augmentation.horizontal_flip)),
         }
     }
 
@@ -228,33 +287,69 @@ impl LearningRecipe {
             (NetworkKind::Member, Some(recipe)) => {
                 let space = recipe.build(shape.channels, classes)?;
                 let subnet = space.parse_subnet(network.subnet.as_deref().unwrap_or("largest"))?;
-                let wanted = subnet.graph().input_shape();
-                if (wanted.height, wanted.width) != (shape.height, shape.width) {
-                    return Err(setting(
-                        "the resolution of the subnet",
-                        format!("{}×{}", wanted.height, wanted.width),
-                        format!("that of the images, {}×{}", shape.height, shape.width),
-                    ));
-                }
+                check_resolution(&subnet, shape)?;
                 let single = space_of_member(&space, &subnet)?;
-                let Some(path) = &network.weights else {
-                    return Ok((single, None));
+                let weights = match self.imported(&space)? {
+                    Some(weights) => {
+                        let supernet = Supernet::with_parameters(&space, weights)?;
+                        Some(supernet.extract_weights(&subnet)?)
+                    }
+                    None => None,
                 };
-                let bytes = std::fs::read(path).map_err(TrainError::file("read weights", path))?;
-                let settings = ImportSettings {
-                    names: None,
-                    fresh_classifier: network.fresh_classifier.unwrap_or(false),
-                    seed: self.seed,
-                };
-                let file_name = path.display().to_string();
-                let imported = import_weights(&space, &bytes, &file_name, &settings)?;
-                let supernet = Supernet::with_parameters(&space, imported.parameters)?;
-                (single, Some(supernet.extract_weights(&subnet)?))
+                (single, weights)
             }
-            (NetworkKind::Mlp | NetworkKind::Member, _) => {
+            (NetworkKind::Mlp | NetworkKind::Member | NetworkKind::Supernet, _) => {
                 let hidden = network.hidden.unwrap_or(100);
                 (mlp(shape.bytes(), hidden, classes)?, None)
             }
         })
+    }
+    /// The space of a supernet at the images' resolution, and the weights that it starts from.
+    fn build_supernet(
+        &self,
+        shape: oncefit_data::ImageShape,
+        classes: usize,
+    ) -> Result<(Space, Option<Parameters>)> {
+        let Some(recipe) = &self.network.space else {
+            return Err(setting("`network.space`", "not there", "a section"));
+        };
+        let mut space = recipe.build(shape.channels, classes)?;
+        let has_resolutions = space.decisions().iter().any(|slot| slot.path == RESOLUTION);
+        if has_resolutions && !recipe.fix.contains_key(RESOLUTION) {
+            space = space.restrict(RESOLUTION, &[Value::Int(shape.height as i64)])?;
+        }
+        check_resolution(&space.largest()?, shape)?;
+        let weights = self.imported(&space)?;
+        Ok((space, weights))
+    }
+
+    /// The weights of `network.weights` for a space.
+    fn imported(&self, space: &Space) -> Result<Option<Parameters>> {
+        let network = &self.network;
+        let Some(path) = &network.weights else {
+            return Ok(None);
+        };
+        let bytes = std::fs::read(path).map_err(TrainError::file("read weights", path))?;
+        let settings = ImportSettings {
+            names: None,
+            fresh_classifier: network.fresh_classifier.unwrap_or(false),
+            seed: self.seed,
+        };
+        let file_name = path.display().to_string();
+        Ok(Some(
+            import_weights(space, &bytes, &file_name, &settings)?.parameters,
+        ))
+    }
+}
+
+fn check_resolution(subnet: &Subnet, shape: oncefit_data::ImageShape) -> Result<()> {
+    let wanted = subnet.graph().input_shape();
+    match (wanted.height, wanted.width) == (shape.height, shape.width) {
+        true => Ok(()),
+        false => Err(setting(
+            "the resolution of the subnet",
+            format!("{}×{}", wanted.height, wanted.width),
+            format!("that of the images, {}×{}", shape.height, shape.width),
+        )),
     }
 }

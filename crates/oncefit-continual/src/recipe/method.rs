@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LearningRecipe;
+use super::{LearningRecipe, ReplayMean};
+use crate::angles::Growth;
 use crate::divergence::Divergence;
 use crate::error::{Result, setting};
 use crate::importance::FisherEstimator;
@@ -52,17 +53,19 @@ pub struct MethodRecipe {
     pub name: String,
     /// Whose definition of `alpha` and `beta` is meant.
     pub convention: ConventionKind,
-    /// `er`, `er-ace`, `er-nearest-mean`: weight of the replayed images.
+    /// `er`, `er-ace`, `er-nearest-mean`: weight of the replayed images; `lucir`: of the margin
+    /// ranking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
-    /// `der`, `der++`, `lwf`, `cpr`, `icarl`: weight of the output-space term.
+    /// `der`, `der++`, `lwf`, `cpr`, `icarl`: weight of the output-space term; `bic`: the same, τ²
+    /// included; `lucir`: λ_base of "less forget".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
     /// `der++`: weight of the second draw's labels; `l2`, `ewc`, `online-ewc`, `si`, `mas`: weight of
     /// the penalty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
-    /// `lwf`, `scr`: temperature.
+    /// `lwf`, `bic`, `scr`: temperature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
     /// `si`: ξ.
@@ -80,6 +83,22 @@ pub struct MethodRecipe {
     /// `gdumb`: passes through the memory at an evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_epochs: Option<usize>,
+    /// `lucir`: how λ of "less forget" follows the numbers of classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
+    /// `lucir`: margin of the ranking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// `lucir`: new classes that an old one is ranked against.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardest: Option<usize>,
+    /// `bic`: share of each class's places in the memory that fits the correction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f64>,
+    /// Nearest mean: whether mirrored images count in the class means; they do where the augmentation
+    /// flips.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirrored_images: Option<bool>,
     /// How test images are classified, instead of the method's own way; `nearest-mean` needs a
     /// memory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +119,11 @@ impl Default for MethodRecipe {
             fisher: None,
             importance_images: None,
             memory_epochs: None,
+            growth: None,
+            margin: None,
+            hardest: None,
+            held_out: None,
+            mirrored_images: None,
             classifier: None,
         }
     }
@@ -118,6 +142,8 @@ fn options(name: &str) -> &'static [&'static str] {
         "si" => &["beta", "damping"],
         "mas" => &["beta", "importance_images"],
         "gdumb" => &["memory_epochs"],
+        "lucir" => &["alpha", "growth", "weight", "margin", "hardest"],
+        "bic" => &["alpha", "temperature", "held_out"],
         "scr" => &["temperature"],
         _ => &[],
     }
@@ -140,6 +166,7 @@ impl LearningRecipe {
             let is_of_labels = term.reference == Reference::Labels;
             let given = match (is_of_labels, recipe.name.as_str()) {
                 (true, "der++") => recipe.beta,
+                (true, "lucir") => None,
                 (true, _) => recipe.weight,
                 (false, _) => recipe.alpha,
             };
@@ -203,6 +230,19 @@ impl LearningRecipe {
         {
             *epochs = given;
         }
+        if let Some(angles) = &mut method.angles {
+            angles.less_forget = recipe.alpha.unwrap_or(angles.less_forget);
+            angles.growth = recipe.growth.unwrap_or(angles.growth);
+            angles.ranking = recipe.weight.unwrap_or(angles.ranking);
+            angles.margin = recipe.margin.unwrap_or(angles.margin);
+            angles.hardest = recipe.hardest.unwrap_or(angles.hardest);
+        }
+        if let Some(correction) = &mut method.correction {
+            correction.held_out = recipe.held_out.unwrap_or(correction.held_out);
+        }
+        if let Some(mean) = self.training.replay_mean {
+            method.joint_mean = mean == ReplayMean::Joint;
+        }
         match recipe.classifier {
             Some(ClassifierKind::Head) => method.classifier = Classifier::Head,
             Some(ClassifierKind::NearestMean) => method.classifier = Classifier::NearestMean,
@@ -218,10 +258,13 @@ impl LearningRecipe {
             }
             method.memory = Some(policy.into());
         }
-        Ok(method)
+        match &self.refresh {
+            Some(refresh) => Ok(method.refreshed(refresh.build(self)?)),
+            None => Ok(method),
+        }
     }
 
-    fn estimator(&self, kind: FisherKind) -> FisherEstimator {
+    pub(super) fn estimator(&self, kind: FisherKind) -> FisherEstimator {
         match kind {
             FisherKind::Exact => FisherEstimator::Exact,
             FisherKind::WeightedLabel => FisherEstimator::WeightedLabel,
@@ -248,6 +291,10 @@ impl MethodRecipe {
             ),
             ("memory_epochs", self.memory_epochs.map(|n| n as f64)),
             ("fisher", self.fisher.map(|_| 1.0)),
+            ("growth", self.growth.map(|_| 1.0)),
+            ("margin", self.margin),
+            ("hardest", self.hardest.map(|n| n as f64)),
+            ("held_out", self.held_out),
         ];
         let legal = options(&self.name);
         for (key, value) in numbers {
@@ -268,6 +315,8 @@ impl MethodRecipe {
                 "damping",
                 "importance_images",
                 "memory_epochs",
+                "hardest",
+                "held_out",
             ];
             let is_legal = value.is_finite()
                 && match needs_more.contains(&key) {

@@ -68,7 +68,8 @@ fn overlap(extent: usize, padding: usize, start: usize) -> (usize, usize) {
     )
 }
 
-pub(super) fn mirror(shape: ImageShape, image: &mut [u8]) {
+/// Mirrors images of a shape from left to right, one after the other.
+pub fn mirror(shape: ImageShape, image: &mut [u8]) {
     let ImageShape {
         width, channels, ..
     } = shape;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, SearchError};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Rung};
 
 /// What a study is about: the first line of its log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -43,6 +43,8 @@ pub(crate) struct LoggedTrial {
     pub subnet: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<Rung>,
 }
 
 /// A line of the log.

@@ -9,12 +9,13 @@
 mod log;
 mod worker;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Result, SearchError};
-use crate::outcome::{Outcome, Trial};
+use crate::outcome::{Outcome, Rung, Trial};
 use crate::search::Evaluate;
 use crate::searcher::Searcher;
 
@@ -36,12 +37,52 @@ pub struct StudyRow {
     pub subnet: String,
     /// The budget it was evaluated with, if searchers ask for one.
     pub budget: Option<u64>,
+    /// Where it stands in a screening.
+    pub rung: Option<Rung>,
     /// The worker that has or had it.
     pub worker: u64,
     /// What came of it, once told.
     pub outcome: Option<Outcome>,
     /// How long the evaluation took.
     pub seconds: f64,
+}
+
+impl StudyRow {
+    fn new(trial: LoggedTrial, worker: u64) -> Self {
+        Self {
+            number: trial.number,
+            subnet: trial.subnet,
+            budget: trial.budget,
+            rung: trial.rung,
+            worker,
+            outcome: None,
+            seconds: 0.0,
+        }
+    }
+
+    /// The main score, if it was told one and violates nothing.
+    pub fn score(&self) -> Option<f64> {
+        self.outcome.as_ref()?.score()
+    }
+
+    /// The trial in which its member was first tried: its own, but in later rounds of a screening.
+    pub fn first(&self) -> u64 {
+        self.rung.map_or(self.number, |rung| rung.first)
+    }
+
+    /// Orders trials by how good they are known to be: by score, after the budget, as a score on a
+    /// small budget only guesses at one on a large budget. Those without a score come first; of
+    /// equals the later one.
+    pub fn by_merit(&self, other: &Self) -> Ordering {
+        let key = |row: &Self| row.score().map(|score| (row.budget, score));
+        let order = match (key(self), key(other)) {
+            (Some((budget, score)), Some((other_budget, other_score))) => budget
+                .cmp(&other_budget)
+                .then(score.total_cmp(&other_score)),
+            (one, other) => one.is_some().cmp(&other.is_some()),
+        };
+        order.then(other.number.cmp(&self.number))
+    }
 }
 
 /// What there is to do for a worker.
@@ -131,9 +172,22 @@ impl Study {
         self.rows.values()
     }
 
-    /// The trial with the highest main score that violates nothing; the first of equals.
+    /// The trial with the highest main score that violates nothing, among those of the largest
+    /// budget; the first of equals.
     pub fn best(&self) -> Option<&StudyRow> {
         best_row(self.rows.values())
+    }
+
+    /// The trials whose members are at work or may be tried again at a larger budget.
+    pub fn in_play(&self) -> impl Iterator<Item = &StudyRow> {
+        let is_in_play = |row: &&StudyRow| {
+            row.outcome.is_none()
+                || self
+                    .trials
+                    .get(&row.number)
+                    .is_some_and(|trial| self.searcher.may_ask_again(&trial.candidate))
+        };
+        self.rows.values().filter(is_in_play)
     }
 
     /// Claims up to `count` trials for this process: first those of dead workers, then new ones as
@@ -324,21 +378,9 @@ impl Study {
     fn note_asked(&mut self, trials: &[Trial], worker: u64) {
         self.is_dry = trials.is_empty();
         for trial in trials {
-            let LoggedTrial {
-                number,
-                subnet,
-                budget,
-            } = self.logged(trial);
-            let row = StudyRow {
-                number,
-                subnet,
-                budget,
-                worker,
-                outcome: None,
-                seconds: 0.0,
-            };
-            self.rows.insert(number, row);
-            self.trials.insert(number, trial.clone());
+            let row = StudyRow::new(self.logged(trial), worker);
+            self.rows.insert(trial.number, row);
+            self.trials.insert(trial.number, trial.clone());
         }
     }
 
@@ -347,6 +389,7 @@ impl Study {
             number: trial.number,
             subnet: self.searcher.space().trace_of(&trial.candidate).text(),
             budget: trial.budget,
+            rung: trial.rung,
         }
     }
 
@@ -424,17 +467,8 @@ impl StudyLog {
             match event {
                 Event::Header(found) => header = Some(found),
                 Event::Asked { by, trials, .. } => {
-                    rows.extend(trials.into_iter().map(|trial| {
-                        let row = StudyRow {
-                            number: trial.number,
-                            subnet: trial.subnet,
-                            budget: trial.budget,
-                            worker: by,
-                            outcome: None,
-                            seconds: 0.0,
-                        };
-                        (row.number, row)
-                    }));
+                    let each = trials.into_iter();
+                    rows.extend(each.map(|trial| (trial.number, StudyRow::new(trial, by))));
                 }
                 Event::Claimed { number, by } => {
                     rows.entry(number).and_modify(|row| row.worker = by);
@@ -463,14 +497,13 @@ impl StudyLog {
         })
     }
 
-    /// The trial with the highest main score that violates nothing; the first of equals.
+    /// As [`Study::best`].
     pub fn best(&self) -> Option<&StudyRow> {
         best_row(self.rows.iter())
     }
 }
 
 fn best_row<'r>(rows: impl Iterator<Item = &'r StudyRow>) -> Option<&'r StudyRow> {
-    let scored = rows.filter_map(|row| Some((row, row.outcome.as_ref()?.score()?)));
-    let best = scored.reduce(|best, other| if other.1 > best.1 { other } else { best });
-    best.map(|(row, _)| row)
+    let scored = rows.filter(|row| row.score().is_some());
+    scored.max_by(|one, other| one.by_merit(other))
 }

@@ -2,9 +2,9 @@
 
 use oncefit_search::{
     AdditiveModel, Evolution, EvolutionSettings, ExactSearch, ExhaustiveSearch, Features,
-    HalvingSettings, Landscape, Mcts, MctsSettings, Nsga2, Nsga2Settings, RandomKind, RandomSearch,
-    Region, RegularisedEvolution, RegularisedSettings, Removal, Screening, Searcher, Share, Smbo,
-    SmboSettings, Term, conformance,
+    HalvingSettings, HyperbandSettings, Landscape, Mcts, MctsSettings, Nsga2, Nsga2Settings,
+    RandomKind, RandomSearch, Region, RegularisedEvolution, RegularisedSettings, Removal,
+    Screening, Searcher, Share, Smbo, SmboSettings, Term, conformance,
 };
 use oncefit_space::Space;
 
@@ -93,7 +93,7 @@ fn screening_conforms() {
         Box::new(Screening::halving(whole(space), settings, seed).unwrap())
     });
     conformance::check(|seed, space| {
-        Box::new(Screening::hyperband(whole(space), 27, 3, seed).unwrap())
+        Box::new(Screening::hyperband(whole(space), HyperbandSettings::default(), seed).unwrap())
     });
 }
 

@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oncefit_search::{
-    Claim, Evaluate, Formula, Mcts, MctsSettings, Outcome, RandomKind, RandomSearch, Region,
-    RegularisedEvolution, RegularisedSettings, Screening, Searcher, Smbo, SmboSettings, Study,
-    StudyLog, StudyRow, Trial,
+    Claim, Evaluate, Formula, HalvingSettings, HyperbandSettings, Mcts, MctsSettings, Outcome,
+    RandomKind, RandomSearch, Region, RegularisedEvolution, RegularisedSettings, Screening,
+    Searcher, Smbo, SmboSettings, Study, StudyLog, StudyRow, Trial,
 };
 use oncefit_space::{Candidate, Space};
 
@@ -65,7 +65,7 @@ fn every_searcher_continues_bit_for_bit_from_any_byte_of_its_log() {
         },
         || {
             let region = Region::whole(&space()).unwrap();
-            Box::new(Screening::hyperband(region, 27, 3, 3).unwrap())
+            Box::new(Screening::hyperband(region, HyperbandSettings::default(), 3).unwrap())
         },
     ];
     for make in makes {
@@ -276,4 +276,59 @@ fn processes_share_a_study_and_nothing_is_lost_or_doubled() {
     assert_eq!(told.count(), 120);
     let workers: std::collections::HashSet<u64> = log.rows.iter().map(|row| row.worker).collect();
     assert!(workers.len() >= 2, "{workers:?}");
+}
+
+/// Scores that shrink with the budget, as scores on few images may.
+struct Optimistic;
+
+impl Evaluate for Optimistic {
+    fn evaluate(&mut self, trials: &[Trial]) -> Vec<Outcome> {
+        let each = trials.iter();
+        each.map(|trial| Outcome::of(score(&trial.candidate) - trial.budget.unwrap_or(0) as f64))
+            .collect()
+    }
+}
+
+#[test]
+fn a_screening_logs_its_rungs_and_its_best_has_the_largest_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let region = Region::whole(&space()).unwrap();
+    let settings = HalvingSettings {
+        candidates: 9,
+        budget: 1,
+        largest_budget: 9,
+        factor: 3,
+    };
+    assert_eq!(settings.bracket().unwrap(), [(9, 1), (3, 3), (1, 9)]);
+    let searcher = Box::new(Screening::halving(region, settings, 5).unwrap());
+    let mut study = open(folder.path(), searcher);
+    study.run(&mut Optimistic, 11, 2, &mut |_| {}).unwrap();
+    // Nine, then two of three: those that were told may go on, but for the two that lost.
+    let in_play: Vec<u64> = study.in_play().map(StudyRow::first).collect();
+    let mut firsts = in_play.clone();
+    firsts.sort_unstable();
+    firsts.dedup();
+    assert_eq!(firsts.len(), 3, "{in_play:?}");
+    study.run(&mut Optimistic, 100, 2, &mut |_| {}).unwrap();
+    assert_eq!(study.in_play().count(), 0);
+    let log = StudyLog::read(folder.path()).unwrap();
+    assert_eq!(log.rows.len(), 13);
+    assert_eq!(log.best(), study.best());
+    let best = log.best().unwrap();
+    assert_eq!((best.budget, best.number), (Some(9), 12));
+    let member = |number: u64| &log.rows[number as usize];
+    for row in &log.rows {
+        let rung = row.rung.unwrap();
+        let expected = [1, 3, 9][rung.round];
+        assert_eq!((row.budget, rung.bracket), (Some(expected), 0));
+        assert_eq!(member(row.first()).subnet, row.subnet);
+        assert_eq!(member(row.first()).rung.unwrap().round, 0);
+    }
+    let small = log.rows.iter().filter(|row| row.budget == Some(1));
+    assert!(
+        small
+            .map(|row| row.score())
+            .max_by(|one, other| one.partial_cmp(other).unwrap())
+            > Some(best.score())
+    );
 }

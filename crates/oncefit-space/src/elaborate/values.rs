@@ -131,9 +131,15 @@ impl<'t> Elaborator<'t> {
         if Activation::by_name(name).is_some() {
             return Ok(Expression::Constant(Value::Text(name.to_owned())));
         }
+        if self.in_settings && self.words.iter().any(|word| word == name) {
+            return Ok(Expression::Constant(Value::Text(name.to_owned())));
+        }
         let mut known: Vec<&str> = self.environment.iter().map(|(name, _)| *name).collect();
         known.extend(self.has_input.then_some("in"));
-        known.extend(Activation::ALL.map(|(name, _)| name));
+        match self.in_settings {
+            true => known.extend(self.words.iter().map(String::as_str)),
+            false => known.extend(Activation::ALL.map(|(name, _)| name)),
+        }
         let hint = suggestion(name, known.iter().copied());
         let message = format!(
             "`{name}` is not known here{hint}; known: {}",

@@ -10,6 +10,13 @@ use crate::value::Value;
 /// Operators in a row, as in `a + b + c`, that are followed.
 const LONGEST: usize = 32;
 
+/// Whether the language uses a word itself.
+pub(super) fn is_reserved(word: &str) -> bool {
+    KEYWORDS.contains(&word)
+        || Operator::ALL.iter().any(|(text, _)| *text == word)
+        || Function::ALL.iter().any(|(text, _)| *text == word)
+}
+
 impl Parser<'_> {
     pub(super) fn arguments(&mut self) -> Result<Vec<Written>> {
         let mut arguments = Vec::new();
@@ -238,16 +245,8 @@ impl Parser<'_> {
         }
         let at = self.offset();
         let word = self.word(what)?;
-        let is_reserved = KEYWORDS.contains(&word.as_str())
-            || Operator::ALL.iter().any(|(text, _)| *text == word)
-            || Function::ALL.iter().any(|(text, _)| *text == word);
-        match is_reserved {
-            false => Ok(word),
-            true => {
-                let message = format!("`{word}` is a word of the language, {what} cannot be that");
-                Err(self.source.error(at, message))
-            }
-        }
+        super::legal_name(&word, what).map_err(|message| self.source.error(at, message))?;
+        Ok(word)
     }
 
     pub(super) fn unexpected(&self, token: &Token, at: usize, expected: &str) -> SpaceError {

@@ -444,6 +444,16 @@ fn deep_architects_spaces_have_the_counts_of_the_brief() {
     assert_eq!(half.to_string(), "8780316282388761736410463107953304");
     assert_eq!(resnet.count().unwrap(), &half * (2u32 * &half + 1u32));
     assert_eq!(format!("{:.3}", resnet.log10_count().unwrap()), "68.188");
+    let tfref = read(
+        include_str!("../../spaces/deep-architect/tfref_convnet_ss0.space"),
+        "tfref_convnet_ss0",
+    );
+    assert_eq!(tfref.count().unwrap(), BigUint::from(2025u32));
+    let genetic = read(
+        include_str!("../../spaces/deep-architect/genetic.space"),
+        "genetic",
+    );
+    assert_eq!(genetic.count().unwrap(), BigUint::from(524_288u32));
     let bench = read(
         include_str!("../../spaces/deep-architect/nas_bench_macro.space"),
         "nas_bench_macro",
@@ -458,4 +468,129 @@ fn deep_architects_spaces_have_the_counts_of_the_brief() {
         .map(|member| member.graph().structure_id())
         .collect();
     assert_eq!(structures.len(), 3969);
+}
+
+/// Nodes of Genetic CNN's stages, worked out from the edges by themselves.
+#[test]
+fn edges_lead_to_the_networks_that_they_mean() {
+    let space = parse(include_str!("../../spaces/genetic-nano.space"));
+    let stages = 2u32 * 2u32.pow(3);
+    assert_eq!(space.count().unwrap(), BigUint::from(3 * stages * stages));
+    let largest = space.largest().unwrap();
+    let costs = (largest.graph().macs(), largest.graph().parameters());
+    assert_eq!(costs, (3_092_256, 10_594));
+    for edges in 0..8u32 {
+        let [edge12, edge13, edge23] = [0, 1, 2].map(|bit| edges >> bit & 1 == 1);
+        let text = format!(
+            "resolution=28:width=4,8:edge12={edge12},false:edge13={edge13},false:edge23={edge23},false"
+        );
+        let member = space.parse_subnet(&text).unwrap();
+        let graph = member.graph();
+        graph.validate().unwrap();
+        let has = |path: &str| graph.nodes.iter().any(|node| node.path == path);
+        let inputs_of = |path: &str| -> Vec<&str> {
+            let node = graph.nodes.iter().find(|node| node.path == path).unwrap();
+            let inputs = node.inputs.iter();
+            inputs
+                .map(|&input| graph.nodes[input].path.as_str())
+                .collect()
+        };
+        // Nodes with an edge are there, others are not; the second stage is one without nodes.
+        assert_eq!(has("stage1.node1.conv"), edge12 || edge13, "{edges}");
+        assert_eq!(has("stage1.node2.conv"), edge12 || edge23, "{edges}");
+        assert_eq!(has("stage1.node3.conv"), edge13 || edge23, "{edges}");
+        assert!(!has("stage2.node1.conv") && !has("stage2.node3.conv"));
+        if edge13 && edge23 {
+            assert_eq!(
+                inputs_of("stage1.add"),
+                ["stage1.node1.relu", "stage1.node2.relu"]
+            );
+            assert_eq!(inputs_of("stage1.node3.conv"), ["stage1.add"]);
+        } else if edge23 {
+            assert_eq!(inputs_of("stage1.node3.conv"), ["stage1.node2.relu"]);
+        }
+        let leaves_two = edge12 && edge13 && !edge23;
+        assert_eq!(
+            inputs_of("stage1.exit.conv"),
+            [match edges {
+                0 => "stage1.entry.relu",
+                0b001 => "stage1.node2.relu",
+                _ if leaves_two => "stage1.add_2",
+                _ => "stage1.node3.relu",
+            }],
+            "{edges}"
+        );
+    }
+}
+
+#[test]
+fn labels_are_read_where_they_are_known_and_nothing_ends_branches() {
+    for (body, expected) in [
+        (
+            "read stm",
+            "no node before this, in this block or around it, has the label `stm`; did you mean `stem`?",
+        ),
+        ("seq { inner: relu }\nread inner", "has the label `inner`"),
+        ("read later\nlater: relu", "has the label `later`"),
+        ("unit()", "has the label `stem`"),
+        ("again: read stem", "take no label"),
+        ("nothing", "last word of a branch of a `sum`"),
+        (
+            "sum { nothing; relu } { relu }",
+            "last word of a branch of a `sum`",
+        ),
+        (
+            "concat { nothing } { relu }",
+            "last word of a branch of a `sum`",
+        ),
+        (
+            "residual { optional o { nothing } }",
+            "last word of a branch of a `sum`",
+        ),
+    ] {
+        let text = format!(
+            "space s\ndefine unit() {{ read stem }}\ninput(8, 8, 1)\nstem: conv(4)\n{body}\nconv(2)\n"
+        );
+        let message = Space::parse(&text, "s.space").unwrap_err().to_string();
+        assert!(message.contains(expected), "{text}\n{message}");
+    }
+    // Labels hide those around them; a label that is used again is the last one.
+    let space = parse(
+        "space s\ninput(8, 8, 1)\nstem: conv(4)\nstem: conv(5)\nseq { stem: conv(6)\nrelu\nread stem\nconv(1) }\nread stem\nlinear(2)\n",
+    );
+    let graph = space.largest().unwrap().graph().clone();
+    let paths: Vec<&str> = graph.nodes.iter().map(|node| node.path.as_str()).collect();
+    assert_eq!(paths, ["input", "stem", "stem_2", "linear"]);
+    assert_eq!(graph.nodes[3].inputs, [2]);
+}
+
+#[test]
+fn decisions_of_one_name_are_narrowed_to_what_each_has() {
+    let space = parse(include_str!("../../spaces/genetic-nano.space"));
+    let width = |path: &str, space: &Space| -> Option<usize> {
+        let slot = space.decisions().iter().find(|slot| slot.path == path)?;
+        Some(slot.domain.values.len())
+    };
+    let narrow = space
+        .restrict("width", &[Value::Int(4), Value::Int(8), Value::Int(16)])
+        .unwrap();
+    assert_eq!(width("stage1.width", &narrow), Some(2));
+    let narrow = space
+        .restrict("width", &[Value::Int(4), Value::Int(8)])
+        .unwrap();
+    assert_eq!(width("stage1.width", &narrow), Some(2));
+    assert_eq!(width("stage2.width", &narrow), None);
+    let message = space
+        .restrict("width", &[Value::Int(4)])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("`stage2.width` has none of the values 4; its values: 8, 16"),
+        "{message}"
+    );
+    let message = space
+        .restrict("width", &[Value::Int(5)])
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("cannot be `5`"), "{message}");
 }

@@ -27,6 +27,9 @@ fn statement(depth: u32) -> BoxedStrategy<String> {
         "decide rate in log 0.001..=0.1 count 3\nrelu",
         "recursive(2)",
         "gate { global_average_pool; hard_sigmoid }",
+        "decide size in (1, 3, 5)\nconv(8, kernel = size)\nbatch_norm",
+        "before: seq { }\nconv(in, kernel = 3)\nsum { choice edge { off: nothing\non: read before } } { choice edge { off: nothing\non: relu } }",
+        "before: seq { }\nconv(7)\nrepeat n in (1, 2) { relu6 }\nread before\nif wide { relu }",
     ])
     .prop_map(str::to_owned);
     if depth == 0 {

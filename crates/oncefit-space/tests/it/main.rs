@@ -1,10 +1,12 @@
 //! Check values of the briefs, laws of random spaces, and what errors say.
 
+mod built;
 mod envelopes;
 mod families;
 mod language;
 mod laws;
 mod members;
+mod settings;
 
 use oncefit_space::{Choice, Space, Step, Subnet, Trace};
 

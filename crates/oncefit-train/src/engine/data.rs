@@ -1,6 +1,6 @@
 //! The images of a run.
 
-use oncefit_data::{Dataset, Normalisation};
+use oncefit_data::{Dataset, Normalisation, ValidationSplit};
 
 use crate::error::Result;
 use crate::recipe::Recipe;
@@ -25,10 +25,10 @@ impl RunData {
     /// If the data cannot be read, or is too small for the validation split.
     pub fn load(recipe: &Recipe) -> Result<Self> {
         let loaded = recipe.data_source()?.load()?;
-        let (train, validation) = loaded.train.hold_out(oncefit_data::ValidationSplit {
-            size: recipe.data.validation,
-            seed: recipe.data.validation_seed,
-        })?;
+        let seed = recipe.data.validation_seed;
+        let size = recipe.data.validation;
+        let (train, validation) = loaded.train.hold_out(ValidationSplit { size, seed })?;
+        let train = recipe.data.limited(train)?;
         let normalisation = Normalisation::of(&train)?;
         Ok(Self {
             train,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use oncefit_data::{Dataset, ValidationSplit};
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -56,6 +57,25 @@ pub struct DataRecipe {
     pub validation: usize,
     /// Seed of that split; apart from `seed`, so that runs share their validation images.
     pub validation_seed: u64,
+    /// Train on only so many of the other images, in equal parts per class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_limit: Option<usize>,
+}
+
+impl DataRecipe {
+    /// The images that are trained on, out of those that are not held out.
+    ///
+    /// # Errors
+    /// If `train_limit` is less than the number of classes.
+    pub fn limited(&self, train: Dataset) -> oncefit_data::Result<Dataset> {
+        let Some(size) = self.train_limit.filter(|size| *size < train.len()) else {
+            return Ok(train);
+        };
+        let seed = self.validation_seed;
+        let name = format!("{} ({size} images)", train.name());
+        let (_, limited) = train.hold_out(ValidationSplit { size, seed })?;
+        Ok(limited.renamed(name))
+    }
 }
 
 impl Default for DataRecipe {
@@ -72,6 +92,7 @@ impl Default for DataRecipe {
             test_fraction: None,
             validation: 1000,
             validation_seed: 2_147_483_647,
+            train_limit: None,
         }
     }
 }
@@ -338,6 +359,9 @@ pub struct TrainingRecipe {
     /// Parts into which they are cut to save memory; their gradients are averaged, and each has
     /// batch-norm statistics of its own.
     pub accumulation: usize,
+    /// Whether wide tensors inside blocks are made again in the backward pass instead of being kept:
+    /// less memory, a little more time, the same bits.
+    pub recompute: bool,
     /// Share of each label that is spread evenly over the classes.
     pub label_smoothing: f32,
     /// Training stops when the loss of a step's first network (of random networks the best one's)
@@ -350,6 +374,7 @@ impl Default for TrainingRecipe {
         Self {
             batch_size: 64,
             accumulation: 1,
+            recompute: false,
             label_smoothing: 0.1,
             divergence_factor: 4.0,
         }

@@ -5,6 +5,19 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use num_bigint::BigUint;
 
+const RANK: &str = "Examples:
+  oncefit space rank fm-nano largest
+  oncefit space rank own.space 'width=8:blocks=1,2:window=small,large,small'
+
+A number is exact however large; machines can share a space by ranges of numbers.";
+const UNRANK: &str = "Example: oncefit space unrank fm-nano 123456789";
+const DIFF: &str = "Examples:
+  oncefit space diff fm-nano cifar-nano
+  oncefit space diff fm-nano --subnet smallest --subnet largest";
+const DRAW: &str = "Examples:
+  oncefit space draw own.space --seed 3 --out net.svg
+  oncefit space draw fm-nano --subnet largest";
+
 #[derive(Debug, Subcommand)]
 pub enum SpaceCommand {
     /// Read a space, count it, and try members: duplicates, members that cannot be built
@@ -17,13 +30,17 @@ pub enum SpaceCommand {
     Sample(SpaceSampleArgs),
     /// List members in the order of their numbers
     Enumerate(SpaceEnumerateArgs),
-    /// Print the number of a member
+    /// Print the number of a member, from 0 in the order of `enumerate`
+    #[command(after_help = RANK)]
     Rank(SpaceRankArgs),
-    /// Print the member of a number
+    /// Print the member of a number: the inverse of `rank`
+    #[command(after_help = UNRANK)]
     Unrank(SpaceUnrankArgs),
-    /// Show where two spaces, or two members of one, differ
+    /// Show where two spaces, or two members of one, differ: decisions, costs, layers
+    #[command(after_help = DIFF)]
     Diff(SpaceDiffArgs),
-    /// Draw a member as SVG
+    /// Draw a member as an SVG picture, layer by layer
+    #[command(after_help = DRAW)]
     Draw(SpaceDrawArgs),
 }
 

@@ -4,15 +4,23 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+const COMPARE: &str = "Prints, for the seeds that all studies have, the mean of the best score after a quarter, half and all
+of the full evaluations, its standard deviation over seeds, and how many seeds are won and lost against
+the first study, with the p-value of a one-sided sign test. A screening's small budgets count as parts of
+a full evaluation.
+
+Example: oncefit study compare studies/random studies/surrogate --html compare.html";
+
 #[derive(Debug, Subcommand)]
 pub enum StudyCommand {
     /// Begin a study from its file, or join it from another terminal
     Run(StudyRunArgs),
     /// Go on with a study that was stopped or killed
     Resume(StudyResumeArgs),
-    /// Show a study: its state, its best members, its curves
+    /// Show a study: its state and its best members
     Show(StudyShowArgs),
-    /// Compare studies of one objective, seed by seed
+    /// Compare searchers: studies of one objective, seed by seed
+    #[command(after_help = COMPARE)]
     Compare(StudyCompareArgs),
 }
 
@@ -27,7 +35,7 @@ pub struct StudyRunArgs {
     /// Remove a study that is in the folder already
     #[arg(long)]
     pub overwrite: bool,
-    /// Seconds after which no trial is begun
+    /// Seconds after which no trial is begun; a training in work is saved and goes on later
     #[arg(long, value_name = "SECONDS")]
     pub time_limit: Option<f64>,
 }
@@ -37,7 +45,7 @@ pub struct StudyResumeArgs {
     /// Folder of the study
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
-    /// Seconds after which no trial is begun
+    /// Seconds after which no trial is begun; a training in work is saved and goes on later
     #[arg(long, value_name = "SECONDS")]
     pub time_limit: Option<f64>,
 }
@@ -60,7 +68,7 @@ pub struct StudyCompareArgs {
     /// Folders of studies, two or more; the others are compared with the first
     #[arg(required = true, num_args = 2.., value_name = "DIR")]
     pub folders: Vec<PathBuf>,
-    /// Also draw the curves
+    /// Also draw the curves of the best so far, on one page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }

@@ -2,14 +2,24 @@
 
 use oncefit_random::Draws;
 use oncefit_space::Subnet;
-use oncefit_train::Split;
+use oncefit_train::{Accuracy, Split};
+use serde::Serialize;
 
 use super::{print, print_json};
 use crate::cli::EvaluateArgs;
 use crate::error::Result;
 use crate::format::{count, percent, table};
-use crate::loaded::LoadedRun;
+use crate::loaded::{EvaluationRow, LoadedRun};
 use crate::progress::Progress;
+
+/// A row of the JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    row: EvaluationRow,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    int8: Option<&'a Accuracy>,
+}
 
 pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
@@ -36,8 +46,18 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
         progress.update(rows.len() as u64, String::new);
     }
     progress.finish();
+    let mut quantised = Vec::new();
+    if args.int8 {
+        for subnet in &subnets {
+            quantised.push(run.evaluate_quantised(subnet, split)?);
+        }
+    }
     if args.json {
-        print_json(&rows);
+        let rows = rows.into_iter().enumerate().map(|(index, row)| Shown {
+            row,
+            int8: quantised.get(index),
+        });
+        print_json(&rows.collect::<Vec<_>>());
         return Ok(());
     }
     if args.classes {
@@ -45,19 +65,24 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
             print_classes(&mut run, subnet, split)?;
         }
     }
-    let cells = rows.iter().map(|row| {
-        vec![
+    let mut header = vec!["subnet", &args.split, "loss", "MACs", "parameters"];
+    if args.int8 {
+        header.insert(2, "int8");
+    }
+    let cells = rows.iter().enumerate().map(|(index, row)| {
+        let mut cells = vec![
             row.subnet.clone(),
             percent(row.accuracy),
             format!("{:.4}", row.loss),
             count(row.macs),
             count(row.parameters),
-        ]
+        ];
+        if let Some(found) = quantised.get(index) {
+            cells.insert(2, percent(found.accuracy));
+        }
+        cells
     });
-    print(&table(
-        &["subnet", &args.split, "loss", "MACs", "parameters"],
-        cells,
-    ));
+    print(&table(&header, cells));
     let calibration = run.run.recipe().evaluation.calibration_images;
     print(&format!("each calibrated on {calibration} training images"));
     print(&run.origin()?);

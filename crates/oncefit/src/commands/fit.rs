@@ -53,6 +53,11 @@ pub fn fit(args: &FitArgs) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let outputs = outputs(args)?;
     let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
+    if run.chooses_on_test {
+        return Err(Error::Request(
+            "the stream was learnt without held-out images, and networks are not chosen on test images: learn it with `data.validation` above 0, or name a subnet to `oncefit export`".into(),
+        ));
+    }
     let fitted = match args.searcher {
         SearcherKind::Predictor | SearcherKind::Exhaustive | SearcherKind::Exact => {
             fit_predicted(args, &mut run, &targets, &outputs, &limits)?

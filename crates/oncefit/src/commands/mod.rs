@@ -16,6 +16,7 @@ mod show;
 mod space;
 mod stream;
 mod study;
+mod targets;
 mod train;
 
 use std::io::{ErrorKind, Write};
@@ -38,6 +39,7 @@ pub use show::show;
 pub use space::space;
 pub use stream::data_stream;
 pub use study::study;
+pub use targets::targets;
 pub use train::train;
 pub(crate) use train::train_run;
 

@@ -58,21 +58,28 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
         )));
     }
     let stop = stop::stop_flag()?;
+    // Quick findings do not take the place of others.
+    let folder = match args.quick {
+        true => args.out.join("quick"),
+        false => args.out.clone(),
+    };
+    let (full, quick) = paper.seeds;
     let request = Request {
         first_seed: FIRST_FRESH_SEED,
-        seeds: args.seeds.unwrap_or(if args.quick { 20 } else { 100 }),
+        seeds: args.seeds.unwrap_or(if args.quick { quick } else { full }),
         nas: args
             .nas
             .clone()
             .or_else(|| std::env::var_os(NAS_VARIABLE).map(PathBuf::from)),
-        folder: &args.out,
+        folder: &folder,
+        is_quick: args.quick,
         stop: &stop,
     };
     if request.seeds < 5 {
         return Err(Error::Request("--seeds must be at least 5".into()));
     }
     for claim in claims {
-        if let Some(found) = known(&args.out, claim.id)?
+        if let Some(found) = known(&folder, claim.id)?
             && found.seeds == (request.first_seed, request.seeds)
         {
             tell(&found, "kept from before");
@@ -82,7 +89,7 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
         let found = try_claim(paper, claim, &request, &command_line())?;
         tell(&found, &duration(found.seconds));
     }
-    print(&format!("numbers by seed: {}", args.out.display()));
+    print(&format!("numbers by seed: {}", folder.display()));
     Ok(())
 }
 
@@ -150,7 +157,8 @@ fn write_table(args: &ReproduceArgs) -> Result<()> {
     for row in rows(args, PAPERS.iter())? {
         text += &format!("| {} |\n", row.join(" | "));
     }
-    text += "\nAgain: `oncefit reproduce deep-architect --nas DIR`, with the folder that has `nas-bench-macro.json`.\n";
+    text += "\nAgain: `oncefit reproduce PAPER`; deep-architect needs `--nas DIR`, the folder that has `nas-bench-macro.json`,
+the others Fashion-MNIST (Debian's `dataset-fashion-mnist`).\n";
     let path = args.out.join("README.md");
     write_atomically(&path, text.as_bytes())?;
     print(&format!("table: {}", path.display()));

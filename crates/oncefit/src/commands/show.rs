@@ -105,6 +105,14 @@ fn show_subnet(subnet: &Subnet) -> Result<()> {
         &["layer (batch-norms left out)", "operation", "output"],
         rows,
     ));
+    let settings: Vec<String> = subnet
+        .settings()
+        .iter()
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    if !settings.is_empty() {
+        print(&format!("trained with {}", settings.join(", ")));
+    }
     print(&format!(
         "{}\n{} MACs ({}), {} parameters, {} peak activations",
         subnet.text(),

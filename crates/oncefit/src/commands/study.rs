@@ -1,11 +1,13 @@
 //! `oncefit study`: search as something that is kept, shared and resumed.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use oncefit_search::statistics::{Summary, curves, sign_test};
-use oncefit_search::{Outcome, StudyRow};
+use oncefit_search::{Outcome, Rung, StudyRow};
 use oncefit_train::write_atomically;
 use serde::Serialize;
 
@@ -18,9 +20,9 @@ use crate::error::{Error, Result};
 use crate::format::{duration, table};
 use crate::progress::Progress;
 use crate::stop;
-use crate::study::{Limits, StudyFolder, network_folder, run_seed};
+use crate::study::{Limits, StudyEvent, StudyFolder, network_folder, run_seed};
 use crate::study_recipe::StudyRecipe;
-use crate::study_report::{Curve, best_so_far, comparison_page, shown, study_page};
+use crate::study_report::{Curve, best_by_cost, best_so_far, comparison_page, shown, study_page};
 
 pub fn study(command: &StudyCommand) -> Result<()> {
     match command {
@@ -65,23 +67,40 @@ fn go_on(folder: &StudyFolder, seconds: Option<f64>) -> Result<()> {
     let recipe = &folder.recipe;
     let mut is_done = true;
     for &seed in &recipe.seeds {
-        let done = folder
-            .rows(seed)?
-            .iter()
-            .filter(|row| row.outcome.is_some())
-            .count();
-        let mut progress = Progress::new("trying", done as u64, recipe.trials as u64);
-        let finished = run_seed(folder, seed, &limits, &mut |done, best, told| {
-            if let Some(Outcome::Failed(reason)) = &told.outcome {
-                progress.say(&format!("trial {} failed: {reason}", told.number));
+        let rows = folder.rows(seed)?;
+        let done = rows.iter().filter(|row| row.outcome.is_some()).count() as u64;
+        let progress = Progress::new("trying", done, recipe.trials() as u64);
+        let told = |best: Option<&StudyRow>| match best.and_then(|row| Some((row, row.score()?))) {
+            None => "nothing yet".to_owned(),
+            Some((best, score)) => {
+                let score = shown(score, &recipe.objective.names[0]);
+                let budget = best.budget.map(|budget| format!(" at budget {budget}"));
+                format!("best {score}{}", budget.unwrap_or_default())
             }
-            let best = best.and_then(|row| row.outcome.as_ref()?.score());
-            progress.update(done as u64, || {
-                let best = best.map_or("nothing yet".into(), |best| format!("best {best:.5}"));
-                format!("seed {seed}, {best}")
-            });
+        };
+        // How many are done, and what the best is.
+        let best = rows.iter().max_by(|one, other| one.by_merit(other));
+        let state = RefCell::new((progress, done, told(best)));
+        let finished = run_seed(folder, seed, &limits, &|event| {
+            let (progress, known, found) = &mut *state.borrow_mut();
+            match event {
+                StudyEvent::Step { trial, step, steps } => progress.update(*known, || {
+                    format!("seed {seed}, {found}; trial {trial}: step {step} of {steps}")
+                }),
+                StudyEvent::Told {
+                    done,
+                    best,
+                    told: row,
+                } => {
+                    if let Some(Outcome::Failed(reason)) = &row.outcome {
+                        progress.say(&format!("trial {} failed: {reason}", row.number));
+                    }
+                    (*known, *found) = (done as u64, told(best));
+                    progress.update(*known, || format!("seed {seed}, {found}"));
+                }
+            }
         });
-        progress.finish();
+        state.into_inner().0.finish();
         is_done &= finished?;
         if !is_done {
             break;
@@ -118,6 +137,10 @@ fn show(args: &StudyShowArgs) -> Result<()> {
         seed: u64,
         number: u64,
         subnet: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        budget: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rung: Option<Rung>,
         outcome: Option<Outcome>,
         seconds: f64,
     }
@@ -127,6 +150,8 @@ fn show(args: &StudyShowArgs) -> Result<()> {
             seed,
             number: row.number,
             subnet: row.subnet,
+            budget: row.budget,
+            rung: row.rung,
             outcome: row.outcome,
             seconds: row.seconds,
         }));
@@ -153,10 +178,12 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
         let found = best_so_far(&rows).last().copied().flatten();
         states.push(vec![
             seed.to_string(),
-            format!("{told} of {}", recipe.trials),
+            format!("{told} of {}", recipe.trials()),
             failed.to_string(),
             (rows.len() - told).to_string(),
-            found.map_or("–".into(), |score| format!("{score:.5}")),
+            found.map_or("–".into(), |score| {
+                shown(score, &recipe.objective.names[0])
+            }),
             duration(seconds),
         ]);
         best.extend(rows.into_iter().map(|row| (seed, row)));
@@ -165,20 +192,25 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
         &["seed", "tried", "failed", "open", "best", "time of trials"],
         states,
     ));
-    best.retain(|(_, row)| score_of(row).is_some());
-    best.sort_by(|(_, one), (_, other)| {
-        let of = |row| score_of(row).unwrap_or(f64::NEG_INFINITY);
-        of(other)
-            .total_cmp(&of(one))
-            .then(one.number.cmp(&other.number))
-    });
+    best.retain(|(_, row)| row.score().is_some());
+    best.sort_by(|(_, one), (_, other)| other.by_merit(one));
+    // Of the rounds of a screening the last one of each member.
+    let mut shown_members = BTreeSet::new();
+    best.retain(|(seed, row)| shown_members.insert((*seed, row.first())));
     best.truncate(top);
+    if best.is_empty() {
+        print("no trial has a score yet");
+        return Ok(());
+    }
     let mut header = vec!["seed", "trial"];
+    let has_budgets = recipe.searcher.kind.has_budgets();
+    header.extend(has_budgets.then_some("budget"));
     let names = recipe.objective.names.iter();
     header.extend(names.map(|name| name.trim_start_matches('-')));
     header.push("subnet");
     let rows = best.iter().map(|(seed, row)| {
         let mut cells = vec![seed.to_string(), row.number.to_string()];
+        cells.extend(row.budget.map(|budget| budget.to_string()));
         let scores = row
             .outcome
             .as_ref()
@@ -191,7 +223,7 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
     });
     print(&table(&header, rows));
     if let Some((seed, row)) = best.first()
-        && let Some(run) = network_folder(folder, *seed, row.number)
+        && let Some(run) = network_folder(folder, *seed, row)
     {
         print(&format!(
             "the best is trained; as a file: oncefit export {} --subnet '{}' --out best.onnx",
@@ -200,10 +232,6 @@ fn tell(folder: &StudyFolder, top: usize) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn score_of(row: &StudyRow) -> Option<f64> {
-    row.outcome.as_ref()?.score()
 }
 
 fn compare(args: &StudyCompareArgs) -> Result<()> {
@@ -240,7 +268,7 @@ fn compare(args: &StudyCompareArgs) -> Result<()> {
     for folder in &folders {
         let mut each = Vec::new();
         for &seed in &seeds {
-            let best = best_so_far(&folder.rows(seed)?);
+            let best = best_by_cost(&folder.recipe, &folder.rows(seed)?)?;
             if best.last().copied().flatten().is_none() {
                 return Err(Error::Request(format!(
                     "{} has no score for seed {seed} yet",
@@ -281,15 +309,22 @@ fn compare(args: &StudyCompareArgs) -> Result<()> {
             "study",
             "a quarter",
             "half",
-            "all trials",
+            "all",
             "deviation",
             "wins, losses, ties",
         ],
         rows.collect::<Vec<_>>(),
     ));
     print(&format!(
-        "mean of the best so far over {} seed(s); wins over {} by seed, one-sided sign test",
+        "mean of the best so far over {} seed(s), after so many full evaluations{}; wins over {} by seed, one-sided sign test",
         seeds.len(),
+        match folders
+            .iter()
+            .any(|folder| folder.recipe.searcher.kind.has_budgets())
+        {
+            true => " or as much in smaller budgets",
+            false => "",
+        },
         first.path.display()
     ));
     if let Some(file) = &args.html {

@@ -38,16 +38,17 @@ pub fn train(args: &TrainArgs) -> Result<()> {
             source,
         })?);
     }
+    // Data, space and the settings that it decides are tried before a folder is made.
+    let data = RunData::load(&recipe)?;
+    let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
+    let recipe = recipe.resolve_settings(&space)?;
     if args.dry_run {
-        return dry_run(&recipe);
+        return dry_run(&recipe, &data);
     }
     let folder = args.out.clone().unwrap_or_else(|| default_folder(&recipe));
     if args.overwrite {
         Run::remove(&folder)?;
     }
-    // Data and space are tried before a folder is made.
-    let data = RunData::load(&recipe)?;
-    let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
     recipe.build_schedule(&space)?;
     recipe.initial_weights(&space)?;
     train_run(
@@ -110,15 +111,14 @@ pub(crate) fn train_run(run: &Run, progress: &mut TrainingProgress) -> Result<()
 }
 
 /// Says what a recipe would cost, from a few steps in a folder that is thrown away.
-fn dry_run(recipe: &Recipe) -> Result<()> {
+fn dry_run(recipe: &Recipe, data: &RunData) -> Result<()> {
     let folder = tempfile::tempdir().map_err(|source| Error::File {
         action: "create",
         path: std::env::temp_dir(),
         source,
     })?;
-    let data = RunData::load(recipe)?;
     let run = Run::create(&folder.path().join("run"), recipe)?;
-    let trainer = Trainer::new(&run, &data)?;
+    let trainer = Trainer::new(&run, data)?;
     let space = trainer.supernet().space.clone();
     let parameters = trainer.supernet().parameters.values();
     let estimate = trainer.estimate()?;

@@ -17,7 +17,7 @@ use oncefit_space::{Candidate, Space};
 use oncefit_train::{Recipe, Run, Split, write_atomically};
 use serde::{Deserialize, Serialize};
 
-use super::{Claim, Comparison, Paper, Request, Tried, Verdict};
+use super::{Claim, Comparison, Paper, Request, Tried, Verdict, all_of, fact};
 use crate::commands::train_run;
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
@@ -26,6 +26,7 @@ use crate::progress::{Progress, TrainingProgress};
 pub const PAPER: Paper = Paper {
     name: "deep-architect",
     claims: &CLAIMS,
+    seeds: (100, 20),
     run,
 };
 
@@ -416,18 +417,6 @@ fn on_own_table(request: &Request) -> Result<Tried> {
     })
 }
 
-/// A claim of several parts.
-fn all_of(verdicts: &[Verdict]) -> Verdict {
-    let is_reproduced = |verdict: &Verdict| *verdict == Verdict::Reproduced;
-    if verdicts.iter().all(is_reproduced) {
-        Verdict::Reproduced
-    } else if verdicts.contains(&Verdict::NotReproduced) {
-        Verdict::NotReproduced
-    } else {
-        Verdict::Inconclusive
-    }
-}
-
 /// Regret of the incumbent on landscapes, one for each seed.
 fn regret(name: &str, landscape: &Landscape, seed: u64) -> Result<f64> {
     let region = Region::whole(landscape.space())?;
@@ -579,11 +568,4 @@ fn speed(request: &Request) -> Result<Tried> {
             request.seeds
         )],
     })
-}
-
-fn fact(holds: bool) -> Verdict {
-    match holds {
-        true => Verdict::Fact,
-        false => Verdict::Violated,
-    }
 }

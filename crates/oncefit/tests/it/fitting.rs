@@ -109,6 +109,13 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
         said.contains("Ankle boot") && said.contains("accuracy"),
         "{said}"
     );
+    let said = succeed(path, &["evaluate", "runs/small", "--int8", "--json"]);
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+    for row in &rows {
+        let accuracies = (row["accuracy"].as_f64().unwrap(), &row["int8"]["accuracy"]);
+        let in_bytes = accuracies.1.as_f64().unwrap();
+        assert!((accuracies.0 - in_bytes).abs() < 0.1, "{said}");
+    }
     let said = succeed(path, &["evaluate", "runs/small", "--checkpoint", "best"]);
     assert!(said.contains("width=12"), "{said}");
     // Its weights start another training, with fewer steps; weights of another family do not.

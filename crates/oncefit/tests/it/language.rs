@@ -110,7 +110,7 @@ fn spaces_are_counted_sampled_numbered_and_compared() {
 /// Trained for a few steps, fitted, exported and checked in the engine.
 #[test]
 fn networks_of_space_files_are_trained_fitted_and_exported() {
-    for family in ["vgg-nano", "densenet-nano"] {
+    for family in ["vgg-nano", "densenet-nano", "genetic-nano"] {
         let folder = folder_with_recipe(&[("fm-nano", family), ("epochs = 6", "epochs = 1")]);
         let path = folder.path();
         succeed(path, &["train", "small.toml", "--out", "run"]);

@@ -15,6 +15,7 @@ mod learning;
 mod reproducing;
 mod requests;
 mod studies;
+mod targets;
 mod training;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oncefit");

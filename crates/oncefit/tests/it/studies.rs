@@ -317,3 +317,224 @@ fn bad_studies_are_answered_clearly() {
     let said = fail(path, &words("study resume studies/x"), 1);
     assert!(said.contains("line 1 of its log is no event"), "{said}");
 }
+
+/// A space of networks and of how they are trained.
+const SETTINGS: &str = "space settings(channels = 1, classes = 10)
+settings {
+  optimiser = unordered (sgd, adam)
+  learning_rate = if optimiser == sgd then 0.1 else 0.003
+  batch_size = (20, 40)
+}
+input(28, 28, channels)
+decide width in (2, 4)
+choice window {
+  small: conv(width, kernel = 3, stride = 2)
+  large: conv(width, kernel = 5, stride = 2)
+}
+batch_norm
+relu
+global_average_pool
+linear(classes)
+";
+
+const SMALL_TRAINING: &str = "
+[data]
+source = \"embedded\"
+validation = 7000
+[space]
+file = \"settings.space\"
+[schedule]
+kind = \"plain\"
+epochs = 4
+subnet = \"optimiser=adam:batch_size=40:width=2:window=small\"
+[evaluation]
+calibration_images = 100
+[checkpoint]
+every_steps = 5
+";
+
+const SCREENING: &str = "
+[searcher]
+kind = \"successive-halving\"
+settings = { factor = 2 }
+[objective]
+kind = \"train\"
+recipe = \"train.toml\"
+";
+
+fn training_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("settings.space", SETTINGS),
+        ("train.toml", SMALL_TRAINING),
+        ("screening.toml", SCREENING),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+/// What was told, by trial.
+fn told(path: &Path, study: &str) -> std::collections::BTreeMap<u64, String> {
+    let lines = log(path, study).into_iter();
+    let events = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
+    events
+        .filter_map(|event| {
+            let told = event.get("told")?;
+            Some((told["number"].as_u64()?, told["outcome"].to_string()))
+        })
+        .collect()
+}
+
+#[test]
+fn training_settings_of_a_member_are_trained_and_shown() {
+    let folder = training_folder();
+    let path = folder.path();
+    assert!(succeed(path, &words("space count settings.space")).starts_with("16 members"));
+    succeed(path, &words("train train.toml --out run"));
+    let recipe = fs::read_to_string(path.join("run/recipe.toml")).unwrap();
+    for key in [
+        "kind = \"adam\"",
+        "learning_rate = 0.003",
+        "batch_size = 40",
+    ] {
+        assert!(recipe.contains(key), "{key}: {recipe}");
+    }
+    succeed(path, &words("train run --resume"));
+    let said = succeed(path, &words("space show settings.space --subnet largest"));
+    assert!(said.contains("trained with optimiser"), "{said}");
+    // A supernet's members are trained together.
+    let shared = SMALL_TRAINING.replace("kind = \"plain\"", "kind = \"sandwich\"");
+    fs::write(path.join("shared.toml"), shared).unwrap();
+    let said = fail(path, &words("train shared.toml"), 1);
+    assert!(said.contains("space.fix.optimiser"), "{said}");
+    // Settings that a training does not know, before anything is tried.
+    let unknown = SETTINGS.replace("batch_size", "batch_sise");
+    fs::write(path.join("settings.space"), unknown).unwrap();
+    let said = fail(path, &words("study run screening.toml"), 1);
+    assert!(
+        said.contains("did you mean `batch_size`") && said.contains("legal settings"),
+        "{said}"
+    );
+    assert!(!path.join("studies").exists());
+}
+
+#[test]
+fn a_screening_that_is_killed_ends_with_the_same_bits() {
+    let folder = training_folder();
+    let path = folder.path();
+    succeed(path, &words("study run screening.toml"));
+    let whole = told(path, "screening");
+    // 4 members for one epoch, 2 for two, 1 for four.
+    assert_eq!(whole.len(), 7);
+    let weights = |study: &str| -> Vec<u8> {
+        let networks = path.join(format!("studies/{study}/seed-0/networks"));
+        let kept: Vec<PathBuf> = fs::read_dir(networks)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(kept.len(), 1, "only the winner is kept: {kept:?}");
+        let mut files: Vec<PathBuf> = fs::read_dir(kept[0].join("checkpoints"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|file| file.to_string_lossy().contains("step-"))
+            .collect();
+        files.sort();
+        fs::read(files.last().unwrap()).unwrap()
+    };
+    let mut kills = 0;
+    loop {
+        let mut process = Command::new(PROGRAM)
+            .args(words("study run screening.toml --out studies/killed"))
+            .current_dir(path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(250 + 50 * kills));
+        let status = process.try_wait().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        kills += 1;
+        if status.is_some() {
+            break;
+        }
+        assert!(kills < 100, "it never ends");
+    }
+    assert!(kills > 1, "it was killed at work");
+    assert_eq!(told(path, "killed"), whole);
+    assert_eq!(weights("killed"), weights("screening"));
+    // The winner is the one of the largest budget, and goes into a file.
+    let said = succeed(path, &words("study show studies/screening"));
+    let best: Vec<&str> = said
+        .lines()
+        .filter(|line| line.trim().starts_with("0 ") && line.contains("width="))
+        .collect();
+    assert_eq!(best.len(), 4, "each member once: {said}");
+    assert_eq!(best[0].split_whitespace().nth(2), Some("4"), "{said}");
+    let report = fs::read_to_string(path.join("studies/screening/report.html")).unwrap();
+    assert!(report.contains("Rounds") && report.contains("Seed 0, trial"));
+}
+
+#[test]
+fn screenings_of_runs_and_programs_have_budgets() {
+    let folder = training_folder();
+    let path = folder.path();
+    fs::write(
+        path.join("small.toml"),
+        RECIPE.replace("epochs = 6", "epochs = 1"),
+    )
+    .unwrap();
+    succeed(path, &words("train small.toml --out run"));
+    let study = "[searcher]\nkind = \"hyperband\"\nsettings = { smallest_budget = 11, largest_budget = 900, factor = 9 }\n\
+                 [objective]\nkind = \"run\"\nrun = \"run\"\nat_once = 3\n";
+    fs::write(path.join("images.toml"), study).unwrap();
+    succeed(path, &words("study run images.toml"));
+    let lines = log(path, "images").join("\n");
+    // Three brackets: from 11, 100 and 900 images.
+    for budget in [11, 100, 900] {
+        assert!(lines.contains(&format!("\"budget\":{budget},")), "{lines}");
+    }
+    succeed(path, &words("study compare studies/images studies/images"));
+    fs::write(
+        path.join("few.toml"),
+        study.replace("smallest_budget = 11", "smallest_budget = 1"),
+    )
+    .unwrap();
+    let said = fail(path, &words("study run few.toml"), 2);
+    assert!(
+        said.contains("at least one of each of the 10 classes"),
+        "{said}"
+    );
+
+    let program = "[space]\nfile = \"settings.space\"\n[searcher]\nkind = \"successive-halving\"\n\
+                   settings = { candidates = 4, budget = 1, largest_budget = 4, factor = 2 }\n\
+                   [objective]\nkind = \"command\"\nprogram = \"sh\"\n\
+                   arguments = [\"-c\", \"tee -a requests | sed 's/.*\\\"budget\\\":\\\\([0-9]*\\\\).*/{\\\"score\\\": \\\\1}/'\"]\n";
+    fs::write(path.join("program.toml"), program).unwrap();
+    succeed(path, &words("study run program.toml"));
+    let requests = fs::read_to_string(path.join("requests")).unwrap();
+    let requests: Vec<serde_json::Value> = requests
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(requests.len(), 7);
+    assert_eq!(requests[6]["budget"], 4);
+    let first = requests[6]["rung"]["first"].as_u64().unwrap();
+    assert_eq!(requests[first as usize]["subnet"], requests[6]["subnet"]);
+    assert!(requests[0]["settings"]["learning_rate"].is_f64());
+    for (from, to, message) in [
+        (", largest_budget = 4", "", "needs `largest_budget`"),
+        ("factor = 2", "factor = 1", "a factor of at least 2"),
+        ("factor = 2", "factr = 2", "legal keys"),
+        (
+            "kind = \"command\"",
+            "kind = \"table\"",
+            "a table has no budgets",
+        ),
+    ] {
+        fs::write(path.join("bad.toml"), program.replace(from, to)).unwrap();
+        let said = text(&oncefit(path, &words("study run bad.toml --overwrite")));
+        assert!(said.contains(message), "{to}: {said}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Arms of experiments in continual learning: recipes that are run seed by seed, each result kept in a
+//! file as soon as it is there.
+
+use oncefit_continual::{
+    Experiment, Learner, LearnerSettings, LearningRecipe, Method, Metrics, Stream,
+};
+use oncefit_nn::Parameters;
+use oncefit_random::{Draws, fnv1a64};
+use oncefit_train::write_atomically;
+use serde::{Deserialize, Serialize};
+
+use super::Request;
+use crate::error::{Error, Result};
+use crate::format::{duration, percent};
+
+/// A recipe under a name; its seed is set run by run.
+#[derive(Clone, Debug)]
+pub(super) struct Arm {
+    pub name: String,
+    /// TOML.
+    pub recipe: String,
+}
+
+/// What one run gave.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Measured {
+    pub class_incremental: Metrics,
+    pub task_incremental: Metrics,
+    pub train_macs: u64,
+    /// Of a network that is no supernet.
+    pub flatness: Option<Flatness>,
+    /// Of a supernet: name, text and metrics of its watched subnets.
+    pub subnets: Vec<(String, String, Metrics)>,
+}
+
+/// How flat the loss on test images of all tasks is around the final weights.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Flatness {
+    /// ‖∇L‖²
+    pub squared_gradient: f64,
+    /// Mean rise of the loss when each tensor is moved by 1 % of its norm in a random direction.
+    pub rise: f64,
+}
+
+/// Images of a task, and random directions, for [`Flatness`].
+const IMAGES: usize = 100;
+const DIRECTIONS: u64 = 10;
+
+/// The results of an arm, seed by seed.
+pub(super) fn measure(
+    request: &Request,
+    arm: &Arm,
+    seeds: impl Iterator<Item = u64>,
+) -> Result<Vec<Measured>> {
+    seeds.map(|seed| one(request, arm, seed)).collect()
+}
+
+fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
+    let hash = fnv1a64(arm.recipe.as_bytes());
+    let folder = request.folder.join("arms");
+    let path = folder.join(format!("{}-{hash:016x}-{seed}.json", arm.name));
+    let kept = std::fs::read_to_string(&path).ok();
+    if let Some(found) = kept.and_then(|text| serde_json::from_str(&text).ok()) {
+        return Ok(found);
+    }
+    request.check()?;
+    let mut recipe = LearningRecipe::parse(&arm.recipe, &arm.name)?;
+    recipe.seed = seed;
+    let data = recipe.load_data()?;
+    let mut experiment = Experiment::new(recipe.build_stream(&data)?, recipe.build_learner(&data)?);
+    let stop = request.stop;
+    experiment.run(&mut |_| !stop.load(std::sync::atomic::Ordering::Relaxed))?;
+    request.check()?;
+    let Experiment {
+        stream,
+        learner,
+        finished,
+        ..
+    } = &experiment;
+    let subnets = finished.subnets.iter().map(|subnet| {
+        let metrics = subnet.class_incremental.metrics()?;
+        Ok((subnet.name.clone(), subnet.subnet.clone(), metrics))
+    });
+    let found = Measured {
+        class_incremental: finished.class_incremental.metrics()?,
+        task_incremental: finished.task_incremental.metrics()?,
+        train_macs: learner.train_macs(),
+        flatness: match learner.watched() {
+            [] => Some(flatness(learner, stream, seed)?),
+            _ => None,
+        },
+        subnets: subnets.collect::<Result<_>>()?,
+    };
+    eprintln!(
+        "{} seed {seed}: {} in {}",
+        arm.name,
+        percent(found.class_incremental.final_average_accuracy),
+        duration(finished.seconds)
+    );
+    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
+        action: "create",
+        path: folder.clone(),
+        source,
+    })?;
+    let text = serde_json::to_string(&found).expect("numbers and words");
+    write_atomically(&path, text.as_bytes())?;
+    Ok(found)
+}
+
+fn flatness(learner: &Learner, stream: &Stream, seed: u64) -> Result<Flatness> {
+    let mut examples = oncefit_continual::Examples::default();
+    for task in stream.tasks() {
+        let some = &task.test[..task.test.len().min(IMAGES)];
+        let found = stream.test_examples(task.index, some);
+        examples.images.extend(found.images);
+        examples.labels.extend(found.labels);
+    }
+    // One step of plain descent at rate 1 tells the loss, and by its way the gradient.
+    let step = |weights: Parameters| -> Result<(f64, Parameters)> {
+        let settings = LearnerSettings {
+            learning_rate: 1.0,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            augmentation: None,
+            ..learner.settings().clone()
+        };
+        let space = learner.space();
+        let mut probe = Learner::with_weights(space, weights, Method::fine_tune(), settings)?;
+        let loss = probe.step(&examples)?.loss;
+        Ok((loss, probe.parameters().clone()))
+    };
+    let weights = learner.parameters();
+    let (loss, moved) = step(weights.clone())?;
+    let ways = weights.iter().zip(moved.iter());
+    let squares = ways.flat_map(|(old, new)| {
+        let pairs = old.data.iter().zip(&new.data);
+        pairs.map(|(old, new)| f64::from(old - new).powi(2))
+    });
+    let squared_gradient = squares.sum();
+    let mut rise = 0.0;
+    for direction in 0..DIRECTIONS {
+        let mut disturbed = weights.clone();
+        for (position, tensor) in disturbed.iter_mut().enumerate() {
+            let index = direction << 32 | position as u64;
+            let mut draws = Draws::new(seed, "flatness", 0, index);
+            let normals: Vec<f64> = tensor.data.iter().map(|_| draws.normal()).collect();
+            let norm = |values: &mut dyn Iterator<Item = f64>| -> f64 {
+                values.map(|value| value * value).sum::<f64>().sqrt()
+            };
+            let size = norm(&mut tensor.data.iter().map(|value| f64::from(*value)));
+            let length = norm(&mut normals.iter().copied()).max(f64::MIN_POSITIVE);
+            let values = tensor.data.iter_mut().zip(normals);
+            values.for_each(|(value, normal)| *value += (0.01 * size * normal / length) as f32);
+        }
+        rise += step(disturbed)?.0 - loss;
+    }
+    Ok(Flatness {
+        squared_gradient,
+        rise: rise / DIRECTIONS as f64,
+    })
+}
+
+/// Where the images of a stream come from: all of Fashion-MNIST, or with `--quick` the embedded tenth.
+pub(super) fn data(request: &Request) -> &'static str {
+    match request.is_quick {
+        true => "[data]\nsource = \"embedded\"\n",
+        false => "[data]\nsource = \"fashion-mnist\"\n",
+    }
+}

@@ -1,0 +1,208 @@
+//! Refresh learning ("A Unified and General Framework for Continual Learning", ICLR 2024) on
+//! Split-Fashion-MNIST with mammoth's small network (brief `unified-continual` §6). What holds exactly, U6
+//! to U8, is a test of `oncefit-continual`.
+
+use super::arms::{Arm, Flatness, Measured, data, measure};
+use super::{Claim, Comparison, Paper, Request, Tried, Verdict};
+use crate::error::Result;
+
+pub const PAPER: Paper = Paper {
+    name: "refresh",
+    claims: &CLAIMS,
+    run,
+    seeds: (10, 10),
+};
+
+const CLAIMS: [Claim; 6] = [
+    Claim {
+        id: "refresh.R1",
+        claim: "refresh learning does not hurt its host",
+        setting: "final accuracy (oEWC: task-incremental) of der++, er, online-ewc with refresh, plus 1 point, against without; released form, its constants",
+    },
+    Claim {
+        id: "refresh.R2",
+        claim: "refresh learning helps",
+        setting: "der++, displacement of 1e-5, 1e-4 or 1e-3 chosen on seeds 0 to 2; final accuracy",
+    },
+    Claim {
+        id: "refresh.R3",
+        claim: "refresh learning ends in a flatter minimum",
+        setting: "der++ as in R2, test images of all tasks: rise of the loss under a random change of 1 %, squared gradient; without less with refresh",
+    },
+    Claim {
+        id: "refresh.R4",
+        claim: "the effect is not that of the released code's weight decay",
+        setting: "der++ with refresh as in R2 against der++ with weight decay 1e-4",
+    },
+    Claim {
+        id: "refresh.R5",
+        claim: "the direction of unlearning matters",
+        setting: "der++ with refresh as in R2 against moves of the same length in a random direction",
+    },
+    Claim {
+        id: "refresh.R6",
+        claim: "replay beats regularisation by 30 points",
+        setting: "worst of er, der, der++ less 30 points against best of fine-tune, online-ewc, si, lwf; final accuracy",
+    },
+];
+
+fn arm(request: &Request, name: &str, method: &str, sections: &str) -> Arm {
+    // The preset's penalty of 90 diverges with some seeds; 10 is the authors' for CIFAR.
+    let options = match method {
+        "online-ewc" => "convention = \"mammoth\"\nbeta = 10.0\n",
+        _ => "",
+    };
+    let data = data(request);
+    Arm {
+        name: name.into(),
+        recipe: format!("{data}[method]\nname = \"{method}\"\n{options}{sections}"),
+    }
+}
+
+fn accuracy(found: &[Measured]) -> Vec<f64> {
+    let metrics = found.iter().map(|one| one.class_incremental);
+    metrics.map(|found| found.final_average_accuracy).collect()
+}
+
+fn of_tasks(found: &[Measured]) -> Vec<f64> {
+    let metrics = found.iter().map(|one| one.task_incremental);
+    metrics.map(|found| found.final_average_accuracy).collect()
+}
+
+fn refreshed(displacement: f64) -> String {
+    format!("[refresh]\nmode = \"repo\"\ndisplacement = {displacement:e}\n")
+}
+
+/// The displacement with the best mean accuracy on seeds that no claim uses.
+fn tuned(request: &Request) -> Result<f64> {
+    let mut best = (f64::NEG_INFINITY, 0.0);
+    for displacement in [1e-5, 1e-4, 1e-3] {
+        let name = format!("der++-refresh-{displacement:e}");
+        let arm = arm(request, &name, "der++", &refreshed(displacement));
+        let found = accuracy(&measure(request, &arm, 0..3)?);
+        let mean = found.iter().sum::<f64>() / found.len() as f64;
+        if mean > best.0 {
+            best = (mean, displacement);
+        }
+    }
+    Ok(best.1)
+}
+
+/// The least favourable of several verdicts.
+fn worst(verdicts: &[Verdict]) -> Verdict {
+    let order = [Verdict::NotReproduced, Verdict::Inconclusive];
+    let found = order.into_iter().find(|one| verdicts.contains(one));
+    found.unwrap_or(Verdict::Reproduced)
+}
+
+fn tried(found: Vec<(Comparison, Verdict)>, notes: Vec<String>) -> Tried {
+    let (comparisons, verdicts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    Tried {
+        verdict: worst(&verdicts),
+        comparisons,
+        notes,
+    }
+}
+
+fn run(id: &str, request: &Request) -> Result<Tried> {
+    let of = |name: &str, method: &str, sections: &str| {
+        measure(
+            request,
+            &arm(request, name, method, sections),
+            request.seeds(),
+        )
+    };
+    match id {
+        "refresh.R1" => {
+            let mut found = Vec::new();
+            for host in ["der++", "er", "online-ewc"] {
+                let value = match host {
+                    "online-ewc" => of_tasks,
+                    _ => accuracy,
+                };
+                let with = of(&format!("{host}-refresh-1e-5"), host, &refreshed(1e-5))?;
+                let with = value(&with).iter().map(|value| value + 0.01).collect();
+                let without = value(&of(host, host, "")?);
+                let what = format!("{host}: with + 1 point − without");
+                found.push(Comparison::new(&what, with, without)?);
+            }
+            Ok(tried(found, Vec::new()))
+        }
+        "refresh.R6" => {
+            let group = |names: &[&str], pick: fn(f64, f64) -> f64| -> Result<Vec<f64>> {
+                let mut picked: Option<Vec<f64>> = None;
+                for name in names {
+                    let found = accuracy(&of(name, name, "")?);
+                    picked = Some(match picked {
+                        None => found,
+                        Some(before) => {
+                            let pairs = before.into_iter().zip(found);
+                            pairs.map(|(one, other)| pick(one, other)).collect()
+                        }
+                    });
+                }
+                Ok(picked.unwrap_or_default())
+            };
+            let replay = group(&["er", "der", "der++"], f64::min)?;
+            let others = group(&["fine-tune", "online-ewc", "si", "lwf"], f64::max)?;
+            let replay = replay.iter().map(|value| value - 0.3).collect();
+            let what = "worst replay − 30 points − best of the others";
+            Ok(tried(
+                vec![Comparison::new(what, replay, others)?],
+                Vec::new(),
+            ))
+        }
+        _ => {
+            let displacement = tuned(request)?;
+            let name = format!("der++-refresh-{displacement:e}");
+            let with = of(&name, "der++", &refreshed(displacement))?;
+            let mut notes = vec![format!(
+                "displacement {displacement:e}, chosen on seeds 0 to 2"
+            )];
+            let found = match id {
+                "refresh.R3" => {
+                    let without = of("der++", "der++", "")?;
+                    let of_all = |found: &[Measured], value: fn(&Flatness) -> f64| {
+                        let all = found.iter().filter_map(|one| one.flatness.as_ref());
+                        all.map(value).collect::<Vec<f64>>()
+                    };
+                    let mut both = Vec::new();
+                    for (what, value) in [
+                        (
+                            "rise of the loss",
+                            (|flat| flat.rise) as fn(&Flatness) -> f64,
+                        ),
+                        ("squared gradient", |flat| flat.squared_gradient),
+                    ] {
+                        let (one, other) = (of_all(&without, value), of_all(&with, value));
+                        let what = format!("{what}: without − with");
+                        both.push(Comparison::new(&what, one, other)?);
+                    }
+                    both
+                }
+                "refresh.R4" => {
+                    let sections = "[optimiser]\nweight_decay = 1e-4\n";
+                    let decay = accuracy(&of("der++-decay", "der++", sections)?);
+                    let what = "refresh − weight decay 1e-4";
+                    vec![Comparison::new(what, accuracy(&with), decay)?]
+                }
+                "refresh.R5" => {
+                    let sections = format!("{}direction = \"random\"\n", refreshed(displacement));
+                    let name = format!("der++-random-{displacement:e}");
+                    let random = accuracy(&of(&name, "der++", &sections)?);
+                    let what = "up the gradient − in a random direction";
+                    vec![Comparison::new(what, accuracy(&with), random)?]
+                }
+                _ => {
+                    let without = accuracy(&of("der++", "der++", "")?);
+                    let with = accuracy(&with);
+                    let pairs = with.iter().zip(&without);
+                    let better = pairs.filter(|(with, without)| with > without).count();
+                    notes.push(format!("better with {better} of {} seeds", with.len()));
+                    vec![Comparison::new("with − without", with, without)?]
+                }
+            };
+            Ok(tried(found, notes))
+        }
+    }
+}
