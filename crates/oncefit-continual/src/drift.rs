@@ -135,7 +135,8 @@ mod tests {
     fn directions_and_drift_by_hand() {
         let first = Directions::of(&along(&[3, 1, 4], 6), 6, 2);
         for (row, axis) in first.rows.iter().zip([3, 1]) {
-            assert!((row[axis].abs() - 1.0).abs() < 1e-9, "{row:?}");
+            // Single directions are found less exactly than the space that they span.
+            assert!((row[axis].abs() - 1.0).abs() < 1e-7, "{row:?}");
         }
         let drift = |axes: &[usize]| first.drift_to(&Directions::of(&along(axes, 6), 6, 2));
         assert!(drift(&[1, 3, 0]) < 1e-9);

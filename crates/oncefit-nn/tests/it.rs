@@ -280,11 +280,14 @@ fn check_gradients(supernet: &Supernet, subnet: &Subnet, data: &[f32], mode: Mod
             }
             pass_in(&moved, subnet, data, mode).0
         };
-        let step = 1e-4;
-        let found = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+        // A kink of an activation between the two points spoils a large step, rounding a small one; a
+        // wrong gradient is wrong for all.
+        let found =
+            [1e-4, 4e-4, 2e-5].map(|step| (moved(step) - moved(-step)) / (2.0 * f64::from(step)));
+        let is_close = |found: &f64| (found - norm).abs() < 0.03 * norm + 2e-4 * total;
         assert!(
-            (found - norm).abs() < 0.03 * norm + 2e-4 * total,
-            "{} of {}: {found} instead of {norm}",
+            found.iter().any(is_close),
+            "{} of {}: {found:?} instead of {norm}",
             parameter.name,
             subnet.text()
         );

@@ -110,7 +110,8 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
         "{said}"
     );
     let said = succeed(path, &["evaluate", "runs/small", "--int8", "--json"]);
-    let rows: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+    let json = &said[said.find('[').unwrap()..=said.rfind(']').unwrap()];
+    let rows: Vec<serde_json::Value> = serde_json::from_str(json).unwrap();
     for row in &rows {
         let accuracies = (row["accuracy"].as_f64().unwrap(), &row["int8"]["accuracy"]);
         let in_bytes = accuracies.1.as_f64().unwrap();

@@ -236,7 +236,7 @@ fn illegal_recipes_are_answered_with_what_is_legal() {
             vec!["one of fine-tune", "der++"],
         ),
         (
-            ("name = \"der++\"", "name = \"bic\""),
+            ("name = \"der++\"", "name = \"mir\""),
             1,
             vec!["not available"],
         ),

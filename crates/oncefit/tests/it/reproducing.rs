@@ -42,7 +42,7 @@ fn bad_requests_of_reproduction_are_answered_clearly() {
     let path = folder.path();
     for (command, message) in [
         ("reproduce", "deep-architect"),
-        ("reproduce bees", "none of: deep-architect"),
+        ("reproduce bees", "none of: ofa, deps, deep-architect"),
         ("reproduce deep-architect --claim P99", "deep-architect.P1"),
         ("reproduce deep-architect --seeds 2", "at least 5"),
         (
