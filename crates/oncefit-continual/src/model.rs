@@ -213,6 +213,26 @@ impl Model {
         Ok(())
     }
 
+    /// Whether [`Model::backward_of_each`] exists for this network.
+    pub(crate) fn separates_images(&self) -> bool {
+        self.head.is_none() && self.plan.separates_images()
+    }
+
+    /// Adds the sum over images of `f` of each image's gradients, given those of the logits
+    /// ([`Executor::backward_of_each`]).
+    pub(crate) fn backward_of_each(
+        &self,
+        executor: &mut Executor,
+        parameters: &Parameters,
+        output: Output,
+        of_logits: &[f32],
+        f: fn(f32) -> f32,
+        sums: &mut Gradients,
+    ) -> Result<()> {
+        executor.backward_of_each(&self.plan, parameters, output.tape, of_logits, f, sums)?;
+        Ok(())
+    }
+
     /// The plan that gives logits, or with `of_features` the encoder's.
     fn part(&self, of_features: bool) -> &Plan {
         match of_features {

@@ -45,6 +45,44 @@ impl Executor {
         output_gradient: &[f32],
         gradients: &mut Gradients,
     ) -> Result<()> {
+        self.backward_as(plan, parameters, tape, output_gradient, None, gradients)
+    }
+
+    /// Adds `Σ_images f(gradient of the image)` to `sums`, given `d loss / d output` (`count × features`),
+    /// and recycles the tape. `f` must be multiplicative, `f(ab) = f(a)·f(b)`, as squares and
+    /// magnitudes are: the gradient of one image is the outer product of a layer's input and its
+    /// output's gradient, so the sum over images is one matrix product.
+    ///
+    /// # Errors
+    /// As [`Executor::backward`], and if not [`Plan::separates_images`].
+    pub fn backward_of_each(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        tape: Tape,
+        output_gradient: &[f32],
+        f: fn(f32) -> f32,
+        sums: &mut Gradients,
+    ) -> Result<()> {
+        if !plan.separates_images() {
+            return Err(NnError::Unsupported {
+                path: "gradients of each image".into(),
+                reason: "only networks of linear layers and activations have them in one pass"
+                    .into(),
+            });
+        }
+        self.backward_as(plan, parameters, tape, output_gradient, Some(f), sums)
+    }
+
+    fn backward_as(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        tape: Tape,
+        output_gradient: &[f32],
+        of_each: Option<fn(f32) -> f32>,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
         if !tape.is_training {
             return Err(NnError::Unsupported {
                 path: "backward".into(),
@@ -69,6 +107,7 @@ impl Executor {
                 .collect(),
             executor: self,
             tape,
+            of_each,
             gradients,
         };
         pass.grads[plan.output].buffer = Some(seed);
@@ -95,6 +134,8 @@ struct Pass<'a, 't> {
     executor: &'a mut Executor,
     tape: Tape<'t>,
     grads: Vec<TensorGradient>,
+    /// What is summed of the weights' gradients of each image, instead of the gradients.
+    of_each: Option<fn(f32) -> f32>,
     gradients: &'a mut Gradients,
 }
 
@@ -194,30 +235,65 @@ impl Pass<'_, '_> {
                     self.release(*out, dz);
                     return;
                 }
+                let channels = plan.tensors[*out].shape.channels;
+                let read = self.tape.source(plan, *source);
+                let kept = ConvWeight {
+                    data: &self.parameters.at(*weight).data,
+                    out_stride: *out_stride,
+                    in_stride: *in_stride,
+                };
                 let (weight_gradient, bias_gradient) = match bias {
                     Some(bias) => {
                         let (weight, bias) = self.gradients.pair_mut(*weight, *bias);
-                        (weight, Some(&mut bias[..plan.tensors[*out].shape.channels]))
+                        (weight, Some(&mut bias[..channels]))
                     }
                     None => (self.gradients.at_mut(*weight), None),
                 };
+                let weight_gradient = Some((weight_gradient, *out_stride, *in_stride));
+                let cpu = self.executor.cpu;
+                let gradient = OutputGradient {
+                    dz: &dz,
+                    batch_norm: norm.as_gradient(&self.tape, *out),
+                };
+                let (of_weight, of_bias) = match self.of_each {
+                    None => (weight_gradient, bias_gradient),
+                    Some(f) => {
+                        let pool = &mut self.executor.pool;
+                        let mut input = pool.take(read.data.len());
+                        kernels::materialise(cpu, read, &mut input);
+                        input.iter_mut().for_each(|value| *value = f(*value));
+                        let mut output = pool.take(dz.len());
+                        output.copy_from_slice(&dz);
+                        output.iter_mut().for_each(|value| *value = f(*value));
+                        kernels::convolution_backward(
+                            cpu,
+                            kernels::Source::plain(&input, read.shape),
+                            *window,
+                            kept,
+                            channels,
+                            OutputGradient {
+                                dz: &output,
+                                batch_norm: None,
+                            },
+                            InputGradient::Skip,
+                            weight_gradient,
+                            bias_gradient,
+                        );
+                        pool.give(input);
+                        pool.give(output);
+                        (None, None)
+                    }
+                };
                 kernels::convolution_backward(
-                    self.executor.cpu,
-                    self.tape.source(plan, *source),
+                    cpu,
+                    read,
                     *window,
-                    ConvWeight {
-                        data: &self.parameters.at(*weight).data,
-                        out_stride: *out_stride,
-                        in_stride: *in_stride,
-                    },
-                    plan.tensors[*out].shape.channels,
-                    OutputGradient {
-                        dz: &dz,
-                        batch_norm: norm.as_gradient(&self.tape, *out),
-                    },
+                    kept,
+                    channels,
+                    gradient,
                     sink.as_input_gradient(),
-                    Some((weight_gradient, *out_stride, *in_stride)),
-                    bias_gradient,
+                    of_weight,
+                    of_bias,
                 );
                 self.settle(sink);
                 self.release(*out, dz);

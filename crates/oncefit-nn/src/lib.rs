@@ -35,7 +35,7 @@ pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
 pub use import::{ImportSettings, Imported, import_weights};
 pub use name_map::NameMap;
 pub use oncefit_kernels::{
-    AlphaDivergence, Cpu, InstructionSet, Target, softmax, softmax_cross_entropy,
+    AlphaDivergence, Cpu, InstructionSet, Target, in_pool, softmax, softmax_cross_entropy,
 };
 pub use optimiser::{Optimiser, TransformDecay, UpdateRule};
 pub use parameters::{Gradients, Parameter, ParameterKind, Parameters};

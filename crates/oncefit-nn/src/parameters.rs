@@ -153,9 +153,16 @@ impl Parameters {
     pub fn first_not_finite(&self) -> Option<&str> {
         self.tensors
             .iter()
-            .find(|tensor| tensor.data.iter().any(|value| !value.is_finite()))
+            .find(|tensor| !are_finite(&tensor.data))
             .map(|tensor| tensor.name.as_str())
     }
+}
+
+/// Whether no value is infinite or NaN; written so that it becomes vector instructions.
+fn are_finite(values: &[f32]) -> bool {
+    let magnitude = |value: &f32| value.to_bits() & 0x7fff_ffff;
+    let largest = values.iter().map(magnitude).fold(0, u32::max);
+    largest < f32::INFINITY.to_bits()
 }
 
 /// The gradients of a step: one tensor for each parameter, with its presence.
@@ -271,9 +278,7 @@ impl Gradients {
 
     /// The position of the first gradient that holds a value that is not finite.
     pub fn first_not_finite(&self) -> Option<usize> {
-        self.data
-            .iter()
-            .position(|data| data.iter().any(|value| !value.is_finite()))
+        self.data.iter().position(|data| !are_finite(data))
     }
 
     /// Borrows two gradients at once, to be added to (a weight and its bias).

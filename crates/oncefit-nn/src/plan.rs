@@ -287,6 +287,29 @@ impl Plan {
             .collect()
     }
 
+    /// Whether a weight's gradient is, image by image, the outer product of two vectors: linear
+    /// layers and activations only, each weight read once.
+    pub fn separates_images(&self) -> bool {
+        let mut weights = Vec::new();
+        self.norms.is_empty()
+            && self.steps.iter().all(|step| match step {
+                Step::Convolution {
+                    window,
+                    weight,
+                    gather: None,
+                    out,
+                    ..
+                } => {
+                    let is_first = !weights.contains(weight);
+                    weights.push(*weight);
+                    let shape = self.tensors[*out].shape;
+                    is_first && (window.kernel, shape.height, shape.width) == (1, 1, 1)
+                }
+                Step::Activate { .. } => true,
+                _ => false,
+            })
+    }
+
     /// A short content hash of the graph: calibrations carry it.
     pub fn graph_id(&self) -> &str {
         &self.graph_id

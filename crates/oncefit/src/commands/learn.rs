@@ -74,7 +74,10 @@ pub(super) fn learn_run(
     provenance::write_learning(run, data, &command_line())?;
     let mut progress =
         LearningProgress::new(&format!("{} seed {}", run.recipe().name, run.recipe().seed));
-    let outcome = oncefit_continual::learn(run, data, stop, &mut |told| progress.observe(told));
+    // Steps of batches of ten take less time than a change of threads.
+    let outcome = oncefit_nn::in_pool(|| {
+        oncefit_continual::learn(run, data, stop, &mut |told| progress.observe(told))
+    });
     progress.finish();
     let (outcome, learner) = outcome?;
     if let Outcome::Stopped { done, batches } = outcome {
