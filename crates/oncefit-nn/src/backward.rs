@@ -212,7 +212,8 @@ impl Pass<'_, '_> {
                 let mut sink = self.sink(*source);
                 if let Some(gather) = gather {
                     let own = gathered(self.parameters, plan, *weight, *out, gather);
-                    let mut gradient = vec![0.0; own.data.len()];
+                    let mut gradient = self.executor.pool.take(own.data.len());
+                    gradient.fill(0.0);
                     let bias_gradient = bias.map(|bias| {
                         &mut self.gradients.at_mut(bias)[..plan.tensors[*out].shape.channels]
                     });
@@ -231,6 +232,7 @@ impl Pass<'_, '_> {
                         bias_gradient,
                     );
                     gather.scatter_add(&gradient, self.gradients.at_mut(*weight), *in_stride);
+                    self.executor.pool.give(gradient);
                     self.settle(sink);
                     self.release(*out, dz);
                     return;

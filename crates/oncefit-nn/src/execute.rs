@@ -95,6 +95,8 @@ impl AppliedNorm {
 pub struct Executor {
     pub(crate) cpu: Cpu,
     pub(crate) pool: BufferPool,
+    /// For the winners of max-pools.
+    winners: BufferPool<u32>,
     pub(crate) recomputes: bool,
 }
 
@@ -113,7 +115,7 @@ pub struct Tape<'a> {
     /// Baked depthwise kernels, by step: one for each link of the chain, the last is used.
     pub(crate) kernels: Vec<Vec<Buffer>>,
     /// Which pixel won each window of a max-pool, by step.
-    pub(crate) winners: Vec<Vec<u32>>,
+    pub(crate) winners: Vec<Buffer<u32>>,
     pub(crate) dropout: Option<DropoutDraws>,
     pub(crate) is_training: bool,
     /// Whether batch-norm's statistics are constants.
@@ -143,6 +145,7 @@ impl Executor {
         Self {
             cpu,
             pool: BufferPool::default(),
+            winners: BufferPool::default(),
             recomputes: false,
         }
     }
@@ -156,7 +159,7 @@ impl Executor {
 
     /// Bytes that it holds between passes: the most that its passes needed at once.
     pub fn held_bytes(&self) -> usize {
-        self.pool.bytes()
+        self.pool.bytes() + self.winners.bytes()
     }
 
     /// The processor whose instructions it uses.
@@ -267,6 +270,10 @@ impl Executor {
         {
             self.pool.give(buffer);
         }
+        let winners = tape.winners.into_iter();
+        winners
+            .filter(|winners| !winners.is_empty())
+            .for_each(|winners| self.winners.give(winners));
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one step")]
@@ -383,7 +390,7 @@ impl Executor {
                         kernels::average_pool(self.cpu, source, *window, false, &mut output);
                     }
                     PoolKind::Max => {
-                        let mut winners = vec![0; output.len()];
+                        let mut winners = self.winners.take(output.len());
                         kernels::max_pool(self.cpu, source, *window, &mut output, &mut winners);
                         tape.winners[index] = winners;
                     }
@@ -441,7 +448,7 @@ impl<'a> Tape<'a> {
             tensors: vec![None; plan.tensors.len()],
             norms: vec![AppliedNorm::default(); plan.norms.len()],
             kernels: vec![Vec::new(); plan.steps.len()],
-            winners: vec![Vec::new(); plan.steps.len()],
+            winners: vec![Buffer::default(); plan.steps.len()],
             dropout: None,
             is_training: false,
             is_calibrated: false,

@@ -69,7 +69,9 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
     let data = recipe.load_data()?;
     let mut experiment = Experiment::new(recipe.build_stream(&data)?, recipe.build_learner(&data)?);
     let stop = request.stop;
-    experiment.run(&mut |_| !stop.load(std::sync::atomic::Ordering::Relaxed))?;
+    oncefit_nn::in_pool(|| {
+        experiment.run(&mut |_| !stop.load(std::sync::atomic::Ordering::Relaxed))
+    })?;
     request.check()?;
     let Experiment {
         stream,
