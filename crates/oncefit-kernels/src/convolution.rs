@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::cpu::{Cpu, InstructionSet};
 use crate::gemm::{pack, packed_len};
-use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
+use crate::parallel::{Parts, chunk_range, for_each_chunk, is_alone, merge_sums};
 use crate::scratch::{Panels, Scratch};
 use crate::tiles::{BackwardRows, ForwardColumns, ForwardRows};
 use crate::types::{ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window};
@@ -122,7 +122,11 @@ fn forward_by_columns(
 ) {
     let (k, n, lanes) = (geometry.k, geometry.n, geometry.lanes);
     let panels = n.div_ceil(lanes);
-    let chunks = panels.min(COLUMN_CHUNKS);
+    let chunks = if is_alone() {
+        1
+    } else {
+        panels.min(COLUMN_CHUNKS)
+    };
     let outputs = Parts::new(output);
     for_each_chunk(chunks, geometry.operations(), |chunk| {
         let panels = chunk_range(panels, chunks, chunk);
@@ -449,9 +453,16 @@ impl<'a> Geometry<'a> {
         weight > 1 << 16 && weight > 2 * self.output.rows() * (self.k + self.n)
     }
 
-    /// Rows of a tile: operands of about 64 KB; whole blocks of any height.
+    /// Rows of a tile, whole blocks of any height: operands of about 64 KB, or of most of a
+    /// second-level cache where the weight, which each tile reads, does not fit beside them.
     pub fn tile_rows(&self) -> usize {
-        (16_384 / (self.k + self.n)).clamp(48, 240) / 48 * 48
+        let values = if self.k * self.n > 1 << 17 {
+            196_608
+        } else {
+            16_384
+        };
+        let rows = (values / (self.k + self.n)).clamp(48, 240);
+        rows / 48 * 48
     }
 
     fn forward_chunks(&self) -> usize {

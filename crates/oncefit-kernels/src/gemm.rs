@@ -4,6 +4,8 @@
 //! of one vector, and `out += Gᵀ·A` for weight gradients. Each element is summed in a fixed order,
 //! whatever the leading dimensions are.
 
+use std::ops::Range;
+
 use crate::simd::Simd;
 
 /// `B[k][n]` (element at `k·k_stride + n·n_stride`) in panels of `lanes` columns, the last one
@@ -83,6 +85,13 @@ pub(crate) struct Multiply<'a> {
     pub n: usize,
 }
 
+/// Depth of a product after which it begins anew, with the sums so far as start values: three panels of
+/// `B` this deep stay in the first-level cache while all rows go by.
+const DEPTH: usize = 256;
+
+/// Values of a `B` that is asked for ahead of its use: smaller ones stay in the second-level cache.
+const FAR: usize = 1 << 16;
+
 /// `out[rows × n] = A·B + bias`, row distance of `out` is `ldo`.
 #[inline(always)]
 pub(crate) fn multiply<S: Simd>(simd: S, m: &Multiply, out: &mut [f32], ldo: usize) {
@@ -98,55 +107,73 @@ pub(crate) fn multiply<S: Simd>(simd: S, m: &Multiply, out: &mut [f32], ldo: usi
     let panels = m.n.div_ceil(S::LANES);
     let mut panel = 0;
     while panel < panels {
-        match panels - panel {
-            1 => panel_rows::<S, 1>(simd, m, panel, out, ldo),
-            2 => panel_rows::<S, 2>(simd, m, panel, out, ldo),
-            _ => panel_rows::<S, 3>(simd, m, panel, out, ldo),
+        match (panels - panel, m.k * m.n > FAR) {
+            (1, false) => panel_rows::<S, 1, false>(simd, m, panel, out, ldo),
+            (2, false) => panel_rows::<S, 2, false>(simd, m, panel, out, ldo),
+            (_, false) => panel_rows::<S, 3, false>(simd, m, panel, out, ldo),
+            (1, true) => panel_rows::<S, 1, true>(simd, m, panel, out, ldo),
+            (2, true) => panel_rows::<S, 2, true>(simd, m, panel, out, ldo),
+            (_, true) => panel_rows::<S, 3, true>(simd, m, panel, out, ldo),
         }
         panel += 3;
     }
 }
 
 #[inline(always)]
-fn panel_rows<S: Simd, const NV: usize>(
+fn panel_rows<S: Simd, const NV: usize, const AHEAD: bool>(
     simd: S,
     m: &Multiply,
     panel: usize,
     out: &mut [f32],
     ldo: usize,
 ) {
-    let mut row = 0;
-    while row < m.rows {
-        let left = m.rows - row;
-        // SAFETY: the operands hold these rows and panels, as checked.
-        row += unsafe {
-            if const { S::BLOCK_ROWS[NV - 1] == 16 } && left >= 16 {
-                multiply_block::<S, 16, NV>(simd, m, row, panel, out, ldo)
-            } else if const { S::BLOCK_ROWS[NV - 1] == 12 } && left >= 12 {
-                multiply_block::<S, 12, NV>(simd, m, row, panel, out, ldo)
-            } else if const { S::BLOCK_ROWS[NV - 1] == 8 } && left >= 8 {
-                multiply_block::<S, 8, NV>(simd, m, row, panel, out, ldo)
-            } else if const { S::BLOCK_ROWS[NV - 1] == 6 } && left >= 6 {
-                multiply_block::<S, 6, NV>(simd, m, row, panel, out, ldo)
-            } else if left >= 4 {
-                multiply_block::<S, 4, NV>(simd, m, row, panel, out, ldo)
-            } else {
-                multiply_block::<S, 1, NV>(simd, m, row, panel, out, ldo)
-            }
+    let mut start = 0;
+    loop {
+        let end = if m.k - start < 2 * DEPTH {
+            m.k
+        } else {
+            start + DEPTH
         };
+        let mut row = 0;
+        while row < m.rows {
+            let left = m.rows - row;
+            let depth = start..end;
+            // SAFETY: the operands hold these rows and panels, as checked.
+            row += unsafe {
+                if const { S::BLOCK_ROWS[NV - 1] == 16 } && left >= 16 {
+                    multiply_block::<S, 16, NV, AHEAD>(simd, m, row, panel, depth, out, ldo)
+                } else if const { S::BLOCK_ROWS[NV - 1] == 12 } && left >= 12 {
+                    multiply_block::<S, 12, NV, AHEAD>(simd, m, row, panel, depth, out, ldo)
+                } else if const { S::BLOCK_ROWS[NV - 1] == 8 } && left >= 8 {
+                    multiply_block::<S, 8, NV, AHEAD>(simd, m, row, panel, depth, out, ldo)
+                } else if const { S::BLOCK_ROWS[NV - 1] == 6 } && left >= 6 {
+                    multiply_block::<S, 6, NV, AHEAD>(simd, m, row, panel, depth, out, ldo)
+                } else if left >= 4 {
+                    multiply_block::<S, 4, NV, AHEAD>(simd, m, row, panel, depth, out, ldo)
+                } else {
+                    multiply_block::<S, 1, NV, AHEAD>(simd, m, row, panel, depth, out, ldo)
+                }
+            };
+        }
+        start = end;
+        if start == m.k {
+            return;
+        }
     }
 }
 
-/// A block of a panel; returns its number of rows.
+/// A part of the depth of a block of a panel; returns the block's number of rows. With `AHEAD`, the
+/// blocks of all rows together ask for the part of `B` that is read next.
 ///
 /// # Safety
-/// Rows `row..row + MR` and panels `panel..panel + NV` lie in the operands.
+/// Rows `row..row + MR`, panels `panel..panel + NV` and `depth` lie in the operands.
 #[inline(always)]
-unsafe fn multiply_block<S: Simd, const MR: usize, const NV: usize>(
+unsafe fn multiply_block<S: Simd, const MR: usize, const NV: usize, const AHEAD: bool>(
     simd: S,
     m: &Multiply,
     row: usize,
     panel: usize,
+    depth: Range<usize>,
     out: &mut [f32],
     ldo: usize,
 ) -> usize {
@@ -157,7 +184,14 @@ unsafe fn multiply_block<S: Simd, const MR: usize, const NV: usize>(
     let mut sums = [[simd.zero(); NV]; MR];
     // SAFETY: the caller's promise; the last vector is loaded and stored only where it has columns.
     unsafe {
-        if let Some(bias) = m.bias {
+        if depth.start > 0 {
+            let out = out.as_ptr().add(row * ldo + first);
+            for (index, sum) in sums.iter_mut().enumerate() {
+                for (vector, value) in sum.iter_mut().enumerate() {
+                    *value = simd.load_some(out.add(index * ldo + vector * lanes), count(vector));
+                }
+            }
+        } else if let Some(bias) = m.bias {
             let bias = bias.as_ptr().add(first);
             for vector in 0..NV {
                 let start = simd.load_some(bias.add(vector * lanes), count(vector));
@@ -168,7 +202,19 @@ unsafe fn multiply_block<S: Simd, const MR: usize, const NV: usize>(
         }
         let a = m.a.as_ptr().add(row * m.lda);
         let b = m.b.as_ptr().add(panel * m.k * lanes);
-        for k in 0..m.k {
+        let next = match depth.end == m.k {
+            true => b.wrapping_add(NV * m.k * lanes),
+            false => b.add(depth.end * lanes),
+        };
+        let mut next = next.wrapping_add(depth.len() * row / m.rows * lanes);
+        let share = lanes * MR / m.rows.max(MR);
+        for k in depth {
+            if AHEAD {
+                for vector in 0..NV {
+                    simd.ask_for(next.wrapping_add(vector * m.k * lanes));
+                }
+                next = next.wrapping_add(share);
+            }
             let mut columns = [simd.zero(); NV];
             for (vector, column) in columns.iter_mut().enumerate() {
                 *column = simd.load(b.add((vector * m.k + k) * lanes));

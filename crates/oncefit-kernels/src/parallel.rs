@@ -13,7 +13,7 @@ const SERIAL_OPERATIONS: usize = 200_000;
 
 /// Runs `work` for each chunk, on all threads if there is enough of it (`operations` in all).
 pub(crate) fn for_each_chunk(chunks: usize, operations: usize, work: impl Fn(usize) + Sync) {
-    if chunks <= 1 || operations < SERIAL_OPERATIONS || ALONE.get() {
+    if chunks <= 1 || operations < SERIAL_OPERATIONS || is_alone() {
         (0..chunks).for_each(work);
     } else if !team::share(chunks, &work) {
         (0..chunks).into_par_iter().for_each(&work);
@@ -34,6 +34,11 @@ pub fn on_one_thread<R>(work: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(ALONE.replace(true));
     work()
+}
+
+/// Whether kernels keep to this thread.
+pub(crate) fn is_alone() -> bool {
+    ALONE.get()
 }
 
 /// Runs `work` on a thread of the pool. A kernel that is called from outside waits, asleep, until a

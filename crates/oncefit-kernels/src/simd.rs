@@ -12,6 +12,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// A vector.
     type V: Copy;
 
+    /// Says that what lies there will be read soon; it may lie anywhere.
+    fn ask_for(self, from: *const f32);
     fn splat(self, value: f32) -> Self::V;
     /// Loads `LANES` values.
     ///
@@ -154,6 +156,8 @@ impl Simd for Portable {
     type V = [f32; 8];
 
     #[inline(always)]
+    fn ask_for(self, _from: *const f32) {}
+    #[inline(always)]
     fn splat(self, value: f32) -> [f32; 8] {
         [value; 8]
     }
@@ -253,6 +257,10 @@ pub(crate) mod x86 {
         type V = __m256;
 
         #[inline(always)]
+        fn ask_for(self, from: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+        }
+        #[inline(always)]
         fn splat(self, value: f32) -> __m256 {
             unsafe { _mm256_set1_ps(value) }
         }
@@ -314,6 +322,10 @@ pub(crate) mod x86 {
         const BLOCK_ROWS: [usize; 3] = [16, 12, 8];
         type V = __m512;
 
+        #[inline(always)]
+        fn ask_for(self, from: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+        }
         #[inline(always)]
         fn splat(self, value: f32) -> __m512 {
             unsafe { _mm512_set1_ps(value) }

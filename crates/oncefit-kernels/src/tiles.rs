@@ -13,15 +13,14 @@ use crate::sums::{LaneSums, PreActivation, Squares};
 use crate::types::{OutputGradient, Shape};
 
 impl Geometry<'_> {
-    /// End of the tile that begins at row `start`; windows do not cross images.
+    /// End of the tile that begins at row `start`.
     fn tile_end(&self, start: usize, end: usize) -> usize {
-        let image = self.output.height * self.output.width;
-        let end = if self.is_pointwise {
-            end
-        } else {
-            end.min((start / image + 1) * image)
-        };
         end.min(start + self.tile_rows())
+    }
+
+    /// Rows of an image.
+    fn image_rows(&self) -> usize {
+        self.output.height * self.output.width
     }
 
     fn padded_width(&self) -> usize {
@@ -108,9 +107,9 @@ impl<'a> RowLoader<'a> {
         if is_pointwise {
             self.prologue.load(simd, rows, scratch);
         } else {
-            self.pad_image(simd, rows.start);
             let (run, step) = (self.geometry.run_len(), self.geometry.run_step());
             for (row, values) in rows.zip(scratch.chunks_exact_mut(k)) {
+                self.pad_image(simd, row / self.geometry.image_rows());
                 let start = self.geometry.window_start(row);
                 for (y, values) in values.chunks_exact_mut(run).enumerate() {
                     let from = start + y * step;
@@ -121,16 +120,14 @@ impl<'a> RowLoader<'a> {
         scratch
     }
 
-    /// Makes the image of an output row the one in work.
+    /// Makes an image the one in work.
     #[inline(always)]
-    fn pad_image<S: Simd>(&mut self, simd: S, row: usize) {
-        let Geometry { source, output, .. } = self.geometry;
-        let image = row / (output.height * output.width);
+    fn pad_image<S: Simd>(&mut self, simd: S, image: usize) {
         if self.image == Some(image) {
             return;
         }
         self.image = Some(image);
-        let Shape { height, width, .. } = source.shape;
+        let Shape { height, width, .. } = self.geometry.source.shape;
         for y in 0..height {
             let first = (image * height + y) * width;
             let to = self.geometry.padded_row(y);
@@ -394,7 +391,7 @@ impl<'a> Sink<'a> {
         Self {
             geometry,
             mode,
-            first_image: rows.start / (geometry.output.height * geometry.output.width),
+            first_image: rows.start / geometry.image_rows(),
             pre_activation: (mode == SinkMode::PreActivation)
                 .then(|| PreActivation::new(simd, geometry.source)),
             padded: Scratch::take(if is_padded { geometry.padded_len() } else { 0 }),
@@ -426,23 +423,34 @@ impl<'a> Sink<'a> {
         sums: &mut [f64],
     ) {
         let geometry = self.geometry;
-        let Shape { height, width, .. } = geometry.source.shape;
-        let image_rows = geometry.output.height * geometry.output.width;
-        if rows.start.is_multiple_of(image_rows) {
-            self.padded.fill(0.0);
-        }
+        let image_rows = geometry.image_rows();
         let (run, step) = (geometry.run_len(), geometry.run_step());
-        for (row, values) in rows.clone().zip(inputs.chunks_exact(geometry.k)) {
+        for (row, values) in rows.zip(inputs.chunks_exact(geometry.k)) {
+            if row.is_multiple_of(image_rows) {
+                self.padded.fill(0.0);
+            }
             let start = geometry.window_start(row);
             for (y, values) in values.chunks_exact(run).enumerate() {
                 let to = start + y * step;
                 add_run(simd, values, &mut self.padded[to..to + run]);
             }
+            if (row + 1).is_multiple_of(image_rows) {
+                self.finish_image(simd, row / image_rows, target, sums);
+            }
         }
-        if !rows.end.is_multiple_of(image_rows) {
-            return;
-        }
-        let image = rows.start / image_rows;
+    }
+
+    /// All gradients of an image are in its padded copy.
+    #[inline(always)]
+    fn finish_image<S: Simd>(
+        &mut self,
+        simd: S,
+        image: usize,
+        target: &mut [f32],
+        sums: &mut [f64],
+    ) {
+        let geometry = self.geometry;
+        let Shape { height, width, .. } = geometry.source.shape;
         let length = height * width * geometry.source.shape.channels;
         let at = (image - self.first_image) * length;
         let target = &mut target[at..at + length];
