@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Method::preset(&name, stream.classes())?,
             LearnerSettings {
                 learning_rate: rate,
-                momentum: 0.0,
+                rule: oncefit_nn::UpdateRule::sgd(0.0),
                 weight_decay: 0.0,
                 memory: 200,
                 batch_size: 10,

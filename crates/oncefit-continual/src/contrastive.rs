@@ -1,11 +1,12 @@
 //! Supervised contrastive learning on two views of a batch: the loss, and the projection of features
 //! it is taken on.
 
-use oncefit_nn::{Gradients, Parameter, ParameterKind, Parameters};
+use oncefit_nn::{Gradients, Parameters};
 use oncefit_random::Draws;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, setting};
+use crate::linear::{Linear, add_linear};
 
 /// A supervised contrastive loss (Khosla et al. 2020) on new and replayed images and one changed
 /// view of each, instead of a cross-entropy: supervised contrastive replay (SCR, Mai et al. 2021;
@@ -113,8 +114,8 @@ const LAYERS: [&str; 2] = [
     "contrastive-projection/out",
 ];
 
-/// Adds the projection features → features, ReLU → `width`, drawn as PyTorch's linear layers are
-/// (uniform in ±1/√inputs) from "contrastive-projection" (seed; layer, 0).
+/// Adds the projection features → features, ReLU → `width`, drawn from "contrastive-projection" (seed;
+/// layer, 0).
 pub(crate) fn add_projection(
     parameters: &mut Parameters,
     features: usize,
@@ -122,84 +123,9 @@ pub(crate) fn add_projection(
     seed: u64,
 ) {
     for (layer, (name, outputs)) in LAYERS.into_iter().zip([features, width]).enumerate() {
-        let mut draws = Draws::new(seed, "contrastive-projection", layer as u64, 0);
-        let bound = 1.0 / (features as f32).sqrt();
-        let mut drawn = |count: usize| -> Vec<f32> {
-            (0..count)
-                .map(|_| draws.uniform_f32(-bound, bound))
-                .collect()
-        };
-        parameters.insert(Parameter {
-            name: format!("{name}/weight"),
-            kind: ParameterKind::LinearWeight,
-            shape: vec![outputs, features],
-            data: drawn(outputs * features),
-        });
-        parameters.insert(Parameter {
-            name: format!("{name}/bias"),
-            kind: ParameterKind::Bias,
-            shape: vec![outputs],
-            data: drawn(outputs),
-        });
+        let draws = Draws::new(seed, "contrastive-projection", layer as u64, 0);
+        add_linear(parameters, name, (features, outputs), draws);
     }
-}
-
-/// Positions of weight and bias of a layer.
-fn positions(parameters: &Parameters, layer: usize) -> (usize, usize) {
-    let position = |part: &str| {
-        let name = format!("{}/{part}", LAYERS[layer]);
-        parameters
-            .position(&name)
-            .expect("the learner added the projection")
-    };
-    (position("weight"), position("bias"))
-}
-
-/// N × outputs of a linear layer.
-fn linear(parameters: &Parameters, layer: usize, rows: &[f32]) -> Vec<f32> {
-    let (weight, bias) = positions(parameters, layer);
-    let (weight, bias) = (parameters.at(weight), parameters.at(bias));
-    let mut outputs = Vec::new();
-    for row in rows.chunks_exact(weight.shape[1]) {
-        for (weights, bias) in weight.data.chunks_exact(row.len()).zip(&bias.data) {
-            let products = weights.iter().zip(row).map(|(w, x)| w * x);
-            outputs.push(bias + products.sum::<f32>());
-        }
-    }
-    outputs
-}
-
-/// Adds the gradients of a linear layer; returns that of its N × inputs rows.
-fn linear_backward(
-    parameters: &Parameters,
-    layer: usize,
-    rows: &[f32],
-    upstream: &[f32],
-    into: &mut Gradients,
-) -> Vec<f32> {
-    let (weight, bias) = positions(parameters, layer);
-    let (outputs, inputs) = (
-        parameters.at(bias).data.len(),
-        parameters.at(weight).shape[1],
-    );
-    let mut of_rows = vec![0.0; rows.len()];
-    let parts = rows
-        .chunks_exact(inputs)
-        .zip(upstream.chunks_exact(outputs));
-    for ((row, slopes), of_row) in parts.zip(of_rows.chunks_exact_mut(inputs)) {
-        for (output, slope) in slopes.iter().enumerate() {
-            into.at_mut(bias)[output] += slope;
-            let range = output * inputs..(output + 1) * inputs;
-            let of_weights = into.at_mut(weight)[range.clone()].iter_mut();
-            of_weights.zip(row).for_each(|(g, x)| *g += slope * x);
-            let weights = &parameters.at(weight).data[range];
-            of_row
-                .iter_mut()
-                .zip(weights)
-                .for_each(|(g, w)| *g += slope * w);
-        }
-    }
-    of_rows
 }
 
 /// The loss on projected features (N × width of the features); adds the gradients of the projection
@@ -211,15 +137,17 @@ pub(crate) fn projected_loss(
     labels: &[u32],
     into: &mut Gradients,
 ) -> (f64, Vec<f32>) {
-    let hidden: Vec<f32> = linear(parameters, 0, features)
+    let [hidden_layer, out] = LAYERS.map(|name| Linear::of(parameters, name));
+    let hidden: Vec<f32> = hidden_layer
+        .forward(parameters, features, hidden_layer.inputs)
         .into_iter()
         .map(|value| value.max(0.0))
         .collect();
-    let rows = linear(parameters, 1, &hidden);
+    let rows = out.forward(parameters, &hidden, out.inputs);
     let mut of_rows = vec![0.0; rows.len()];
     let (width, temperature) = (settings.width, settings.temperature);
     let loss = supervised_contrastive(&rows, labels, width, temperature, &mut of_rows);
-    let mut of_hidden = linear_backward(parameters, 1, &hidden, &of_rows, into);
+    let mut of_hidden = out.backward(parameters, (&hidden, out.inputs), &of_rows, into);
     for (slope, value) in of_hidden.iter_mut().zip(&hidden) {
         if *value <= 0.0 {
             *slope = 0.0;
@@ -227,7 +155,12 @@ pub(crate) fn projected_loss(
     }
     (
         loss,
-        linear_backward(parameters, 0, features, &of_hidden, into),
+        hidden_layer.backward(
+            parameters,
+            (features, hidden_layer.inputs),
+            &of_hidden,
+            into,
+        ),
     )
 }
 

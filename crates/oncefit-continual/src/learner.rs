@@ -3,6 +3,7 @@
 mod contrastive_step;
 mod elastic;
 mod evaluation;
+mod prototype_step;
 mod task_end;
 mod unlearning;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use self::elastic::{Elastic, StepNetwork};
 pub use self::elastic::{ElasticSettings, WatchedSubnet};
+use self::prototype_step::{PROJECTION, needs_views};
 use crate::angles::{less_forget, margin_ranking};
 use crate::contrastive::add_projection;
 use crate::correction::Correction;
@@ -27,10 +29,12 @@ use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_
 use crate::error::{ContinualError, Result, setting};
 use crate::head::{HeadSettings, OutputGradients, to_unit_lengths};
 use crate::importance::{FisherEstimator, fisher, output_sensitivity};
+use crate::linear::{Linear, add_linear};
 use crate::memory::{Memory, MemoryPolicy, herding_order};
 use crate::method::{BatchClasses, ClassRange, Images, Importance, Method, Reference};
 use crate::model::{Model, Output};
 use crate::networks::single_member;
+use crate::onpro::Centres;
 use crate::stream::{Examples, Stream, normalised};
 
 /// How test images are classified.
@@ -72,8 +76,8 @@ impl Initialisation {
 pub struct LearnerSettings {
     /// Learning rate.
     pub learning_rate: f32,
-    /// Momentum; the presets of the field use 0.
-    pub momentum: f32,
+    /// How weights follow gradients; the presets of the field are plain gradient descent.
+    pub rule: UpdateRule,
     /// Weight decay.
     pub weight_decay: f32,
     /// Images the memory holds.
@@ -111,7 +115,7 @@ impl Default for LearnerSettings {
     fn default() -> Self {
         Self {
             learning_rate: 0.03,
-            momentum: 0.0,
+            rule: UpdateRule::sgd(0.0),
             weight_decay: 0.0,
             memory: 200,
             batch_size: 10,
@@ -167,7 +171,7 @@ impl ImageChanges {
 pub struct StepReport {
     /// Steps done.
     pub step: u64,
-    /// Mean cross-entropy of the new images; the contrastive loss of methods with one.
+    /// Mean cross-entropy of the new images; of methods with contrastive losses the sum of all.
     pub loss: f64,
     /// New images whose label had the largest logit before the step (prequential accuracy).
     pub correct: usize,
@@ -238,6 +242,8 @@ pub struct Learner {
     pub(crate) correction: Option<Correction>,
     /// Refresh learning: the Fisher information of the tasks that ended.
     pub(crate) fisher: Option<Parameters>,
+    /// OnPro's, of the last step's draw from the memory.
+    pub(crate) centres: Centres,
 }
 
 /// What the network at the end of the previous task makes of a batch.
@@ -342,12 +348,12 @@ impl Learner {
             if refresh.is_active() && method.cross_entropy == 0.0 && method.outputs.is_empty() {
                 return Err(ContinualError::NotAvailable {
                     what: format!("refresh learning with `{}`", method.name),
-                    reason: "its network does not learn from batches".into(),
+                    reason: "its loss has no terms that could be unlearnt".into(),
                 });
             }
         }
         let graph = model.graph();
-        let mut parameters = parameters;
+        let (mut parameters, mut elastic) = (parameters, elastic);
         if let Some(contrastive) = &method.contrastive {
             contrastive.check()?;
             if elastic.is_some() {
@@ -365,6 +371,24 @@ impl Learner {
             }
             let width = contrastive.width;
             add_projection(&mut parameters, model.feature_width(), width, settings.seed);
+        }
+        if let Some(onpro) = &method.prototypes {
+            let changes = settings.augmentation.as_ref().ok_or_else(needs_views)?;
+            onpro.turns.check(changes.shape)?;
+            let smallest = elastic.as_ref().map(Elastic::smallest_feature_width);
+            onpro.check(smallest.unwrap_or(model.feature_width()))?;
+            let draws = Draws::new(settings.seed, PROJECTION, 0, 0);
+            let sizes = (model.feature_width(), onpro.projection);
+            add_linear(&mut parameters, PROJECTION, sizes, draws);
+            if let Some(elastic) = &mut elastic {
+                if elastic.settings.distillation {
+                    return Err(ContinualError::NotAvailable {
+                        what: format!("`distillation` with `{}`", method.name),
+                        reason: "its smaller networks learn mixed labels".into(),
+                    });
+                }
+                elastic.shares_layer(&parameters, Linear::of(&parameters, PROJECTION));
+            }
         }
         let has_norms = graph
             .nodes
@@ -441,10 +465,7 @@ impl Learner {
         Ok(Self {
             optimiser: Optimiser::new(
                 &parameters,
-                UpdateRule::Sgd {
-                    momentum: settings.momentum,
-                    nesterov: false,
-                },
+                settings.rule,
                 settings.weight_decay,
                 TransformDecay::Zero,
             ),
@@ -467,6 +488,7 @@ impl Learner {
             batches_per_epoch: 0,
             correction: None,
             fisher: None,
+            centres: Centres::default(),
             space: space.clone(),
             model: Arc::new(model),
             elastic,
@@ -753,6 +775,12 @@ impl Learner {
         if let Some(contrastive) = self.method.contrastive.clone() {
             loss = self.contrast(&contrastive, examples, &mut cost)?;
         }
+        let mut centres = None;
+        if let Some(onpro) = self.method.prototypes.clone() {
+            let networks = &lesson.networks;
+            let found = self.prototype_step(&onpro, examples, networks, &mut cost)?;
+            (loss, first_logits, centres) = (found.loss, found.logits, found.centres);
+        }
         let images = cost.images;
         let projected = self.project(&lesson.networks, &mut cost)?;
         let has_paths = self.paths.iter().any(Option::is_some);
@@ -784,6 +812,9 @@ impl Learner {
                     parts.for_each(|((sum, gradient), (old, new))| *sum += gradient * (old - new));
                 }
             }
+        }
+        if let Some(centres) = centres {
+            self.centres = centres;
         }
         let correct = self.correct_of(&first_logits, &examples.labels);
         if self.method.stores_logits() {

@@ -20,6 +20,7 @@ mod experiment;
 mod head;
 mod importance;
 mod learner;
+mod linear;
 mod memory;
 mod method;
 mod metrics;
@@ -53,14 +54,20 @@ pub use method::{
 };
 pub use metrics::{AccuracyMatrix, Metrics};
 pub use model::Model;
-pub use networks::{mlp, resnet18, single_member, small_cnn, space_of_member};
-pub use onpro::{PairAllocation, allocate_pairs, prototype_equilibrium, turned_copies};
+pub use networks::{
+    mlp, resnet18, single_member, small_cnn, small_cnn_with_norms, space_of_member,
+};
+pub use onpro::{
+    Centres, Instance, InstanceKind, MixedLabel, Mixtures, OnPro, PairAllocation, PairChoice,
+    Turns, allocate_pairs, feedback, instance_loss, pair_shares, prototype_equilibrium,
+    turned_copies,
+};
 pub use recipe::{
     AggregationKind, ClassifierKind, ControlKind, ConventionKind, DrawKind, ElasticRecipe,
     FillKind, FisherKind, HeadKindName, HeadRecipe, LearningRecipe, MemoryRecipe, MethodRecipe,
     MetricsRecipe, NetworkKind, NetworkRecipe, PolicyKind, RateDecayKind, RefreshMode,
-    RefreshRecipe, ReplayMean, RowsKind, SgdRecipe, StateRecipe, StepsRecipe, StreamKind,
-    StreamRecipe,
+    RefreshRecipe, ReplayMean, RowsKind, StateRecipe, StepsRecipe, StreamKind, StreamRecipe,
+    UpdateRecipe,
 };
 pub use refresh::{Direction, FisherNorms, Refresh, RefreshRule, UnlearntLoss};
 pub use run::{

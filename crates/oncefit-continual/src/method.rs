@@ -14,6 +14,7 @@ use crate::error::{ContinualError, Result};
 use crate::importance::FisherEstimator;
 use crate::learner::Classifier;
 use crate::memory::MemoryPolicy;
+use crate::onpro::OnPro;
 use crate::refresh::Refresh;
 
 /// The classes that the softmax of the new images' cross-entropy ranges over.
@@ -161,6 +162,9 @@ pub struct Method {
     /// A contrastive loss on views of new and replayed images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contrastive: Option<Contrastive>,
+    /// OnPro's losses instead of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prototypes: Option<OnPro>,
     /// How test images are classified.
     pub classifier: Classifier,
     /// Which examples the memory keeps.
@@ -246,6 +250,7 @@ impl Method {
             weights: Vec::new(),
             projection: None,
             contrastive: None,
+            prototypes: None,
             classifier: Classifier::Head,
             memory: None,
             joint_mean: false,
@@ -484,6 +489,19 @@ impl Method {
         }
     }
 
+    /// OnPro (Wei et al. 2023): prototypes of classes on turned and changed views of new and replayed
+    /// images; the head learns from replayed images that are mixed where prototypes are near. The views
+    /// are changed by [`LearnerSettings::augmentation`](crate::LearnerSettings::augmentation).
+    pub fn onpro(settings: OnPro) -> Self {
+        Self {
+            name: "onpro".into(),
+            cross_entropy: 0.0,
+            prototypes: Some(settings),
+            memory: Some(MemoryPolicy::Reservoir),
+            ..Self::fine_tune()
+        }
+    }
+
     /// The method called `name` with the weights of mammoth's small-data presets for a memory of
     /// 200 (benchmark brief, section 6; where it has none, ours, not tuned).
     ///
@@ -524,9 +542,14 @@ impl Method {
                 10,
             ),
             "scr" => Self::scr(0.07, 100),
+            "onpro" => Self::onpro(OnPro::default()),
+            "onpro-lite" => Self {
+                name: "onpro-lite".into(),
+                ..Self::onpro(OnPro::lite())
+            },
             // τ² = 4
             "bic" => Self::bic(4.0, 2.0, 0.1, 10),
-            "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "onpro" | "vcl" | "ncl" => {
+            "gem" | "fdr" | "mir" | "aser" | "dvc" | "ocm" | "vcl" | "ncl" => {
                 return Err(ContinualError::NotAvailable {
                     what: format!("method `{name}`"),
                     reason: format!("it is not built yet; methods: {}", Self::NAMES.join(", ")),
@@ -553,7 +576,7 @@ impl Method {
     }
 
     /// The names that [`Method::preset`] knows.
-    pub const NAMES: [&str; 20] = [
+    pub const NAMES: [&str; 22] = [
         "fine-tune",
         "joint",
         "er",
@@ -574,6 +597,8 @@ impl Method {
         "lucir",
         "bic",
         "scr",
+        "onpro",
+        "onpro-lite",
     ];
 
     /// Whether the memory must keep logits.
@@ -599,9 +624,11 @@ impl Method {
             Images::Current => 0,
         });
         let contrastive = self.contrastive.as_ref().map(|settings| settings.replay);
+        let prototypes = self.prototypes.as_ref().map(|settings| settings.replay);
         counts
             .chain(self.projection)
             .chain(contrastive)
+            .chain(prototypes)
             .max()
             .unwrap_or(0)
     }

@@ -43,6 +43,29 @@ pub fn small_cnn(side: usize, channels: usize, width: usize, classes: usize) -> 
     )
 }
 
+/// As [`small_cnn`], with batch-norms instead of biases (OnPro brief, section 5).
+///
+/// # Errors
+/// If a size is not legal.
+pub fn small_cnn_with_norms(
+    side: usize,
+    channels: usize,
+    width: usize,
+    classes: usize,
+) -> Result<Space> {
+    let text = include_str!("../spaces/small-cnn-norms.space");
+    parsed(
+        text,
+        "small-cnn-norms.space",
+        &[
+            ("side", side),
+            ("channels", channels),
+            ("width", width),
+            ("classes", classes),
+        ],
+    )
+}
+
 /// ResNet-18 for small images; `width` 64 is the usual one, 20 the reduced one.
 ///
 /// # Errors

@@ -11,9 +11,10 @@ mod refresh;
 use std::path::{Path, PathBuf};
 
 use oncefit_data::Augmentation;
+use oncefit_nn::UpdateRule;
 use oncefit_text::TargetTable;
 use oncefit_train::{
-    Aggregation, DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly,
+    Aggregation, DataRecipe, OptimiserKind, SpaceRecipe, TrainError, field_names, parse_strictly,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,7 @@ pub use self::refresh::{RefreshMode, RefreshRecipe};
 use crate::error::Result;
 use crate::learner::Initialisation;
 use crate::memory::MemoryPolicy;
+use crate::onpro::OnPro;
 
 /// What decides a run of continual learning.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -47,10 +49,13 @@ pub struct LearningRecipe {
     /// Refresh learning, of whatever method; none where the section is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh: Option<RefreshRecipe>,
+    /// Constants of the methods `onpro` and `onpro-lite`, instead of theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub onpro: Option<toml::Table>,
     /// Which images it may keep.
     pub memory: MemoryRecipe,
     /// How weights follow gradients.
-    pub optimiser: SgdRecipe,
+    pub optimiser: UpdateRecipe,
     /// Batches and epochs.
     pub training: StepsRecipe,
     /// Changes made to new and replayed images; none where the section is left out.
@@ -76,8 +81,9 @@ impl Default for LearningRecipe {
             head: HeadRecipe::default(),
             method: MethodRecipe::default(),
             refresh: None,
+            onpro: None,
             memory: MemoryRecipe::default(),
-            optimiser: SgdRecipe::default(),
+            optimiser: UpdateRecipe::default(),
             training: StepsRecipe::default(),
             augmentation: Augmentation::NONE,
             metrics: MetricsRecipe::default(),
@@ -149,6 +155,8 @@ pub enum NetworkKind {
     Mlp,
     /// Three strided convolutions without batch-norm.
     SmallCnn,
+    /// The same with batch-norms.
+    SmallCnnNorms,
     /// ResNet-18 for small images.
     Resnet18,
     /// A member of a space.
@@ -169,7 +177,7 @@ pub struct NetworkRecipe {
     /// `mlp`: units of a hidden layer, 100 where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
-    /// `small-cnn`, 16 where it is left out, and `resnet18`, 64: channels of the first layer.
+    /// `small-cnn`, `small-cnn-norms`, 16 where it is left out, and `resnet18`, 64: channels of the first layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
     /// `member`: the subnet's text, `largest` or `smallest`; `largest` where it is left out.
@@ -338,14 +346,23 @@ impl Default for MemoryRecipe {
     }
 }
 
-/// `[optimiser]`: stochastic gradient descent.
+/// `[optimiser]`
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SgdRecipe {
+pub struct UpdateRecipe {
+    /// The rule.
+    pub kind: OptimiserKind,
     /// Learning rate.
     pub learning_rate: f32,
-    /// Momentum.
+    /// `sgd`, `rmsprop`: momentum.
     pub momentum: f32,
+    /// `adam`, `adamw`: decay of the mean of gradients, 0.9 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta1: Option<f32>,
+    /// `adam`, `adamw`, `rmsprop`: decay of the mean of squared gradients, 0.999 (`rmsprop`: 0.9) where
+    /// it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f32>,
     /// Weight decay; not applied to biases and batch-norm.
     pub weight_decay: f32,
     /// How the learning rate falls in each task.
@@ -358,11 +375,14 @@ pub struct SgdRecipe {
     pub factor: Option<f64>,
 }
 
-impl Default for SgdRecipe {
+impl Default for UpdateRecipe {
     fn default() -> Self {
         Self {
+            kind: OptimiserKind::Sgd,
             learning_rate: 0.03,
             momentum: 0.0,
+            beta1: None,
+            beta2: None,
             weight_decay: 0.0,
             decay: RateDecayKind::Constant,
             milestones: Vec::new(),
@@ -430,6 +450,61 @@ impl Default for StateRecipe {
             every_seconds: 30.0,
             every_batches: 0,
         }
+    }
+}
+
+impl UpdateRecipe {
+    /// The rule with its constants.
+    pub(crate) fn rule(&self) -> UpdateRule {
+        match self.kind {
+            OptimiserKind::Sgd => UpdateRule::sgd(self.momentum),
+            OptimiserKind::Adam | OptimiserKind::AdamW => UpdateRule::Adam {
+                beta1: self.beta1.unwrap_or(0.9),
+                beta2: self.beta2.unwrap_or(0.999),
+                epsilon: 1e-8,
+                decoupled: self.kind == OptimiserKind::AdamW,
+            },
+            OptimiserKind::RmsProp => UpdateRule::RmsProp {
+                smoothing: self.beta2.unwrap_or(0.9),
+                epsilon: 1e-8,
+                momentum: self.momentum,
+            },
+        }
+    }
+
+    /// The options that belong to other rules.
+    fn validate_rule(&self) -> std::result::Result<(), String> {
+        let is_adam = matches!(self.kind, OptimiserKind::Adam | OptimiserKind::AdamW);
+        let foreign = [
+            (
+                "momentum",
+                is_adam && self.momentum != 0.0,
+                "sgd` and `rmsprop",
+            ),
+            (
+                "beta1",
+                !is_adam && self.beta1.is_some(),
+                "adam` and `adamw",
+            ),
+            (
+                "beta2",
+                self.kind == OptimiserKind::Sgd && self.beta2.is_some(),
+                "adam`, `adamw` and `rmsprop",
+            ),
+        ];
+        if let Some((key, _, owners)) = foreign.iter().find(|(_, is_foreign, _)| *is_foreign) {
+            return Err(format!("`optimiser.{key}` belongs to kinds `{owners}`"));
+        }
+        for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
+                let legal = "0 or more and below 1";
+                return Err(format!(
+                    "`optimiser.{key}` is {}, but must be {legal}",
+                    value.unwrap_or_default()
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -503,6 +578,7 @@ impl LearningRecipe {
         if !(decay >= 0.0 && decay.is_finite()) {
             return problem("optimiser.weight_decay", decay.to_string(), "0 or more");
         }
+        sgd.validate_rule()?;
         let falls = sgd.decay == RateDecayKind::Step;
         if falls == sgd.milestones.is_empty() || (sgd.factor.is_some() && !falls) {
             return Err("`optimiser.milestones` and `optimiser.factor` belong to `decay = \"step\"`, which needs milestones".into());
@@ -572,8 +648,9 @@ fn keys(section: &str) -> &'static [&'static str] {
         "network.elastic" => field_names::<ElasticRecipe>(),
         "method" => field_names::<MethodRecipe>(),
         "refresh" => field_names::<RefreshRecipe>(),
+        "onpro" => field_names::<OnPro>(),
         "memory" => field_names::<MemoryRecipe>(),
-        "optimiser" => field_names::<SgdRecipe>(),
+        "optimiser" => field_names::<UpdateRecipe>(),
         "training" => field_names::<StepsRecipe>(),
         "augmentation" => field_names::<Augmentation>(),
         "metrics" => field_names::<MetricsRecipe>(),

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::correction::Correction;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Anchor, Learner};
+use crate::onpro::Centres;
 use crate::stream::Examples;
 
-const FORMAT: &str = "oncefit learner 3";
+const FORMAT: &str = "oncefit learner 4";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -72,10 +73,11 @@ impl Learner {
 
     /// The sets of weights that make up the state, by prefix.
     fn sets(&self) -> Vec<(String, &Parameters)> {
-        let mut sets = vec![
-            (String::new(), &self.parameters),
-            ("momentum/".into(), &self.optimiser.buffers[0]),
-        ];
+        let mut sets = vec![(String::new(), &self.parameters)];
+        let names = self.optimiser.rule.buffer_names().iter();
+        for (name, buffer) in names.zip(&self.optimiser.buffers) {
+            sets.push((format!("{name}/"), buffer));
+        }
         if let Some(previous) = &self.previous {
             sets.push(("previous/".into(), previous));
         }
@@ -148,6 +150,16 @@ impl Learner {
                 floats(&memory.logits),
             );
         }
+        let centres = &self.centres;
+        let rows = floats(&centres.rows);
+        bytes("centres/rows", Dtype::F32, centres.rows.len(), rows);
+        let classes = numbers(&centres.classes);
+        bytes(
+            "centres/classes",
+            Dtype::U32,
+            centres.classes.len(),
+            classes,
+        );
         let recent = &self.recent;
         bytes(
             "recent/images",
@@ -254,7 +266,10 @@ impl Learner {
                 .map(u32::from_le_bytes)
                 .collect())
         };
-        let (parameters, momentum) = (read("")?, read("momentum/")?);
+        let parameters = read("")?;
+        let names = self.optimiser.rule.buffer_names().iter();
+        let buffers = names.map(|name| read(&format!("{name}/")));
+        let buffers = buffers.collect::<Result<_>>()?;
         let previous = header.has_previous.then(|| read("previous/")).transpose()?;
         let fisher = header.has_fisher.then(|| read("fisher/")).transpose()?;
         let mut anchors = Vec::new();
@@ -280,6 +295,12 @@ impl Learner {
         let recent = Examples {
             images: raw("recent/images", Dtype::U8)?,
             labels: labels("recent/labels")?,
+        };
+        let centres = Centres {
+            classes: labels("centres/classes")?,
+            rows: words(&raw("centres/rows", Dtype::F32)?)
+                .map(f32::from_le_bytes)
+                .collect(),
         };
         let mut memory = self.memory.clone();
         if let Some(memory) = &mut memory {
@@ -312,7 +333,9 @@ impl Learner {
             memory.arrived = header.arrived;
         }
         self.parameters = parameters;
-        self.optimiser.buffers = vec![momentum];
+        self.optimiser.buffers = buffers;
+        self.optimiser.steps = header.step;
+        self.centres = centres;
         self.previous = previous;
         self.fisher = fisher;
         self.anchors = anchors;

@@ -1,7 +1,7 @@
 //! Random changes to training images.
 //!
 //! ```text
-//! random resized crop or padded crop → mirror → AutoAugment → colour jitter → erased rectangle
+//! random resized crop or padded crop → mirror → AutoAugment → colour jitter → grey → erased rectangle
 //! ```
 //!
 //! and, on the finished batch, mixup or cutmix. An image's draws are addressed by (seed, purpose,
@@ -50,6 +50,9 @@ pub struct Augmentation {
     pub saturation: f32,
     /// Largest turn of the hue, as a share of the colour circle, up to ½; 0 is off.
     pub hue: f32,
+    /// Probability that an image becomes grey; its channels stay three.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub grayscale: f32,
     /// Probability that a rectangle is erased (Zhong et al. 2020, algorithm 1, with their 2 to 40 %
     /// of the area and aspect 0.3 to 1/0.3), filled with each channel's mean; 0 is off.
     pub random_erasing: f32,
@@ -84,6 +87,10 @@ impl Address {
     }
 }
 
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
+}
+
 impl Default for Augmentation {
     fn default() -> Self {
         Self::NONE
@@ -102,6 +109,7 @@ impl Augmentation {
         contrast: 0.0,
         saturation: 0.0,
         hue: 0.0,
+        grayscale: 0.0,
         random_erasing: 0.0,
         mixup: 0.0,
         cutmix: 0.0,
@@ -142,6 +150,12 @@ impl Augmentation {
             (
                 "augmentation `random_erasing`",
                 self.random_erasing,
+                1.0,
+                "a probability from 0 to 1",
+            ),
+            (
+                "augmentation `grayscale`",
+                self.grayscale,
                 1.0,
                 "a probability from 0 to 1",
             ),
@@ -254,6 +268,13 @@ impl Augmentation {
         };
         if self.brightness + self.contrast + self.saturation + self.hue > 0.0 {
             jitter.apply(out, shape.channels, address.draws_of("colour jitter"));
+        }
+        let turns_grey = self.grayscale > 0.0
+            && address
+                .draws_of("grayscale")
+                .chance(f64::from(self.grayscale));
+        if turns_grey {
+            colour::saturation(out, shape.channels, 0.0);
         }
         if is_erased && let Some(rectangle) = Rectangle::draw(shape, &mut draws, erased) {
             rectangle.fill(shape, fill, out);
@@ -391,6 +412,34 @@ mod tests {
             .zip(IMAGE)
             .filter(|(found, old)| **found != *old);
         assert!(differing.clone().count() > 0 && differing.clone().all(|(found, _)| *found == 50));
+    }
+
+    #[test]
+    fn images_turn_grey_as_often_as_asked_and_the_rest_stays_as_drawn() {
+        let shape = ImageShape {
+            height: 2,
+            width: 2,
+            channels: 3,
+        };
+        let image: Vec<u8> = (0..12).map(|value| value * 20).collect();
+        let changed = |grayscale: f32| -> Vec<u8> {
+            let settings = Augmentation {
+                grayscale,
+                horizontal_flip: true,
+                ..Default::default()
+            };
+            settings.images(&image.repeat(400), shape, &[0; 3], (1, "grey", 0))
+        };
+        let (never, sometimes) = (changed(0.0), changed(0.25));
+        let mut grey = 0;
+        for (before, after) in never.chunks(12).zip(sometimes.chunks(12)) {
+            let is_grey = after
+                .chunks(3)
+                .all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]);
+            assert!(is_grey || before == after);
+            grey += usize::from(is_grey);
+        }
+        assert!((70..130).contains(&grey), "{grey}");
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use oncefit_kernels as kernels;
 use oncefit_kernels::Cpu;
+use serde::{Deserialize, Serialize};
 
 use crate::parameters::{Gradients, Parameter, ParameterKind, Parameters};
 
 /// The update rule, with its constants; formulas in `oncefit_kernels`.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UpdateRule {
     /// Stochastic gradient descent as PyTorch defines it, dampening 0:
     ///
@@ -44,6 +46,14 @@ pub enum UpdateRule {
 }
 
 impl UpdateRule {
+    /// Stochastic gradient descent with a momentum that is not Nesterov's.
+    pub const fn sgd(momentum: f32) -> Self {
+        Self::Sgd {
+            momentum,
+            nesterov: false,
+        }
+    }
+
     /// The names of the buffers it keeps for each parameter.
     pub fn buffer_names(&self) -> &'static [&'static str] {
         match self {

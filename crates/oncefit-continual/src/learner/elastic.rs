@@ -52,6 +52,8 @@ pub(crate) struct Elastic {
     watched: Vec<WatchedSubnet>,
     /// Sum of the weights of a step's networks that hold a value.
     coverage: Gradients,
+    /// A layer on the features that all networks share.
+    layer: Option<Linear>,
 }
 
 /// A network of a step.
@@ -99,10 +101,28 @@ impl Elastic {
                 .map(|(name, subnet)| WatchedSubnet { name, subnet })
                 .collect(),
             coverage: Gradients::zeros(parameters),
+            layer: None,
             space: step_space,
             smallest,
             settings,
         })
+    }
+
+    /// Width of the smallest member's features.
+    pub(super) fn smallest_feature_width(&self) -> usize {
+        let members = self.watched.iter();
+        let widths = members.map(|one| {
+            let graph = one.subnet.graph();
+            let classifier = graph.nodes.last();
+            classifier.map_or(0, |last| graph.nodes[last.inputs[0]].shape.len())
+        });
+        widths.min().unwrap_or(0)
+    }
+
+    /// Counts a layer of `parameters` among what the networks hold.
+    pub(super) fn shares_layer(&mut self, parameters: &Parameters, layer: Linear) {
+        self.coverage = Gradients::zeros(parameters);
+        self.layer = Some(layer);
     }
 
     /// Makes the sum of the networks' gradients what the settings want.
@@ -118,6 +138,9 @@ impl Elastic {
         self.coverage.clear();
         for network in networks {
             network.model.plan().add_coverage(1.0, &mut self.coverage);
+            if let Some(layer) = self.layer {
+                layer.add_coverage(network.model.feature_width(), &mut self.coverage);
+            }
         }
         gradients.divide(&self.coverage, divisor);
     }

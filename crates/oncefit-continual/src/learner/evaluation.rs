@@ -34,7 +34,7 @@ impl Learner {
     }
 
     /// Logits of images, N × classes, or with `of_features` their features.
-    fn outputs(
+    pub(super) fn outputs(
         &mut self,
         calibration: &Calibration,
         images: &[u8],
@@ -161,6 +161,39 @@ impl Learner {
         Ok(Some(fresh))
     }
 
+    /// The class of each image among those seen.
+    ///
+    /// # Errors
+    /// If the images do not fit the network.
+    pub fn predictions(&mut self, images: &[u8]) -> Result<Vec<u32>> {
+        let mut fresh = self.fresh_classifier()?;
+        let scores = self.scores(images, fresh.as_mut())?;
+        let rows = scores.chunks_exact(self.classes());
+        let seen = self.classes_to_tell();
+        let found = rows.map(|row| largest(row, seen.iter().copied()).unwrap_or(0));
+        Ok(found.collect())
+    }
+
+    /// The classes among which an image is classified: those seen, before the first step all.
+    fn classes_to_tell(&self) -> Vec<u32> {
+        match self.seen.is_empty() {
+            true => (0..self.classes() as u32).collect(),
+            false => self.seen.clone(),
+        }
+    }
+
+    /// The network of GDumb's classifier, ready to classify.
+    fn fresh_classifier(&self) -> Result<Option<Self>> {
+        let Classifier::FreshFromMemory { epochs } = self.method.classifier else {
+            return Ok(None);
+        };
+        let mut fresh = self.fresh_from_memory(epochs)?;
+        if let Some(fresh) = &mut fresh {
+            fresh.model = Arc::clone(&self.model);
+        }
+        Ok(fresh)
+    }
+
     /// As [`Learner::evaluate`], of each subnet of [`Learner::watched`], calibrated by itself.
     ///
     /// # Errors
@@ -189,17 +222,8 @@ impl Learner {
     /// If the images do not fit the network.
     pub fn evaluate(&mut self, stream: &Stream) -> Result<Vec<TaskAccuracy>> {
         let classes = self.classes();
-        let mut fresh = match self.method.classifier {
-            Classifier::FreshFromMemory { epochs } => self.fresh_from_memory(epochs)?,
-            _ => None,
-        };
-        if let Some(fresh) = &mut fresh {
-            fresh.model = Arc::clone(&self.model);
-        }
-        let seen: Vec<u32> = match self.seen.is_empty() {
-            true => (0..classes as u32).collect(),
-            false => self.seen.clone(),
-        };
+        let mut fresh = self.fresh_classifier()?;
+        let seen = self.classes_to_tell();
         let forwarded = self.forwarded;
         let mut accuracies = Vec::new();
         for task in stream.tasks() {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::error::{Result, setting};
 use crate::learner::{Classifier, ElasticSettings, ImageChanges, Learner, LearnerSettings};
-use crate::networks::{mlp, resnet18, small_cnn, space_of_member};
+use crate::networks::{mlp, resnet18, small_cnn, small_cnn_with_norms, space_of_member};
 use crate::stream::{ClassOrder, Scenario, Stream, StreamSettings};
 
 impl StreamRecipe {
@@ -92,7 +92,11 @@ impl NetworkRecipe {
             (
                 "width",
                 self.width.is_some(),
-                &[NetworkKind::SmallCnn, NetworkKind::Resnet18],
+                &[
+                    NetworkKind::SmallCnn,
+                    NetworkKind::SmallCnnNorms,
+                    NetworkKind::Resnet18,
+                ],
             ),
             ("subnet", self.subnet.is_some(), &[NetworkKind::Member]),
             ("weights", self.weights.is_some(), of_spaces),
@@ -131,6 +135,7 @@ fn name(kind: NetworkKind) -> &'static str {
     match kind {
         NetworkKind::Mlp => "mlp",
         NetworkKind::SmallCnn => "small-cnn",
+        NetworkKind::SmallCnnNorms => "small-cnn-norms",
         NetworkKind::Resnet18 => "resnet18",
         NetworkKind::Member => "member",
         NetworkKind::Supernet => "supernet",
@@ -203,7 +208,7 @@ impl LearningRecipe {
         let is_changed = self.augmentation != oncefit_data::Augmentation::NONE;
         let settings = LearnerSettings {
             learning_rate: self.optimiser.learning_rate,
-            momentum: self.optimiser.momentum,
+            rule: self.optimiser.rule(),
             weight_decay: self.optimiser.weight_decay,
             memory: self.memory.capacity,
             batch_size: self.training.batch_size,
@@ -274,10 +279,14 @@ impl LearningRecipe {
             }
         };
         Ok(match (network.kind, &network.space) {
-            (NetworkKind::SmallCnn, _) => {
+            (NetworkKind::SmallCnn | NetworkKind::SmallCnnNorms, _) => {
                 let side = square("network `small-cnn`")?;
                 let width = network.width.unwrap_or(16);
-                (small_cnn(side, shape.channels, width, classes)?, None)
+                let build = match network.kind {
+                    NetworkKind::SmallCnn => small_cnn,
+                    _ => small_cnn_with_norms,
+                };
+                (build(side, shape.channels, width, classes)?, None)
             }
             (NetworkKind::Resnet18, _) => {
                 let side = square("network `resnet18`")?;

@@ -8,7 +8,7 @@ use crate::divergence::Divergence;
 use crate::error::{Result, setting};
 use crate::importance::FisherEstimator;
 use crate::learner::Classifier;
-use crate::method::{Convention, Images, Importance, Method, Reference};
+use crate::method::{Convention, Images, Importance, Method, OutputTerm, Reference};
 
 /// Whose definition of a weight is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -80,6 +80,10 @@ pub struct MethodRecipe {
     /// `ewc`, `online-ewc`, `mas`: training images on which importances are estimated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance_images: Option<usize>,
+    /// `er`, `er-ace`, `er-nearest-mean`: independent draws from the memory in a step, whose mean loss is taken; 1 where
+    /// it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<usize>,
     /// `gdumb`: passes through the memory at an evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_epochs: Option<usize>,
@@ -118,6 +122,7 @@ impl Default for MethodRecipe {
             decay: None,
             fisher: None,
             importance_images: None,
+            draws: None,
             memory_epochs: None,
             growth: None,
             margin: None,
@@ -132,7 +137,7 @@ impl Default for MethodRecipe {
 /// The options that a method has, besides `convention` and `classifier`.
 fn options(name: &str) -> &'static [&'static str] {
     match name {
-        "er" | "er-ace" | "er-nearest-mean" => &["weight"],
+        "er" | "er-ace" | "er-nearest-mean" => &["weight", "draws"],
         "der" | "cpr" | "icarl" => &["alpha"],
         "der++" => &["alpha", "beta"],
         "lwf" => &["alpha", "temperature"],
@@ -147,6 +152,24 @@ fn options(name: &str) -> &'static [&'static str] {
         "scr" => &["temperature"],
         _ => &[],
     }
+}
+
+/// Terms of a draw from the memory as the mean of `draws` independent ones.
+fn repeated(terms: &[OutputTerm], draws: usize) -> Vec<OutputTerm> {
+    let mut found = Vec::new();
+    for term in terms {
+        match term.images {
+            Images::Current => found.push(term.clone()),
+            Images::Memory { count, .. } => {
+                found.extend((0..draws as u64).map(|draw| OutputTerm {
+                    weight: term.weight / draws as f64,
+                    images: Images::Memory { draw, count },
+                    ..term.clone()
+                }))
+            }
+        }
+    }
+    found
 }
 
 impl LearningRecipe {
@@ -189,6 +212,9 @@ impl LearningRecipe {
                 *count = given;
             }
         }
+        if let Some(draws) = recipe.draws {
+            method.outputs = repeated(&method.outputs, draws);
+        }
         if let (Some(count), Some(given)) = (&mut method.projection, self.training.replay_batch) {
             *count = given;
         }
@@ -197,6 +223,19 @@ impl LearningRecipe {
             if let Some(given) = recipe.temperature {
                 contrastive.temperature = f64::from(given);
             }
+        }
+        match (&mut method.prototypes, &self.onpro) {
+            (Some(onpro), given) => {
+                if let Some(given) = given {
+                    *onpro = onpro.changed(given)?;
+                }
+                onpro.replay = self.training.replay_batch.unwrap_or(onpro.replay);
+            }
+            (None, Some(_)) => {
+                let legal = "left out: it belongs to `onpro` and `onpro-lite`";
+                return Err(setting("section `onpro`", "given", legal));
+            }
+            (None, None) => {}
         }
         for term in &mut method.weights {
             if let Some(weight) = recipe.beta {
@@ -289,6 +328,7 @@ impl MethodRecipe {
                 "importance_images",
                 self.importance_images.map(|n| n as f64),
             ),
+            ("draws", self.draws.map(|n| n as f64)),
             ("memory_epochs", self.memory_epochs.map(|n| n as f64)),
             ("fisher", self.fisher.map(|_| 1.0)),
             ("growth", self.growth.map(|_| 1.0)),
@@ -314,6 +354,7 @@ impl MethodRecipe {
                 "temperature",
                 "damping",
                 "importance_images",
+                "draws",
                 "memory_epochs",
                 "hardest",
                 "held_out",

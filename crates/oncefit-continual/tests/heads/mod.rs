@@ -192,7 +192,7 @@ fn a_learner_with_any_head_goes_on_with_the_same_bits() {
 #[test]
 fn frozen_rows_are_in_no_optimiser_and_later_ones_have_no_part() {
     let wild = LearnerSettings {
-        momentum: 0.9,
+        rule: UpdateRule::sgd(0.9),
         weight_decay: 0.1,
         ..settings()
     };

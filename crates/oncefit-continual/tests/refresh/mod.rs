@@ -13,7 +13,7 @@ fn host(name: &str) -> Method {
 
 fn with_momentum(method: Method) -> Learner {
     let settings = LearnerSettings {
-        momentum: 0.9,
+        rule: UpdateRule::sgd(0.9),
         learning_rate: 0.01,
         ..settings()
     };

@@ -4,7 +4,7 @@
 use oncefit_continual::{
     Experiment, Learner, LearnerSettings, LearningRecipe, Method, Metrics, Stream,
 };
-use oncefit_nn::Parameters;
+use oncefit_nn::{Parameters, UpdateRule};
 use oncefit_random::{Draws, fnv1a64};
 use oncefit_train::write_atomically;
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,7 @@ fn flatness(learner: &Learner, stream: &Stream, seed: u64) -> Result<Flatness> {
     let step = |weights: Parameters| -> Result<(f64, Parameters)> {
         let settings = LearnerSettings {
             learning_rate: 1.0,
-            momentum: 0.0,
+            rule: UpdateRule::sgd(0.0),
             weight_decay: 0.0,
             augmentation: None,
             ..learner.settings().clone()
