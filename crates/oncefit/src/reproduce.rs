@@ -10,6 +10,7 @@ mod deep_architect;
 mod deps;
 mod elastic_continual;
 mod once_for_all;
+mod onpro;
 mod refresh;
 mod supernets;
 
@@ -191,10 +192,11 @@ pub struct Tried {
 }
 
 /// All papers.
-pub const PAPERS: [Paper; 5] = [
+pub const PAPERS: [Paper; 6] = [
     once_for_all::PAPER,
     deps::PAPER,
     deep_architect::PAPER,
+    onpro::PAPER,
     refresh::PAPER,
     elastic_continual::PAPER,
 ];

@@ -1,6 +1,8 @@
 //! OnPro as a whole; its losses are tested beside themselves.
 
-use oncefit_continual::{ElasticSettings, ImageChanges, OnPro, PairChoice, Turns, small_cnn_with_norms};
+use oncefit_continual::{
+    ElasticSettings, ImageChanges, OnPro, PairChoice, Turns, small_cnn_with_norms,
+};
 use oncefit_data::{Augmentation, ImageShape};
 
 use super::*;

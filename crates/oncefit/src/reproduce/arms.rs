@@ -27,8 +27,11 @@ pub(super) struct Measured {
     pub class_incremental: Metrics,
     pub task_incremental: Metrics,
     pub train_macs: u64,
-    /// Of a network that is no supernet.
+    /// Of a network that is no supernet and learns from labels alone.
     pub flatness: Option<Flatness>,
+    /// Of OnPro.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prototypes: Option<Prototypes>,
     /// Of a supernet: name, text and metrics of its watched subnets.
     pub subnets: Vec<(String, String, Metrics)>,
 }
@@ -40,6 +43,16 @@ pub(super) struct Flatness {
     pub squared_gradient: f64,
     /// Mean rise of the loss when each tensor is moved by 1 % of its norm in a random direction.
     pub rise: f64,
+}
+
+/// What OnPro's projections tell of the test images at the end.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Prototypes {
+    /// Mean over pairs of classes of 1 − cosine of their mean projections.
+    pub separation: f64,
+    /// Rank correlation over pairs of classes of the feedback's probability with how often the one is
+    /// taken for the other.
+    pub correlation: f64,
 }
 
 /// Images of a task, and random directions, for [`Flatness`].
@@ -78,7 +91,8 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
         learner,
         finished,
         ..
-    } = &experiment;
+    } = &mut experiment;
+    let prototypes = prototypes(learner, stream)?;
     let subnets = finished.subnets.iter().map(|subnet| {
         let metrics = subnet.class_incremental.metrics()?;
         Ok((subnet.name.clone(), subnet.subnet.clone(), metrics))
@@ -88,9 +102,10 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
         task_incremental: finished.task_incremental.metrics()?,
         train_macs: learner.train_macs(),
         flatness: match learner.watched() {
-            [] => Some(flatness(learner, stream, seed)?),
+            [] if prototypes.is_none() => Some(flatness(learner, stream, seed)?),
             _ => None,
         },
+        prototypes,
         subnets: subnets.collect::<Result<_>>()?,
     };
     eprintln!(
@@ -107,6 +122,52 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
     let text = serde_json::to_string(&found).expect("numbers and words");
     write_atomically(&path, text.as_bytes())?;
     Ok(found)
+}
+
+fn prototypes(learner: &mut Learner, stream: &Stream) -> Result<Option<Prototypes>> {
+    let classes = stream.classes();
+    let (mut means, mut wrong) = (vec![Vec::new(); classes], vec![0.0; classes * classes]);
+    for task in stream.tasks() {
+        let examples = stream.test_examples(task.index, &task.test);
+        let Some((rows, width)) = learner.unit_projections(&examples.images)? else {
+            return Ok(None);
+        };
+        for (row, &label) in rows.chunks_exact(width).zip(&examples.labels) {
+            let mean: &mut Vec<f64> = &mut means[label as usize];
+            mean.resize(width, 0.0);
+            let values = mean.iter_mut().zip(row);
+            values.for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        let predicted = learner.predictions(&examples.images)?;
+        for (one, other) in predicted.into_iter().zip(&examples.labels) {
+            let (low, high) = (one.min(*other) as usize, one.max(*other) as usize);
+            wrong[low * classes + high] += 1.0;
+        }
+    }
+    let cosine = |one: &[f64], other: &[f64]| {
+        let dot = |one: &[f64], other: &[f64]| -> f64 {
+            one.iter().zip(other).map(|(one, other)| one * other).sum()
+        };
+        dot(one, other) / (dot(one, one) * dot(other, other)).sqrt()
+    };
+    let present: Vec<&Vec<f64>> = means.iter().filter(|mean| !mean.is_empty()).collect();
+    let mut distances = Vec::new();
+    for (at, one) in present.iter().enumerate() {
+        distances.extend(
+            present[at + 1..]
+                .iter()
+                .map(|other| 1.0 - cosine(one, other)),
+        );
+    }
+    let (pairs, shares): (Vec<_>, Vec<f64>) = learner.pair_shares().into_iter().unzip();
+    let confusions: Vec<f64> = pairs
+        .iter()
+        .map(|(one, other)| wrong[*one as usize * classes + *other as usize])
+        .collect();
+    Ok(Some(Prototypes {
+        separation: distances.iter().sum::<f64>() / distances.len().max(1) as f64,
+        correlation: oncefit_target::spearman(&shares, &confusions),
+    }))
 }
 
 fn flatness(learner: &Learner, stream: &Stream, seed: u64) -> Result<Flatness> {
