@@ -9,6 +9,7 @@ mod arms;
 mod deep_architect;
 mod deps;
 mod elastic_continual;
+mod lingocl;
 mod once_for_all;
 mod onpro;
 mod refresh;
@@ -192,12 +193,13 @@ pub struct Tried {
 }
 
 /// All papers.
-pub const PAPERS: [Paper; 6] = [
+pub const PAPERS: [Paper; 7] = [
     once_for_all::PAPER,
     deps::PAPER,
     deep_architect::PAPER,
     onpro::PAPER,
     refresh::PAPER,
+    lingocl::PAPER,
     elastic_continual::PAPER,
 ];
 

@@ -2,7 +2,7 @@
 //! file as soon as it is there.
 
 use oncefit_continual::{
-    Experiment, Learner, LearnerSettings, LearningRecipe, Method, Metrics, Stream,
+    Experiment, HeadSettings, Learner, LearnerSettings, LearningRecipe, Method, Metrics, Stream,
 };
 use oncefit_nn::{Parameters, UpdateRule};
 use oncefit_random::{Draws, fnv1a64};
@@ -26,8 +26,15 @@ pub(super) struct Arm {
 pub(super) struct Measured {
     pub class_incremental: Metrics,
     pub task_incremental: Metrics,
+    /// Accuracy on each task at the end, among all classes.
+    #[serde(default)]
+    pub last: Vec<f64>,
+    /// How far the features of the first task's test images had turned at the end, where the recipe
+    /// measures it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<f64>,
     pub train_macs: u64,
-    /// Of a network that is no supernet and learns from labels alone.
+    /// Of a network that is no supernet and learns from labels alone, with its own head.
     pub flatness: Option<Flatness>,
     /// Of OnPro.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +88,9 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
     recipe.seed = seed;
     let data = recipe.load_data()?;
     let mut experiment = Experiment::new(recipe.build_stream(&data)?, recipe.build_learner(&data)?);
+    if let Some(directions) = recipe.metrics.drift {
+        experiment = experiment.with_drift(directions);
+    }
     let stop = request.stop;
     oncefit_nn::in_pool(|| {
         experiment.run(&mut |_| !stop.load(std::sync::atomic::Ordering::Relaxed))
@@ -97,12 +107,21 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
         let metrics = subnet.class_incremental.metrics()?;
         Ok((subnet.name.clone(), subnet.subnet.clone(), metrics))
     });
+    let is_plain = prototypes.is_none() && learner.settings().head == HeadSettings::default();
+    let drifts = finished.drift.last().and_then(|row| row.first());
     let found = Measured {
+        last: finished
+            .class_incremental
+            .rows
+            .last()
+            .cloned()
+            .unwrap_or_default(),
+        drift: drifts.copied(),
         class_incremental: finished.class_incremental.metrics()?,
         task_incremental: finished.task_incremental.metrics()?,
         train_macs: learner.train_macs(),
         flatness: match learner.watched() {
-            [] if prototypes.is_none() => Some(flatness(learner, stream, seed)?),
+            [] if is_plain => Some(flatness(learner, stream, seed)?),
             _ => None,
         },
         prototypes,
@@ -221,6 +240,31 @@ fn flatness(learner: &Learner, stream: &Stream, seed: u64) -> Result<Flatness> {
         squared_gradient,
         rise: rise / DIRECTIONS as f64,
     })
+}
+
+/// Final accuracies among all classes, by seed.
+pub(super) fn accuracy(found: &[Measured]) -> Vec<f64> {
+    let metrics = found.iter().map(|one| one.class_incremental);
+    metrics.map(|found| found.final_average_accuracy).collect()
+}
+
+/// Final accuracies among each task's classes.
+pub(super) fn of_tasks(found: &[Measured]) -> Vec<f64> {
+    let metrics = found.iter().map(|one| one.task_incremental);
+    metrics.map(|found| found.final_average_accuracy).collect()
+}
+
+/// Mean accuracies over the stream, among all classes seen.
+pub(super) fn over_the_stream(found: &[Measured]) -> Vec<f64> {
+    let metrics = found.iter().map(|one| one.class_incremental);
+    metrics
+        .map(|found| found.average_incremental_accuracy)
+        .collect()
+}
+
+/// Each value and a margin.
+pub(super) fn plus(values: Vec<f64>, by: f64) -> Vec<f64> {
+    values.into_iter().map(|value| value + by).collect()
 }
 
 /// Where the images of a stream come from: all of Fashion-MNIST, or with `--quick` the embedded tenth.

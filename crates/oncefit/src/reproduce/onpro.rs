@@ -1,6 +1,6 @@
 //! OnPro on Split-Fashion-MNIST, the lite profile (brief `onpro` §5).
 
-use super::arms::{Arm, Measured, Prototypes, measure};
+use super::arms::{Arm, Measured, Prototypes, accuracy, measure, over_the_stream, plus};
 use super::{Claim, Comparison, Paper, Request, Tried};
 use crate::error::Result;
 
@@ -126,25 +126,9 @@ fn tuned(request: &Request, learning: Learning) -> Result<f64> {
     Ok(best.1)
 }
 
-fn accuracy(found: &[Measured]) -> Vec<f64> {
-    let metrics = found.iter().map(|one| one.class_incremental);
-    metrics.map(|found| found.final_average_accuracy).collect()
-}
-
-fn over_the_stream(found: &[Measured]) -> Vec<f64> {
-    let metrics = found.iter().map(|one| one.class_incremental);
-    metrics
-        .map(|found| found.average_incremental_accuracy)
-        .collect()
-}
-
 fn of_prototypes(found: &[Measured], value: fn(&Prototypes) -> f64) -> Vec<f64> {
     let all = found.iter().filter_map(|one| one.prototypes.as_ref());
     all.map(value).collect()
-}
-
-fn plus(values: Vec<f64>, by: f64) -> Vec<f64> {
-    values.into_iter().map(|value| value + by).collect()
 }
 
 fn mean_percent(values: &[f64]) -> f64 {

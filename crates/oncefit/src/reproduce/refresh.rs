@@ -2,8 +2,8 @@
 //! Split-Fashion-MNIST with mammoth's small network (brief `unified-continual` §6). What holds exactly, U6
 //! to U8, is a test of `oncefit-continual`.
 
-use super::arms::{Arm, Flatness, Measured, data, measure};
-use super::{Claim, Comparison, Paper, Request, Tried, Verdict};
+use super::arms::{Arm, Flatness, Measured, accuracy, data, measure, of_tasks};
+use super::{Claim, Comparison, Paper, Request, Tried, Verdict, all_of};
 use crate::error::Result;
 
 pub const PAPER: Paper = Paper {
@@ -59,16 +59,6 @@ fn arm(request: &Request, name: &str, method: &str, sections: &str) -> Arm {
     }
 }
 
-fn accuracy(found: &[Measured]) -> Vec<f64> {
-    let metrics = found.iter().map(|one| one.class_incremental);
-    metrics.map(|found| found.final_average_accuracy).collect()
-}
-
-fn of_tasks(found: &[Measured]) -> Vec<f64> {
-    let metrics = found.iter().map(|one| one.task_incremental);
-    metrics.map(|found| found.final_average_accuracy).collect()
-}
-
 fn refreshed(displacement: f64) -> String {
     format!("[refresh]\nmode = \"repo\"\ndisplacement = {displacement:e}\n")
 }
@@ -88,17 +78,10 @@ fn tuned(request: &Request) -> Result<f64> {
     Ok(best.1)
 }
 
-/// The least favourable of several verdicts.
-fn worst(verdicts: &[Verdict]) -> Verdict {
-    let order = [Verdict::NotReproduced, Verdict::Inconclusive];
-    let found = order.into_iter().find(|one| verdicts.contains(one));
-    found.unwrap_or(Verdict::Reproduced)
-}
-
 fn tried(found: Vec<(Comparison, Verdict)>, notes: Vec<String>) -> Tried {
     let (comparisons, verdicts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     Tried {
-        verdict: worst(&verdicts),
+        verdict: all_of(&verdicts),
         comparisons,
         notes,
     }

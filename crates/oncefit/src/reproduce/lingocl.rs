@@ -1,0 +1,313 @@
+//! LingoCL on Split-Fashion-MNIST (brief `lingocl` §6). L9 needs the images of MNIST and is not tried.
+
+use super::arms::{Arm, Measured, accuracy, data, measure, of_tasks, over_the_stream, plus};
+use super::{Claim, Comparison, Paper, Request, Tried, Verdict, all_of};
+use crate::error::Result;
+
+pub const PAPER: Paper = Paper {
+    name: "lingocl",
+    claims: &CLAIMS,
+    run,
+    seeds: (5, 5),
+};
+
+const CLAIMS: [Claim; 8] = [
+    Claim {
+        id: "lingocl.L1",
+        claim: "a frozen head of class names beats an ordinary head under replay by 2 points",
+        setting: "er, M = 200, 4 epochs a task, small CNN with batch-norm; final accuracy of frozen MiniLM rows against random rows that are learnt, the same neck, cosine and scale",
+    },
+    Claim {
+        id: "lingocl.L2",
+        claim: "freezing is what matters first",
+        setting: "as L1: frozen MiniLM against learnt from MiniLM; frozen orthogonal against learnt from random",
+    },
+    Claim {
+        id: "lingocl.L3",
+        claim: "meaning matters",
+        setting: "as L1: frozen MiniLM against the same vectors of other names, at the end and over the stream; plus 1 point against frozen orthogonal",
+    },
+    Claim {
+        id: "lingocl.L4",
+        claim: "features drift less",
+        setting: "lucir; drift over 8 directions of the first task's test images from its end to the stream's; random learnt less frozen MiniLM",
+    },
+    Claim {
+        id: "lingocl.L5",
+        claim: "regularising hosts gain, by 1 point one of them, and none loses as much",
+        setting: "online-ewc and si without memory, small CNN without batch-norm, learning rate 0.01; task-incremental accuracy",
+    },
+    Claim {
+        id: "lingocl.L6",
+        claim: "the upper bound stays within 0.7 points",
+        setting: "all classes at once, frozen MiniLM and random learnt, both ways round",
+    },
+    Claim {
+        id: "lingocl.L7",
+        claim: "classes of few shots gain 3 points",
+        setting: "6 classes, then 2 and 2 with 16 images each; final accuracy on these, frozen MiniLM against random learnt",
+    },
+    Claim {
+        id: "lingocl.L8",
+        claim: "longer sequences gain more",
+        setting: "the gain of L1 with 10 tasks of a class against that with 5 of 2",
+    },
+];
+
+/// How the head's rows come about.
+#[derive(Clone, Copy)]
+enum Rows {
+    Trainable,
+    Frozen,
+    Learnt,
+    Orthogonal,
+    Shuffled,
+}
+
+impl Rows {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Trainable => "trainable",
+            Self::Frozen => "frozen",
+            Self::Learnt => "learnt-from-names",
+            Self::Orthogonal => "orthogonal",
+            Self::Shuffled => "shuffled",
+        }
+    }
+
+    fn section(self) -> &'static str {
+        match self {
+            Self::Trainable => "[head]\nkind = \"cosine\"\nneck = 384\nonly_seen = true\n",
+            Self::Frozen => "[head]\ntargets = \"fashion-mnist\"\n",
+            Self::Learnt => "[head]\ntargets = \"fashion-mnist\"\nrows = \"learnt\"\n",
+            Self::Orthogonal => "[head]\ntargets = \"fashion-mnist\"\ncontrol = \"orthogonal\"\n",
+            Self::Shuffled => "[head]\ntargets = \"fashion-mnist\"\ncontrol = \"shuffled\"\n",
+        }
+    }
+}
+
+/// What learns beside the head.
+#[derive(Clone, Copy)]
+enum Host {
+    Replay,
+    Lucir,
+    OnlineEwc,
+    Si,
+    Joint,
+    FewShot,
+    TenTasks,
+}
+
+impl Host {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Replay => "er",
+            Self::Lucir => "lucir",
+            Self::OnlineEwc => "online-ewc",
+            Self::Si => "si",
+            Self::Joint => "joint",
+            Self::FewShot => "few-shot",
+            Self::TenTasks => "ten-tasks",
+        }
+    }
+
+    fn sections(self) -> &'static str {
+        match self {
+            Self::Replay => "[method]\nname = \"er\"\n",
+            Self::Lucir => "[method]\nname = \"lucir\"\n[metrics]\ndrift = 8\n",
+            Self::OnlineEwc => {
+                "[method]\nname = \"online-ewc\"\nconvention = \"mammoth\"\nbeta = 10.0\n"
+            }
+            Self::Si => "[method]\nname = \"si\"\n",
+            Self::Joint => "[method]\nname = \"joint\"\n",
+            Self::FewShot => {
+                "[method]\nname = \"er\"\n[stream]\nbase = 6\nincrement = 2\nlater_shots = 16\n"
+            }
+            Self::TenTasks => "[method]\nname = \"er\"\n[stream]\nincrement = 1\n",
+        }
+    }
+
+    /// The network, and a learning rate that it bears.
+    fn network(self) -> (&'static str, f64) {
+        match self {
+            Self::OnlineEwc | Self::Si => ("small-cnn", 0.01),
+            _ => ("small-cnn-norms", 0.05),
+        }
+    }
+}
+
+fn arm(request: &Request, host: Host, rows: Rows) -> Arm {
+    let (network, rate) = host.network();
+    Arm {
+        name: format!("lingocl-{}-{}", host.name(), rows.name()),
+        recipe: format!(
+            "{}{}{}[network]\nkind = \"{network}\"\n[memory]\ncapacity = 200\n\
+             [optimiser]\nlearning_rate = {rate}\nmomentum = 0.9\n\
+             [training]\nbatch_size = 32\nreplay_batch = 32\nepochs = 4\n",
+            data(request),
+            host.sections(),
+            rows.section()
+        ),
+    }
+}
+
+/// Mean accuracy on the tasks after the first.
+fn of_later_tasks(found: &[Measured]) -> Vec<f64> {
+    let mean = |one: &Measured| {
+        let later = one.last.get(1..).unwrap_or_default();
+        later.iter().sum::<f64>() / later.len().max(1) as f64
+    };
+    found.iter().map(mean).collect()
+}
+
+fn drift(found: &[Measured]) -> Vec<f64> {
+    found.iter().filter_map(|one| one.drift).collect()
+}
+
+fn minus(one: Vec<f64>, other: Vec<f64>) -> Vec<f64> {
+    let pairs = one.into_iter().zip(other);
+    pairs.map(|(one, other)| one - other).collect()
+}
+
+fn run(id: &str, request: &Request) -> Result<Tried> {
+    let mut notes = Vec::new();
+    let mut of = |host: Host, rows: Rows| -> Result<Vec<Measured>> {
+        let arm = arm(request, host, rows);
+        let found = measure(request, &arm, request.seeds())?;
+        let mean = |values: Vec<f64>| 100.0 * values.iter().sum::<f64>() / values.len() as f64;
+        notes.push(format!(
+            "{}: {:.2} % at the end, {:.2} % over the stream",
+            arm.name,
+            mean(accuracy(&found)),
+            mean(over_the_stream(&found))
+        ));
+        Ok(found)
+    };
+    use Host::{FewShot, Joint, Lucir, OnlineEwc, Replay, Si, TenTasks};
+    use Rows::{Frozen, Learnt, Orthogonal, Shuffled, Trainable};
+    let mut verdict_of: fn(&[Verdict]) -> Verdict = all_of;
+    let pairs: Vec<(&str, Vec<f64>, Vec<f64>)> = match id {
+        "lingocl.L1" => vec![(
+            "frozen − 2 points − trainable",
+            plus(accuracy(&of(Replay, Frozen)?), -0.02),
+            accuracy(&of(Replay, Trainable)?),
+        )],
+        "lingocl.L2" => vec![
+            (
+                "frozen − learnt from names",
+                accuracy(&of(Replay, Frozen)?),
+                accuracy(&of(Replay, Learnt)?),
+            ),
+            (
+                "frozen orthogonal − trainable",
+                accuracy(&of(Replay, Orthogonal)?),
+                accuracy(&of(Replay, Trainable)?),
+            ),
+        ],
+        "lingocl.L3" => {
+            let (frozen, shuffled) = (of(Replay, Frozen)?, of(Replay, Shuffled)?);
+            vec![
+                (
+                    "names − shuffled names",
+                    accuracy(&frozen),
+                    accuracy(&shuffled),
+                ),
+                (
+                    "over the stream: names − shuffled names",
+                    over_the_stream(&frozen),
+                    over_the_stream(&shuffled),
+                ),
+                (
+                    "names + 1 point − orthogonal",
+                    plus(accuracy(&frozen), 0.01),
+                    accuracy(&of(Replay, Orthogonal)?),
+                ),
+            ]
+        }
+        "lingocl.L4" => vec![(
+            "drift, trainable − frozen",
+            drift(&of(Lucir, Trainable)?),
+            drift(&of(Lucir, Frozen)?),
+        )],
+        "lingocl.L5" => {
+            verdict_of = |found| {
+                let gains = found[..2].contains(&Verdict::Reproduced);
+                match all_of(&found[2..]) {
+                    Verdict::Reproduced if !gains => all_of(&found[..2]),
+                    other => other,
+                }
+            };
+            let (ewc, si) = (
+                (
+                    of_tasks(&of(OnlineEwc, Frozen)?),
+                    of_tasks(&of(OnlineEwc, Trainable)?),
+                ),
+                (of_tasks(&of(Si, Frozen)?), of_tasks(&of(Si, Trainable)?)),
+            );
+            vec![
+                (
+                    "online-ewc: frozen − 1 point − trainable",
+                    plus(ewc.0.clone(), -0.01),
+                    ewc.1.clone(),
+                ),
+                (
+                    "si: frozen − 1 point − trainable",
+                    plus(si.0.clone(), -0.01),
+                    si.1.clone(),
+                ),
+                (
+                    "online-ewc: frozen + 1 point − trainable",
+                    plus(ewc.0, 0.01),
+                    ewc.1,
+                ),
+                ("si: frozen + 1 point − trainable", plus(si.0, 0.01), si.1),
+            ]
+        }
+        "lingocl.L6" => {
+            let (frozen, trainable) = (
+                accuracy(&of(Joint, Frozen)?),
+                accuracy(&of(Joint, Trainable)?),
+            );
+            vec![
+                (
+                    "frozen + 0.7 points − trainable",
+                    plus(frozen.clone(), 0.007),
+                    trainable.clone(),
+                ),
+                (
+                    "trainable + 0.7 points − frozen",
+                    plus(trainable, 0.007),
+                    frozen,
+                ),
+            ]
+        }
+        "lingocl.L7" => vec![(
+            "frozen − 3 points − trainable, classes of few shots",
+            plus(of_later_tasks(&of(FewShot, Frozen)?), -0.03),
+            of_later_tasks(&of(FewShot, Trainable)?),
+        )],
+        _ => {
+            let mut gain = |host| -> Result<Vec<f64>> {
+                Ok(minus(
+                    accuracy(&of(host, Frozen)?),
+                    accuracy(&of(host, Trainable)?),
+                ))
+            };
+            vec![(
+                "gain of 10 tasks − gain of 5",
+                gain(TenTasks)?,
+                gain(Replay)?,
+            )]
+        }
+    };
+    let compared = pairs
+        .into_iter()
+        .map(|(what, one, other)| Comparison::new(what, one, other));
+    let (comparisons, verdicts): (Vec<_>, Vec<_>) =
+        compared.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    Ok(Tried {
+        verdict: verdict_of(&verdicts),
+        comparisons,
+        notes,
+    })
+}
