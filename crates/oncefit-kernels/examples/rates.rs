@@ -1,7 +1,7 @@
 //! Rates of the kernels in GFLOP/s and in per cent of what multiply-adds on registers reach on this
 //! machine: medians over repeated calls, on all threads.
 //!
-//! `cargo run --release -p oncefit-kernels --example rates`
+//! `cargo run --release -p oncefit-kernels --example rates [blocks]`
 
 use std::hint::black_box;
 use std::sync::OnceLock;
@@ -30,7 +30,7 @@ fn line(name: &str, operations: usize, seconds: f64) {
     let rate = operations as f64 / seconds;
     let share = PEAK.get().map_or(f64::NAN, |peak| 100.0 * rate / peak);
     let (milliseconds, rate) = (seconds * 1e3, rate / 1e9);
-    println!("{name:<52} {milliseconds:8.3} ms  {rate:7.1} GFLOP/s  {share:5.1} %");
+    println!("{name:<64} {milliseconds:8.3} ms  {rate:7.1} GFLOP/s  {share:5.1} %");
 }
 
 /// Values of a tensor and the batch-norm it is read through.
@@ -310,6 +310,143 @@ fn in_bytes(cpu: Cpu, images: usize, side: usize, channels: usize, out: usize) {
     }
 }
 
+/// A convolution of inference with made-up values.
+fn folded(
+    cpu: Cpu,
+    kernel: usize,
+    stride: usize,
+    channels: [usize; 2],
+    activation: Activation,
+) -> FoldedConvolution {
+    let [inputs, outputs] = channels;
+    let row = kernel * kernel * inputs;
+    let data: Vec<f32> = (0..outputs * row)
+        .map(|at| (at % 13) as f32 * 0.01 - 0.06)
+        .collect();
+    let weight = ConvWeight {
+        data: &data,
+        out_stride: row,
+        in_stride: inputs,
+    };
+    let window = Window { kernel, stride };
+    FoldedConvolution::new(cpu, weight, window, inputs, outputs, None, activation)
+}
+
+/// An inverted residual as its layers, with the expansion and the depthwise convolution as one, and as one.
+fn inverted(
+    cpu: Cpu,
+    (images, side): (usize, usize),
+    [inputs, hidden, outputs]: [usize; 3],
+    window: Window,
+) {
+    let shape = Shape {
+        images,
+        height: side,
+        width: side,
+        channels: inputs,
+    };
+    let data: Vec<f32> = (0..shape.len())
+        .map(|at| (at % 17) as f32 * 0.1 - 0.8)
+        .collect();
+    let source = Source::plain(&data, shape);
+    let swish = Activation::HardSwish;
+    let expand = folded(cpu, 1, 1, [inputs, hidden], swish);
+    let project = folded(cpu, 1, 1, [hidden, outputs], Activation::Identity);
+    let taps = window.kernel * window.kernel;
+    let weight = vec![0.01; taps * hidden];
+    let depthwise = FoldedDepthwise::new(cpu, (&weight, hidden), window, hidden, None, swish);
+    let wide = expand.output_shape(shape);
+    let narrow = depthwise.output_shape(wide);
+    let mut expanded = vec![0.0; wide.len()];
+    let mut convolved = vec![0.0; narrow.len()];
+    let mut output = vec![0.0; narrow.rows() * outputs];
+    let expansion = 2 * wide.len() * inputs;
+    let convolution = 2 * narrow.len() * taps;
+    let all = expansion + convolution + 2 * narrow.len() * outputs;
+    let Window { kernel, stride } = window;
+    let name =
+        format!("{images}×{side}×{side}, {inputs}→{hidden}→{outputs}, {kernel}×{kernel}/{stride}");
+    let seconds = median(|| folded_convolution(cpu, source, &expand, None, &mut expanded));
+    line(&format!("{name}: expansion"), expansion, seconds);
+    let seconds = median(|| {
+        let source = Source::plain(&expanded, wide);
+        folded_depthwise(cpu, source, &depthwise, &mut convolved, None);
+    });
+    line(&format!("{name}: depthwise"), convolution, seconds);
+    let mut run = |is_joined: bool| {
+        median(|| {
+            if is_joined {
+                expanded_depthwise(cpu, source, &expand, &depthwise, &mut convolved, None);
+            } else {
+                folded_convolution(cpu, source, &expand, None, &mut expanded);
+                let source = Source::plain(&expanded, wide);
+                folded_depthwise(cpu, source, &depthwise, &mut convolved, None);
+            }
+            let source = Source::plain(&convolved, narrow);
+            folded_convolution(cpu, source, &project, None, &mut output);
+            black_box(&output);
+        })
+    };
+    line(&format!("{name}: layers"), all, run(false));
+    line(
+        &format!("{name}: expansion and depthwise joined"),
+        all,
+        run(true),
+    );
+    let block = InvertedResidual {
+        expand: &expand,
+        depthwise: &depthwise,
+        project: &project,
+    };
+    let seconds = median(|| {
+        inverted_residual(cpu, source, block, None, &mut output);
+        black_box(&output);
+    });
+    line(&format!("{name}: block"), all, seconds);
+}
+
+/// A bottleneck as its layers and as one.
+fn reduced(cpu: Cpu, (images, side): (usize, usize), [outer, inner]: [usize; 2]) {
+    let shape = Shape {
+        images,
+        height: side,
+        width: side,
+        channels: outer,
+    };
+    let data: Vec<f32> = (0..shape.len())
+        .map(|at| (at % 17) as f32 * 0.1 - 0.8)
+        .collect();
+    let source = Source::plain(&data, shape);
+    let reduce = folded(cpu, 1, 1, [outer, inner], Activation::Relu);
+    let spatial = folded(cpu, 3, 1, [inner, inner], Activation::Relu);
+    let restore = folded(cpu, 1, 1, [inner, outer], Activation::Relu);
+    let middle = reduce.output_shape(shape);
+    let mut values = [vec![0.0; middle.len()], vec![0.0; middle.len()]];
+    let mut output = vec![0.0; shape.len()];
+    let operations = 2 * middle.len() * (2 * outer + 9 * inner);
+    let name = format!("{images}×{side}×{side}, {outer}→{inner}→{outer}, 3×3");
+    let seconds = median(|| {
+        let [first, second] = &mut values;
+        folded_convolution(cpu, source, &reduce, None, first);
+        folded_convolution(cpu, Source::plain(first, middle), &spatial, None, second);
+        let source = Source::plain(second, middle);
+        folded_convolution(cpu, source, &restore, Some(&data), &mut output);
+        black_box(&output);
+    });
+    line(&format!("{name}: layers"), operations, seconds);
+    let block = Bottleneck {
+        reduce: &reduce,
+        spatial: &spatial,
+        restore: &restore,
+    };
+    let seconds = median(|| {
+        bottleneck(cpu, source, block, Some(&data), &mut output);
+        black_box(&output);
+    });
+    line(&format!("{name}: block"), operations, seconds);
+}
+
+/// All, or with the argument `blocks` only the blocks of inference.
 fn main() {
     let cpu = Cpu::detect();
     println!(
@@ -319,6 +456,9 @@ fn main() {
     );
     let peak = *PEAK.get_or_init(|| peak_operations_per_second(cpu, 15));
     println!("on registers: {:.1} GFLOP/s", peak / 1e9);
+    if std::env::args().nth(1).as_deref() == Some("blocks") {
+        return blocks(cpu);
+    }
     println!("batch 64, 32×32: the shapes of the reference network of docs/results");
     pointwise(cpu, &Tensor::new(64, 32, 24), 96);
     pointwise(cpu, &Tensor::new(64, 32, 96), 24);
@@ -338,4 +478,20 @@ fn main() {
     println!("inference, batch 8 and 1");
     in_bytes(cpu, 8, 28, 96, 96);
     in_bytes(cpu, 1, 14, 240, 80);
+    blocks(cpu);
+}
+
+fn blocks(cpu: Cpu) {
+    println!("blocks of inference");
+    let window = |kernel, stride| Window { kernel, stride };
+    for images in [1, 8] {
+        inverted(cpu, (images, 112), [16, 64, 24], window(3, 2));
+        inverted(cpu, (images, 56), [24, 96, 24], window(3, 1));
+        inverted(cpu, (images, 28), [40, 240, 40], window(5, 1));
+        inverted(cpu, (images, 14), [80, 480, 80], window(5, 1));
+        inverted(cpu, (images, 7), [160, 960, 160], window(5, 1));
+        reduced(cpu, (images, 32), [256, 64]);
+        reduced(cpu, (images, 16), [512, 128]);
+        reduced(cpu, (images, 8), [1024, 256]);
+    }
 }

@@ -345,6 +345,11 @@ impl PackedWeight {
             panels,
         }
     }
+
+    /// `[panel][tap and input channel][lane]`
+    pub(crate) fn panels(&self) -> &[f32] {
+        &self.panels
+    }
 }
 
 /// Packs a weight for the product of rows of `taps × channels` values with `n` outputs.

@@ -18,6 +18,7 @@ mod convolution;
 mod cpu;
 mod depthwise;
 mod elementwise;
+mod folded;
 mod gemm;
 mod int8;
 mod kernel_transform;
@@ -45,6 +46,10 @@ pub use depthwise::{depthwise_backward, depthwise_forward};
 pub use elementwise::{
     activate, activate_backward_in_place, activation_backward, activation_backward_in_place, add,
     materialise,
+};
+pub use folded::{
+    Bottleneck, FoldedConvolution, FoldedDepthwise, InvertedResidual, bottleneck,
+    expanded_depthwise, folded_convolution, folded_depthwise, inverted_residual,
 };
 pub use int8::{
     LayerFinish, Quantisation, QuantisedConvolution, QuantisedDepthwise, QuantisedGate,

@@ -77,6 +77,12 @@ impl<'a, T> Parts<'a, T> {
         }
     }
 
+    /// Where element `at` lies.
+    pub fn pointer(&self, at: usize) -> *mut T {
+        assert!(at <= self.length, "an element lies in its slice");
+        self.pointer.wrapping_add(at)
+    }
+
     /// The elements of `range`.
     ///
     /// # Safety

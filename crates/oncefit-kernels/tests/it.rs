@@ -3,6 +3,7 @@
 //! Tolerance: 2e-5 of the largest value compared, for sums of up to a few thousand products in
 //! f32 against f64.
 
+mod folded;
 mod int8;
 mod pipeline;
 

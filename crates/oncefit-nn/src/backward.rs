@@ -13,7 +13,6 @@ use crate::error::{NnError, Result};
 use crate::execute::{Executor, Tape, apply_dropout, gathered};
 use crate::parameters::{Gradients, Parameters};
 use crate::plan::{Plan, PoolKind, Step, TensorInfo, View};
-use crate::session::Prepared;
 
 /// The gradient of one stored tensor while it is being made.
 #[derive(Default)]
@@ -178,17 +177,10 @@ impl Pass<'_, '_> {
                 plan.tensors[tensor].expansion_by,
                 &self.tape.tensors[tensor],
             ) {
-                let nothing = &Prepared::Nothing;
                 let step = &plan.steps[by];
-                self.executor.run(
-                    plan,
-                    self.parameters,
-                    &mut self.tape,
-                    by,
-                    step,
-                    false,
-                    nothing,
-                );
+                let tape = &mut self.tape;
+                self.executor
+                    .run(plan, self.parameters, tape, by, step, false);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use oncefit_kernels as kernels;
-use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, ForwardWeight, Shape, Source};
+use oncefit_kernels::{Affine, ChannelSums, ConvWeight, Cpu, Shape, Source};
 use oncefit_random::Draws;
 
 use crate::buffers::{Buffer, BufferPool};
@@ -12,7 +12,6 @@ use crate::channels::WeightPart;
 use crate::error::{NnError, Result};
 use crate::parameters::Parameters;
 use crate::plan::{NormInfo, Plan, PoolKind, Step, View};
-use crate::session::Prepared;
 
 /// Images of a batch: `count × height × width × channels`, channels-last, normalised.
 #[derive(Clone, Copy, Debug)]
@@ -208,23 +207,8 @@ impl Executor {
             Mode::BatchStatistics => {}
         }
         let takes_statistics = !tape.is_calibrated;
-        kernels::in_pool(|| self.run_all(plan, parameters, &mut tape, takes_statistics, None));
+        kernels::in_pool(|| self.run_all(plan, parameters, &mut tape, takes_statistics));
         Ok(tape)
-    }
-
-    /// Runs a plan whose weights are prepared on images that fit it.
-    pub(crate) fn run_prepared<'a>(
-        &mut self,
-        plan: &Plan,
-        parameters: &Parameters,
-        images: Images<'a>,
-        norms: &[AppliedNorm],
-        prepared: &[Prepared],
-    ) -> Tape<'a> {
-        let mut tape = Tape::new(plan, images);
-        tape.norms = norms.to_vec();
-        self.run_all(plan, parameters, &mut tape, false, Some(prepared));
-        tape
     }
 
     pub(crate) fn run_all(
@@ -233,19 +217,9 @@ impl Executor {
         parameters: &Parameters,
         tape: &mut Tape,
         takes_statistics: bool,
-        prepared: Option<&[Prepared]>,
     ) {
         for (index, step) in plan.steps.iter().enumerate() {
-            let prepared = prepared.map_or(&Prepared::Nothing, |all| &all[index]);
-            self.run(
-                plan,
-                parameters,
-                tape,
-                index,
-                step,
-                takes_statistics,
-                prepared,
-            );
+            self.run(plan, parameters, tape, index, step, takes_statistics);
             if tape.is_training && !self.recomputes {
                 continue;
             }
@@ -276,7 +250,6 @@ impl Executor {
             .for_each(|winners| self.winners.give(winners));
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one step")]
     pub(crate) fn run(
         &mut self,
         plan: &Plan,
@@ -285,7 +258,6 @@ impl Executor {
         index: usize,
         step: &Step,
         takes_statistics: bool,
-        prepared: &Prepared,
     ) {
         let count = tape.images.count;
         let mut new_tensor = |tensor: usize| {
@@ -310,23 +282,15 @@ impl Executor {
                     .map(|part| gathered(parameters, plan, *weight, *out, part));
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
-                let (weight, bias) = match prepared {
-                    Prepared::Convolution { weight, bias } => {
-                        (ForwardWeight::Packed(weight), bias.as_deref())
-                    }
-                    _ => {
-                        let weight = gathered.as_ref().map_or(
-                            ConvWeight {
-                                data: &parameters.at(*weight).data,
-                                out_stride: *out_stride,
-                                in_stride: *in_stride,
-                            },
-                            GatheredWeight::as_weight,
-                        );
-                        let bias = bias.map(|bias| &parameters.at(bias).data[..channels]);
-                        (ForwardWeight::Stored(weight), bias)
-                    }
-                };
+                let weight = gathered.as_ref().map_or(
+                    ConvWeight {
+                        data: &parameters.at(*weight).data,
+                        out_stride: *out_stride,
+                        in_stride: *in_stride,
+                    },
+                    GatheredWeight::as_weight,
+                );
+                let bias = bias.map(|bias| &parameters.at(bias).data[..channels]);
                 kernels::convolution_forward(
                     self.cpu,
                     tape.source(plan, *source),
@@ -346,21 +310,15 @@ impl Executor {
                 out,
                 ..
             } => {
-                if !matches!(prepared, Prepared::Depthwise(_)) {
-                    tape.kernels[index] =
-                        bake_kernel(self.cpu, &mut self.pool, parameters, plan, step);
-                }
+                tape.kernels[index] = bake_kernel(self.cpu, &mut self.pool, parameters, plan, step);
                 let shape = plan.tensors[*out].shape;
                 let mut output = self
                     .pool
                     .take(count * shape.height * shape.width * shape.channels);
                 let mut sums = norm_sums(plan, *out, takes_statistics);
-                let kernel: &[f32] = match prepared {
-                    Prepared::Depthwise(kernel) => kernel,
-                    _ => tape.kernels[index]
-                        .last()
-                        .expect("baking makes at least one kernel"),
-                };
+                let kernel = tape.kernels[index]
+                    .last()
+                    .expect("baking makes at least one kernel");
                 kernels::depthwise_forward(
                     self.cpu,
                     tape.source(plan, *source),

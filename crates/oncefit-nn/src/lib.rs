@@ -19,6 +19,7 @@ mod coverage;
 mod error;
 mod execute;
 mod import;
+mod inference;
 mod name_map;
 mod optimiser;
 mod parameters;
@@ -33,6 +34,7 @@ pub use channels::Channels;
 pub use error::{NnError, Result};
 pub use execute::{DropoutDraws, Executor, Images, Mode, Tape};
 pub use import::{ImportSettings, Imported, import_weights};
+pub use inference::Blocks;
 pub use name_map::NameMap;
 pub use oncefit_kernels::{
     AlphaDivergence, Cpu, InstructionSet, Target, in_pool, softmax, softmax_cross_entropy,

@@ -29,7 +29,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn stored(tensor: usize) -> Self {
+    pub fn stored(tensor: usize) -> Self {
         Self {
             tensor,
             norm: None,
@@ -142,6 +142,36 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// The views that it reads.
+    pub fn views(&self) -> impl Iterator<Item = View> {
+        let (first, second) = match self {
+            Self::Convolution { source, .. }
+            | Self::Depthwise { source, .. }
+            | Self::GlobalAveragePool { source, .. }
+            | Self::Pool { source, .. }
+            | Self::Activate { source, .. }
+            | Self::Dropout { source, .. } => (source, None),
+            Self::Add { left, right, .. } | Self::Concat { left, right, .. } => (left, Some(right)),
+            Self::Gate { feature, .. } => (feature, None),
+        };
+        [Some(first), second].into_iter().flatten().copied()
+    }
+
+    /// The views that it reads, to be changed.
+    pub fn views_mut(&mut self) -> impl Iterator<Item = &mut View> {
+        let (first, second) = match self {
+            Self::Convolution { source, .. }
+            | Self::Depthwise { source, .. }
+            | Self::GlobalAveragePool { source, .. }
+            | Self::Pool { source, .. }
+            | Self::Activate { source, .. }
+            | Self::Dropout { source, .. } => (source, None),
+            Self::Add { left, right, .. } | Self::Concat { left, right, .. } => (left, Some(right)),
+            Self::Gate { feature, .. } => (feature, None),
+        };
+        [Some(first), second].into_iter().flatten()
+    }
+
     /// The stored tensors that it reads, without gates, and the one that it makes.
     pub fn tensors(&self) -> impl Iterator<Item = usize> {
         let (first, second) = match self {
@@ -236,33 +266,6 @@ impl Plan {
                     >= LARGER * self.tensors[source.tensor].shape.len()
             {
                 self.tensors[*out].expansion_by = Some(index);
-            }
-        }
-    }
-
-    /// Reads tensors without some batch-norms: those that were folded into the weights before them.
-    pub(crate) fn forget_norms(&mut self, folded: &[usize]) {
-        let forget = |view: &mut View| {
-            if view.norm.is_some_and(|norm| folded.contains(&norm)) {
-                view.norm = None;
-            }
-        };
-        self.tensors
-            .iter_mut()
-            .for_each(|info| forget(&mut info.view));
-        for step in &mut self.steps {
-            match step {
-                Step::Convolution { source, .. }
-                | Step::Depthwise { source, .. }
-                | Step::GlobalAveragePool { source, .. }
-                | Step::Pool { source, .. }
-                | Step::Activate { source, .. }
-                | Step::Dropout { source, .. } => forget(source),
-                Step::Add { left, right, .. } | Step::Concat { left, right, .. } => {
-                    forget(left);
-                    forget(right);
-                }
-                Step::Gate { feature, .. } => forget(feature),
             }
         }
     }

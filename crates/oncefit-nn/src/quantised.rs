@@ -74,7 +74,7 @@ impl ActivationRanges {
             // So that all tensors are there at the end.
             tape.is_training = true;
             kernels::in_pool(|| {
-                executor.run_all(&plan, &network.parameters, &mut tape, false, None);
+                executor.run_all(&plan, &network.parameters, &mut tape, false);
             });
             for (tensor, info) in plan.tensors.iter().enumerate() {
                 let view = View {

@@ -1,39 +1,26 @@
 //! Inference of a standalone network: everything that does not depend on the images is done once.
 //!
-//! Batch-norms behind dense convolutions are folded into their weights, weights are packed, small
-//! depthwise kernels are baked. Many images are shared out to the threads, a few at a time, so that a
+//! Batch-norms are folded into weights, weights are packed, small depthwise kernels are baked, and blocks
+//! of layers are formed ([`Blocks`]). Many images are shared out to the threads, a few at a time, so that a
 //! thread's tensors stay in its cache from one layer to the next; a single image is cut into rows.
 
 use std::sync::{Mutex, PoisonError};
 
 use oncefit_kernels as kernels;
-use oncefit_kernels::{ConvWeight, Cpu, PackedWeight};
+use oncefit_kernels::Cpu;
 use rayon::prelude::*;
 
-use crate::buffers::BufferPool;
 use crate::error::{NnError, Result};
-use crate::execute::{AppliedNorm, Executor, Images, bake_kernel};
-use crate::plan::{Plan, Step};
+use crate::execute::{AppliedNorm, Executor, Images, Tape};
+use crate::inference::{Blocks, Program};
+use crate::plan::Plan;
 use crate::supernet::Network;
-
-/// What a step needs of the weights, ready to be used.
-#[derive(Clone, Debug)]
-pub(crate) enum Prepared {
-    Convolution {
-        weight: PackedWeight,
-        bias: Option<Vec<f32>>,
-    },
-    Depthwise(Vec<f32>),
-    Nothing,
-}
 
 /// A network that is ready to run.
 #[derive(Debug)]
 pub struct Session {
-    network: Network,
     plan: Plan,
-    prepared: Vec<Prepared>,
-    norms: Vec<AppliedNorm>,
+    program: Program,
     cpu: Cpu,
     /// Images that run through all layers together.
     group: usize,
@@ -67,43 +54,32 @@ impl Session {
     /// # Errors
     /// As [`Session::new`].
     pub fn on(cpu: Cpu, network: &Network) -> Result<Self> {
-        let mut plan = network.plan()?;
+        Self::with_blocks(cpu, network, Blocks::WhereFaster)
+    }
+
+    /// The same, with a choice of which blocks run as one operation.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn with_blocks(cpu: Cpu, network: &Network, blocks: Blocks) -> Result<Self> {
+        let plan = network.plan()?;
         let mut norms = Vec::with_capacity(plan.norms.len());
         for info in &plan.norms {
             let (mean, variance) = network.calibration.statistics(&plan, info)?;
             norms.push(AppliedNorm::new(&network.parameters, info, mean, variance));
         }
-        let mut prepared = Vec::with_capacity(plan.steps.len());
-        let mut folded = Vec::new();
-        for step in &plan.steps {
-            prepared.push(match step {
-                Step::Convolution { source, out, .. } => {
-                    let norm = plan.tensors[*out].view.norm;
-                    folded.extend(norm);
-                    let in_channels = plan.tensors[source.tensor].shape.channels;
-                    let out_channels = plan.tensors[*out].shape.channels;
-                    let norm = norm.map(|norm| &norms[norm]);
-                    fold(cpu, network, step, norm, in_channels, out_channels)
-                }
-                Step::Depthwise { .. } => {
-                    let mut pool = BufferPool::default();
-                    let baked = bake_kernel(cpu, &mut pool, &network.parameters, &plan, step);
-                    let last = baked.last().map(|kernel| kernel.to_vec());
-                    Prepared::Depthwise(last.unwrap_or_default())
-                }
-                _ => Prepared::Nothing,
-            });
-        }
-        plan.forget_norms(&folded);
         Ok(Self {
-            network: network.clone(),
+            program: Program::new(cpu, &plan, &network.parameters, &norms, blocks),
             plan,
-            prepared,
-            norms,
             cpu,
             group: group(network, 4),
             executors: Mutex::default(),
         })
+    }
+
+    /// How many blocks run as one operation.
+    pub fn blocks(&self) -> usize {
+        self.program.blocks()
     }
 
     /// The outputs for some images, `count × features`; the same bits for any number of images and
@@ -120,13 +96,8 @@ impl Session {
     fn run_group(&self, images: Images, outputs: &mut [f32]) {
         let known = self.executors().pop();
         let mut executor = known.unwrap_or_else(|| Executor::new(self.cpu));
-        let tape = executor.run_prepared(
-            &self.plan,
-            &self.network.parameters,
-            images,
-            &self.norms,
-            &self.prepared,
-        );
+        let mut tape = Tape::new(&self.plan, images);
+        self.program.run(&mut executor, &self.plan, &mut tape);
         outputs.copy_from_slice(tape.output());
         executor.recycle(tape);
         self.executors().push(executor);
@@ -170,49 +141,4 @@ pub(crate) fn run_in_groups(
         kernels::on_one_thread(|| run(Images { data, count }, outputs));
     });
     Ok(outputs)
-}
-
-/// The weight of a convolution with the batch-norm that follows it.
-fn fold(
-    cpu: Cpu,
-    network: &Network,
-    step: &Step,
-    norm: Option<&AppliedNorm>,
-    in_channels: usize,
-    out_channels: usize,
-) -> Prepared {
-    let Step::Convolution {
-        window,
-        weight,
-        out_stride,
-        in_stride,
-        bias,
-        ..
-    } = step
-    else {
-        return Prepared::Nothing;
-    };
-    let mut data = network.parameters.at(*weight).data.clone();
-    let mut bias = bias.map(|bias| network.parameters.at(bias).data[..out_channels].to_vec());
-    if let Some(norm) = norm {
-        for (row, scale) in data.chunks_mut(*out_stride).zip(&norm.scale) {
-            row.iter_mut().for_each(|value| *value *= scale);
-        }
-        let start = bias.unwrap_or_else(|| vec![0.0; out_channels]);
-        let folded = start.iter().zip(&norm.scale).zip(&norm.shift);
-        bias = Some(
-            folded
-                .map(|((start, scale), shift)| start * scale + shift)
-                .collect(),
-        );
-    }
-    let weight = ConvWeight {
-        data: &data,
-        out_stride: *out_stride,
-        in_stride: *in_stride,
-    };
-    Prepared::Convolution {
-        weight: PackedWeight::new(cpu, weight, window.kernel, in_channels, out_channels),
-        bias,
-    }
 }

@@ -440,6 +440,7 @@ fn check_session(network: &Network, batch: Images, expected: &[f32]) {
             .flat_map(|data| session.run(Images { data, count: 1 }).unwrap())
             .collect();
         assert_eq!(together, alone);
+        check_blocks(cpu, network, batch, &together);
         let error = session.run(Images {
             data: &batch.data[1..],
             count: batch.count,
@@ -456,6 +457,46 @@ fn check_session(network: &Network, batch: Images, expected: &[f32]) {
             .to_string()
             .contains("not calibrated")
     );
+}
+
+/// With blocks as one operation a network gives the bits that its layers give; returns how many there are.
+fn check_blocks(cpu: Cpu, network: &Network, batch: Images, expected: &[f32]) -> usize {
+    let layers = Session::with_blocks(cpu, network, Blocks::Never).unwrap();
+    assert_eq!(layers.blocks(), 0);
+    assert_eq!(layers.run(batch).unwrap(), expected);
+    let blocks = Session::with_blocks(cpu, network, Blocks::Always).unwrap();
+    assert_eq!(blocks.run(batch).unwrap(), expected);
+    blocks.blocks()
+}
+
+/// Random subnets of every family give the same bits in blocks, and those with inverted residuals or
+/// bottlenecks have blocks.
+#[test]
+fn blocks_of_every_family_are_their_layers() {
+    for name in Space::builtin_names() {
+        let space = Space::builtin(name).unwrap();
+        let supernet = supernet(&space);
+        let mut draws = Draws::new(17, "subnets", 0, 0);
+        let subnets = [space.smallest().unwrap(), space.sample(&mut draws).unwrap()];
+        for subnet in &subnets {
+            let data = images(subnet, 40);
+            let image = subnet.graph().input_shape().len();
+            let batch = Images {
+                data: &data[..2 * image],
+                count: 2,
+            };
+            let plan = supernet.plan(subnet).unwrap();
+            let calibration = Executor::default()
+                .calibrate(&plan, &supernet.parameters, [batch])
+                .unwrap();
+            let network = supernet.extract(subnet, &calibration).unwrap();
+            let expected = Session::new(&network).unwrap().run(batch).unwrap();
+            assert!(expected.iter().all(|logit| logit.is_finite()), "{name}");
+            let blocks = check_blocks(Cpu::detect(), &network, batch, &expected);
+            let has_none = ["vgg-nano", "densenet-nano", "genetic-nano"].contains(&name);
+            assert_eq!(blocks > 0, !has_none, "{name}: {blocks} blocks");
+        }
+    }
 }
 
 /// In eight bits a network gives nearly its logits, on every processor the same up to single steps,
