@@ -60,6 +60,7 @@ pub fn expanded_depthwise(
     let parts = ImageParts::new(depthwise, source.shape, output, means);
     parts.run(|image, panels, output, means| {
         cpu.run(Expanded {
+            cpu,
             source,
             expand,
             depthwise,
@@ -72,6 +73,7 @@ pub fn expanded_depthwise(
 }
 
 struct Expanded<'a> {
+    cpu: Cpu,
     source: Source<'a>,
     expand: &'a FoldedConvolution,
     depthwise: &'a FoldedDepthwise,
@@ -104,18 +106,17 @@ impl Kernel for Expanded<'_> {
         };
         for start in self.panels.clone().step_by(GROUP) {
             let group = start..self.panels.end.min(start + GROUP);
-            fill_planes(simd, self.expand, a, &band, group.clone(), &mut planes);
+            fill_planes(self.cpu, self.expand, a, &band, group.clone(), &mut planes);
             for (plane, panel) in planes.chunks_exact(band.len).zip(group) {
-                pass.convolve(simd, plane, panel);
+                pass.convolve(self.cpu, plane, panel);
             }
         }
     }
 }
 
 /// Some channels of a 1×1 convolution of pixels, as the planes of a band.
-#[inline(always)]
-fn fill_planes<S: Simd>(
-    simd: S,
+fn fill_planes(
+    cpu: Cpu,
     expand: &FoldedConvolution,
     a: &[f32],
     band: &Band,
@@ -126,12 +127,12 @@ fn fill_planes<S: Simd>(
     let rows = band.pixels.len();
     let product = Product {
         b: &expand.weight.panels()[panels.start * expand.panel()..],
-        bias: &expand.bias[panels.start * S::LANES..],
-        n: panels.len() * S::LANES,
+        bias: &expand.bias[panels.start * expand.lanes..],
+        n: panels.len() * expand.lanes,
         ..expand.product(a, Starts::Every(depth), rows, Runs::one(depth), None)
     };
     let target = Target::of(planes, Starts::At(&band.pixels), band.len);
-    multiply_finish(simd, &product, &target);
+    multiply_finish(cpu, &product, &target);
 }
 
 /// `output = project(depthwise(expand(value(source)))) + addend`, before the activation of the projection.
@@ -167,6 +168,7 @@ pub fn inverted_residual(
     let parts = RowParts::new(shape, addend, output);
     parts.run(2 * operations, |image, rows, addend, output| {
         cpu.run(InvertedRows {
+            cpu,
             source,
             block,
             shape,
@@ -209,6 +211,7 @@ pub fn bottleneck(
     let parts = RowParts::new(shape, addend, output);
     parts.run(2 * operations, |image, rows, addend, output| {
         cpu.run(BottleneckRows {
+            cpu,
             source,
             block,
             shape,
@@ -279,6 +282,7 @@ const BAND_VALUES: usize = 49_152;
 const PROJECTED: usize = 6;
 
 struct InvertedRows<'a> {
+    cpu: Cpu,
     source: Source<'a>,
     block: InvertedResidual<'a>,
     shape: Shape,
@@ -335,7 +339,7 @@ impl Kernel for InvertedRows<'_> {
                         plane[..shared].copy_from_slice(kept);
                     }
                 }
-                fill_planes(simd, expand, a, &band, group.clone(), &mut planes);
+                fill_planes(self.cpu, expand, a, &band, group.clone(), &mut planes);
                 let pixel = group.len() * S::LANES;
                 let mut pass = PlanePass {
                     layer: depthwise,
@@ -349,7 +353,7 @@ impl Kernel for InvertedRows<'_> {
                     means: None,
                 };
                 for (plane, panel) in planes.chunks_exact(band.len).zip(group.clone()) {
-                    pass.convolve(simd, plane, panel);
+                    pass.convolve(self.cpu, plane, panel);
                     if end < self.rows.end {
                         kept[panel * shared..(panel + 1) * shared]
                             .copy_from_slice(&plane[band.len - shared..]);
@@ -368,7 +372,7 @@ impl Kernel for InvertedRows<'_> {
                 };
                 let output = &mut self.output[out.clone()];
                 let target = Target::of(output, Starts::Every(n), S::LANES);
-                multiply_finish(simd, &product, &target);
+                multiply_finish(self.cpu, &product, &target);
             }
             start = end;
         }
@@ -376,6 +380,7 @@ impl Kernel for InvertedRows<'_> {
 }
 
 struct BottleneckRows<'a> {
+    cpu: Cpu,
     source: Source<'a>,
     block: Bottleneck<'a>,
     shape: Shape,
@@ -426,7 +431,7 @@ impl Kernel for BottleneckRows<'_> {
             let (every, runs) = (Starts::Every(input.channels), Runs::one(input.channels));
             let reduced = reduce.product(a, every, band.pixels.len(), runs, None);
             let target = Target::of(&mut padded, Starts::At(&band.pixels), S::LANES);
-            multiply_finish(simd, &reduced, &target);
+            multiply_finish(self.cpu, &reduced, &target);
             let rows = band.windows.len();
             let runs = Runs {
                 count: window.kernel,
@@ -436,12 +441,12 @@ impl Kernel for BottleneckRows<'_> {
             let spread = spatial.product(&padded, Starts::At(&band.windows), rows, runs, None);
             let every = Starts::Every(middle);
             let target = Target::of(&mut values, every, S::LANES);
-            multiply_finish(simd, &spread, &target);
+            multiply_finish(self.cpu, &spread, &target);
             let out = (start - self.rows.start) * width * n..(end - self.rows.start) * width * n;
             let addend = self.addend.map(|addend| &addend[out.clone()]);
             let restored = restore.product(&values, every, rows, Runs::one(middle), addend);
             let target = Target::of(&mut self.output[out], Starts::Every(n), S::LANES);
-            multiply_finish(simd, &restored, &target);
+            multiply_finish(self.cpu, &restored, &target);
             start = end;
         }
     }

@@ -169,6 +169,7 @@ pub fn folded_convolution(
             false => (chunk_range(rows, chunks, chunk), 0..panels),
         };
         cpu.run(Part {
+            cpu,
             source,
             layer,
             addend,
@@ -185,6 +186,7 @@ pub fn folded_convolution(
 const PART_PIXELS: usize = 48;
 
 struct Part<'a> {
+    cpu: Cpu,
     source: Source<'a>,
     layer: &'a FoldedConvolution,
     addend: Option<&'a [f32]>,
@@ -214,7 +216,7 @@ impl Kernel for Part<'_> {
                 let end = self.rows.end.min(start + tile);
                 let a = pixels.load(simd, start..end);
                 let rows = (a, Starts::Every(depth), end - start);
-                self.multiply(simd, start, rows, Runs::one(depth));
+                self.multiply(S::LANES, start, rows, Runs::one(depth));
                 start = end;
             }
             return;
@@ -232,7 +234,7 @@ impl Kernel for Part<'_> {
             let padded = PaddedRows::new(simd, &mut pixels, input, window, self.shape, start..end);
             let windows = &padded.windows;
             let rows = (&padded.values[..], Starts::At(windows), windows.len());
-            self.multiply(simd, start * width, rows, padded.runs);
+            self.multiply(S::LANES, start * width, rows, padded.runs);
             start = end;
         }
     }
@@ -243,30 +245,29 @@ const BAND_VALUES: usize = 32_768;
 
 impl Part<'_> {
     /// Rows that make the pixels of the output from `first` on; of them, the part's columns.
-    #[inline(always)]
-    fn multiply<S: Simd>(
+    fn multiply(
         &self,
-        simd: S,
+        lanes: usize,
         first: usize,
         (a, starts, rows): (&[f32], Starts, usize),
         runs: Runs,
     ) {
         let (layer, n) = (self.layer, self.layer.out_channels);
-        let column = self.panels.start * S::LANES;
+        let column = self.panels.start * lanes;
         let start = first * n + column;
         let addend = self.addend.map(|addend| &addend[start..]);
         let product = Product {
             b: &layer.weight.panels()[self.panels.start * layer.panel()..],
             bias: &layer.bias[column..],
-            n: n.min(self.panels.end * S::LANES) - column,
+            n: n.min(self.panels.end * lanes) - column,
             ..layer.product(a, starts, rows, runs, addend)
         };
         // SAFETY: chunks write disjoint rows or columns of the output.
         let target = unsafe {
             let values = self.output.pointer(start);
-            Target::new(values, self.length - start, Starts::Every(n), S::LANES)
+            Target::new(values, self.length - start, Starts::Every(n), lanes)
         };
-        multiply_finish(simd, &product, &target);
+        multiply_finish(self.cpu, &product, &target);
     }
 }
 

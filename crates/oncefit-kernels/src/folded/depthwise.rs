@@ -104,6 +104,7 @@ pub fn folded_depthwise(
     let parts = ImageParts::new(layer, source.shape, output, means);
     parts.run(|image, panels, output, means| {
         cpu.run(Copied {
+            cpu,
             source,
             layer,
             image,
@@ -187,6 +188,7 @@ pub(super) struct PanelOutput {
 }
 
 struct Copied<'a> {
+    cpu: Cpu,
     source: Source<'a>,
     layer: &'a FoldedDepthwise,
     image: usize,
@@ -231,7 +233,7 @@ impl Kernel for Copied<'_> {
                 }
             }
             for (plane, panel) in planes.chunks_exact(band.len).zip(group) {
-                pass.convolve(simd, plane, panel);
+                pass.convolve(self.cpu, plane, panel);
             }
         }
     }
@@ -328,19 +330,38 @@ pub(super) struct PlanePass<'a> {
     pub means: Option<&'a mut [f32]>,
 }
 
+struct Convolution<'p, 'a> {
+    pass: &'p mut PlanePass<'a>,
+    plane: &'p [f32],
+    panel: usize,
+}
+
+impl Kernel for Convolution<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { pass, plane, panel } = self;
+        match pass.layer.window.kernel {
+            1 => pass.panel::<S, 1>(simd, plane, panel),
+            3 => pass.panel::<S, 3>(simd, plane, panel),
+            5 => pass.panel::<S, 5>(simd, plane, panel),
+            _ => pass.panel::<S, 7>(simd, plane, panel),
+        }
+    }
+}
+
 /// Outputs that are computed together.
 const BLOCK: usize = 8;
 
 impl PlanePass<'_> {
-    /// The outputs of a panel's channels.
-    #[inline(always)]
-    pub fn convolve<S: Simd>(&mut self, simd: S, plane: &[f32], panel: usize) {
-        match self.layer.window.kernel {
-            1 => self.panel::<S, 1>(simd, plane, panel),
-            3 => self.panel::<S, 3>(simd, plane, panel),
-            5 => self.panel::<S, 5>(simd, plane, panel),
-            _ => self.panel::<S, 7>(simd, plane, panel),
-        }
+    /// The outputs of a panel's channels. It is compiled once for each instruction set, whoever calls it.
+    pub fn convolve(&mut self, cpu: Cpu, plane: &[f32], panel: usize) {
+        cpu.run(Convolution {
+            pass: self,
+            plane,
+            panel,
+        });
     }
 
     #[inline(always)]

@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::activation::{Function, Pass, specialise};
+use crate::cpu::{Cpu, Kernel};
 use crate::simd::Simd;
 use crate::types::Activation;
 
@@ -140,55 +141,77 @@ pub(crate) fn tile_rows(depth: usize, n: usize) -> usize {
     (values / (depth + n)).clamp(48, 240) / 48 * 48
 }
 
-/// Computes a product.
-#[inline(always)]
-pub(crate) fn multiply_finish<S: Simd>(simd: S, p: &Product, target: &Target) {
-    let depth = p.runs.depth();
-    if p.rows == 0 || p.n == 0 {
-        return;
+/// Computes a product. It is compiled once for each instruction set, whoever calls it.
+pub(crate) fn multiply_finish(cpu: Cpu, product: &Product, target: &Target) {
+    if product.rows > 0 && product.n > 0 {
+        cpu.run(Multiplication { product, target });
     }
-    assert!(depth > 0, "product: depth");
-    let panels = p.n.div_ceil(S::LANES);
-    let row_end = (p.runs.count - 1) * p.runs.step + p.runs.length;
-    assert!(p.a.len() >= p.starts.last(p.rows) + row_end, "product: A");
-    assert!(
-        p.b.len() >= (panels - 1) * p.panel + depth * S::LANES,
-        "product: B"
-    );
-    assert!(p.bias.len() >= panels * S::LANES, "product: bias");
-    let columns_end = (panels - 1) * target.panel + p.n - (panels - 1) * S::LANES;
-    let end = target.starts.last(p.rows) + columns_end;
-    assert!(target.length >= end, "product: output");
-    if let Some(Finish {
-        addend: Some(addend),
-        ..
-    }) = p.finish
-    {
-        assert!(addend.len() >= end, "product: addend");
-    }
-    let tile = tile_rows(depth, p.n);
-    let mut start = 0;
-    while start < p.rows {
-        let end = p.rows.min(start + tile);
-        let mut panel = 0;
-        while panel < panels {
-            let left = panels - panel;
-            let vectors = match left {
-                1 => 1,
-                2 | 4 => 2,
-                _ => 3,
-            };
-            match (vectors, depth * p.n > FAR) {
-                (1, false) => panel_rows::<S, 1, false>(simd, p, start..end, panel, target),
-                (2, false) => panel_rows::<S, 2, false>(simd, p, start..end, panel, target),
-                (_, false) => panel_rows::<S, 3, false>(simd, p, start..end, panel, target),
-                (1, true) => panel_rows::<S, 1, true>(simd, p, start..end, panel, target),
-                (2, true) => panel_rows::<S, 2, true>(simd, p, start..end, panel, target),
-                (_, true) => panel_rows::<S, 3, true>(simd, p, start..end, panel, target),
+}
+
+struct Multiplication<'a> {
+    product: &'a Product<'a>,
+    target: &'a Target<'a>,
+}
+
+impl Kernel for Multiplication<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (p, target) = (self.product, self.target);
+        self.check(S::LANES);
+        let depth = p.runs.depth();
+        let panels = p.n.div_ceil(S::LANES);
+        let tile = tile_rows(depth, p.n);
+        let mut start = 0;
+        while start < p.rows {
+            let end = p.rows.min(start + tile);
+            let mut panel = 0;
+            while panel < panels {
+                let vectors = match panels - panel {
+                    1 => 1,
+                    2 | 4 => 2,
+                    _ => 3,
+                };
+                match (vectors, depth * p.n > FAR) {
+                    (1, false) => panel_rows::<S, 1, false>(simd, p, start..end, panel, target),
+                    (2, false) => panel_rows::<S, 2, false>(simd, p, start..end, panel, target),
+                    (_, false) => panel_rows::<S, 3, false>(simd, p, start..end, panel, target),
+                    (1, true) => panel_rows::<S, 1, true>(simd, p, start..end, panel, target),
+                    (2, true) => panel_rows::<S, 2, true>(simd, p, start..end, panel, target),
+                    (_, true) => panel_rows::<S, 3, true>(simd, p, start..end, panel, target),
+                }
+                panel += vectors;
             }
-            panel += vectors;
+            start = end;
         }
-        start = end;
+    }
+}
+
+impl Multiplication<'_> {
+    /// Whether the operands hold all rows and columns.
+    fn check(&self, lanes: usize) {
+        let (p, target) = (self.product, self.target);
+        let depth = p.runs.depth();
+        assert!(depth > 0, "product: depth");
+        let panels = p.n.div_ceil(lanes);
+        let row_end = (p.runs.count - 1) * p.runs.step + p.runs.length;
+        assert!(p.a.len() >= p.starts.last(p.rows) + row_end, "product: A");
+        assert!(
+            p.b.len() >= (panels - 1) * p.panel + depth * lanes,
+            "product: B"
+        );
+        assert!(p.bias.len() >= panels * lanes, "product: bias");
+        let columns_end = (panels - 1) * target.panel + p.n - (panels - 1) * lanes;
+        let end = target.starts.last(p.rows) + columns_end;
+        assert!(target.length >= end, "product: output");
+        if let Some(Finish {
+            addend: Some(addend),
+            ..
+        }) = p.finish
+        {
+            assert!(addend.len() >= end, "product: addend");
+        }
     }
 }
 
