@@ -29,6 +29,7 @@ pub use front::front;
 pub(crate) use front::{metric_name, shown};
 pub use learn::learn;
 pub use predict::predict;
+pub(crate) use profile::measured as measured_target;
 pub use profile::profile;
 pub use quickstart::quickstart;
 pub use report::report;

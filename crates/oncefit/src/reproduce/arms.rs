@@ -34,6 +34,9 @@ pub(super) struct Measured {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<f64>,
     pub train_macs: u64,
+    /// How long it took, evaluations included.
+    #[serde(default)]
+    pub seconds: f64,
     /// Of a network that is no supernet and learns from labels alone, with its own head.
     pub flatness: Option<Flatness>,
     /// Of OnPro.
@@ -72,7 +75,13 @@ pub(super) fn measure(
     arm: &Arm,
     seeds: impl Iterator<Item = u64>,
 ) -> Result<Vec<Measured>> {
-    seeds.map(|seed| one(request, arm, seed)).collect()
+    let found: Vec<Measured> = seeds
+        .map(|seed| one(request, arm, seed))
+        .collect::<Result<_>>()?;
+    for run in &found {
+        request.count(run.train_macs, run.seconds);
+    }
+    Ok(found)
 }
 
 fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
@@ -120,6 +129,7 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
         class_incremental: finished.class_incremental.metrics()?,
         task_incremental: finished.task_incremental.metrics()?,
         train_macs: learner.train_macs(),
+        seconds: finished.seconds,
         flatness: match learner.watched() {
             [] if is_plain => Some(flatness(learner, stream, seed)?),
             _ => None,

@@ -7,6 +7,7 @@ use crate::format::count;
 
 pub const PAPER: Paper = Paper {
     name: "elastic-continual",
+    title: "A supernet that keeps learning",
     claims: &CLAIMS,
     run,
     seeds: (10, 5),

@@ -6,6 +6,7 @@ use crate::error::Result;
 
 pub const PAPER: Paper = Paper {
     name: "lingocl",
+    title: "LingoCL",
     claims: &CLAIMS,
     run,
     seeds: (5, 5),
@@ -185,7 +186,6 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
     };
     use Host::{FewShot, Joint, Lucir, OnlineEwc, Replay, Si, TenTasks};
     use Rows::{Frozen, Learnt, Orthogonal, Shuffled, Trainable};
-    let mut verdict_of: fn(&[Verdict]) -> Verdict = all_of;
     let pairs: Vec<(&str, Vec<f64>, Vec<f64>)> = match id {
         "lingocl.L1" => vec![(
             "frozen − 2 points − trainable",
@@ -230,13 +230,6 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             drift(&of(Lucir, Frozen)?),
         )],
         "lingocl.L5" => {
-            verdict_of = |found| {
-                let gains = found[..2].contains(&Verdict::Reproduced);
-                match all_of(&found[2..]) {
-                    Verdict::Reproduced if !gains => all_of(&found[..2]),
-                    other => other,
-                }
-            };
             let (ewc, si) = (
                 (
                     of_tasks(&of(OnlineEwc, Frozen)?),
@@ -300,14 +293,20 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             )]
         }
     };
-    let compared = pairs
-        .into_iter()
-        .map(|(what, one, other)| Comparison::new(what, one, other));
-    let (comparisons, verdicts): (Vec<_>, Vec<_>) =
-        compared.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    Ok(Tried {
-        verdict: verdict_of(&verdicts),
-        comparisons,
-        notes,
-    })
+    let mut tried = Tried::compared(pairs, notes)?;
+    if id == "lingocl.L5" {
+        tried.verdict = of_gains_and_losses(&tried.comparisons);
+    }
+    Ok(tried)
+}
+
+/// Of the first two at least one must be above zero, of the others all.
+fn of_gains_and_losses(comparisons: &[Comparison]) -> Verdict {
+    let of = |one: &Comparison| Verdict::of(one.mean, one.half_width);
+    let verdicts: Vec<Verdict> = comparisons.iter().map(of).collect();
+    let (gains, losses) = verdicts.split_at(2);
+    match all_of(losses) {
+        Verdict::Reproduced if !gains.contains(&Verdict::Reproduced) => all_of(gains),
+        other => other,
+    }
 }

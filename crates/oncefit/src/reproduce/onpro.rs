@@ -1,11 +1,12 @@
 //! OnPro on Split-Fashion-MNIST, the lite profile (brief `onpro` §5).
 
 use super::arms::{Arm, Measured, Prototypes, accuracy, measure, over_the_stream, plus};
-use super::{Claim, Comparison, Paper, Request, Tried};
+use super::{Claim, Paper, Request, Tried};
 use crate::error::Result;
 
 pub const PAPER: Paper = Paper {
     name: "onpro",
+    title: "OnPro",
     claims: &CLAIMS,
     run,
     seeds: (5, 5),
@@ -186,10 +187,5 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             over_the_stream(&of(Learning::Er)?),
         ),
     };
-    let (comparison, verdict) = Comparison::new(what, one, other)?;
-    Ok(Tried {
-        verdict,
-        comparisons: vec![comparison],
-        notes,
-    })
+    Tried::compared(vec![(what, one, other)], notes)
 }
