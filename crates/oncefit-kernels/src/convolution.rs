@@ -14,7 +14,7 @@ use std::ops::Range;
 use crate::cpu::{Cpu, InstructionSet};
 use crate::gemm::{pack, packed_len};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, is_alone, merge_sums};
-use crate::scratch::{Panels, Scratch};
+use crate::scratch::{Panels, Scratch, ScratchSums};
 use crate::tiles::{BackwardRows, ForwardColumns, ForwardRows};
 use crate::types::{ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window};
 
@@ -78,14 +78,11 @@ pub fn convolution_forward<'a>(
         return forward_by_columns(cpu, &geometry, packed, bias, output);
     }
     let chunks = geometry.forward_chunks();
-    let mut partial = vec![
-        0.0f64;
-        if sums.is_some() {
-            chunks * 2 * out_channels
-        } else {
-            0
-        }
-    ];
+    let mut partial = ScratchSums::zeros(if sums.is_some() {
+        chunks * 2 * out_channels
+    } else {
+        0
+    });
     let (outputs, partials) = (Parts::new(output), Parts::new(&mut partial));
     for_each_chunk(chunks, geometry.operations(), |chunk| {
         let rows = geometry.forward_rows(chunks, chunk);
@@ -178,9 +175,9 @@ pub fn convolution_backward(
         0
     };
     let channels = source.shape.channels;
-    let mut sums_partial = vec![0.0f64; chunks * 2 * channels];
+    let mut sums_partial = ScratchSums::zeros(chunks * 2 * channels);
     let mut weight_partial = Scratch::take(chunks * weight_len);
-    let mut bias_partial = vec![0.0f64; chunks * bias_len];
+    let mut bias_partial = ScratchSums::zeros(chunks * bias_len);
     let mode = input.mode();
     {
         let target = match &mut input {

@@ -5,6 +5,7 @@
 
 mod int8;
 mod pipeline;
+mod training;
 
 use oncefit_kernels::reference;
 use oncefit_kernels::*;
