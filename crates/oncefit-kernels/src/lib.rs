@@ -15,6 +15,7 @@
 mod activation;
 mod allocations;
 mod batch_norm;
+mod columns;
 mod convolution;
 mod cpu;
 mod depthwise;

@@ -102,25 +102,68 @@ fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     pool.unwrap().install(work)
 }
 
-/// A family at one resolution with a batch, and whether its wide tensors are made again.
-const FAMILIES: [(&str, i64, usize, bool); 7] = [
-    ("fm-nano", 28, 32, false),
-    ("cifar-nano", 32, 32, true),
-    ("vgg-nano", 28, 32, false),
-    ("densenet-nano", 28, 32, false),
-    ("genetic-nano", 28, 32, false),
-    ("ofa-mobilenet-v3", 128, 4, false),
-    ("ofa-resnet50d", 128, 2, false),
-];
+/// A network whose layers read concatenated channels with room between them, and smaller kernels than
+/// the stored ones: such weights are gathered, here 400 KB of them for one layer.
+const WIDE_DENSE: &str = r#"
+space wide-dense(channels = 3, classes = 10)
+
+define layer() {
+  decide growth in (24, 32)
+  decide kernel in (3, 5)
+  dense { batch_norm; relu; conv(growth, kernel = kernel) }
+}
+
+decide resolution in (16, 20)
+input(resolution, resolution, channels)
+stem: conv(64, kernel = 3, stride = 2)
+block: repeat depth in (2, 3) { layer() }
+batch_norm; relu
+global_average_pool
+linear(classes)
+"#;
+
+/// Spaces at one resolution with a batch, and whether their wide tensors are made again.
+fn cases() -> Vec<(Space, usize, bool)> {
+    let family = |name: &str| Space::builtin(name).unwrap();
+    let only = |space: Space, decision: &str, values: &[i64]| {
+        let values: Vec<Value> = values.iter().map(|value| Value::Int(*value)).collect();
+        space.restrict(decision, &values).unwrap()
+    };
+    let at = |name: &str, resolution| only(family(name), "resolution", &[resolution]);
+    let dense = Space::parse(WIDE_DENSE, "wide-dense.space").unwrap();
+    vec![
+        (at("fm-nano", 28), 32, false),
+        (at("cifar-nano", 32), 32, true),
+        (at("vgg-nano", 28), 32, false),
+        (at("densenet-nano", 28), 32, false),
+        (only(dense, "resolution", &[20]), 16, false),
+        (at("genetic-nano", 28), 32, false),
+        (
+            only(at("ofa-mobilenet-v3", 128), "depth", &[2, 3]),
+            2,
+            false,
+        ),
+        (only(at("ofa-resnet50d", 128), "depth", &[2, 4]), 2, false),
+    ]
+}
+
+/// Steps of `networks` until one asks for nothing large, `most` at most: what it asked for.
+fn steady_request(training: &mut Training, networks: &[Subnet], most: usize) -> usize {
+    let requests = (0..most).map(|_| largest_request(|| training.step(networks)));
+    let mut least = usize::MAX;
+    for request in requests {
+        least = least.min(request);
+        if least <= LIMIT {
+            break;
+        }
+    }
+    least
+}
 
 // One test: what is noted is noted of all threads of the process.
 #[test]
 fn a_steady_training_step_makes_no_large_allocation() {
-    for (family, resolution, count, recomputes) in FAMILIES {
-        let space = Space::builtin(family)
-            .unwrap()
-            .restrict("resolution", &[Value::Int(resolution)])
-            .unwrap();
+    for (space, count, recomputes) in cases() {
         let random = |index| space.sample(&mut Draws::new(0, "step", index, 0)).unwrap();
         let sandwich = [
             space.largest().unwrap(),
@@ -128,25 +171,24 @@ fn a_steady_training_step_makes_no_large_allocation() {
             random(0),
             random(1),
         ];
+        let mut training = Training::new(&space, count, recomputes);
         for (threads, networks) in [(1, &sandwich[..1]), (1, &sandwich[..]), (2, &sandwich[..])] {
+            let name = format!(
+                "{}, {} networks, {threads} threads",
+                space.name(),
+                networks.len()
+            );
             on_threads(threads, || {
-                let mut training = Training::new(&space, count, recomputes);
+                training.executor = Executor::default();
+                training.executor.recompute(recomputes);
                 let first = largest_request(|| training.step(networks));
-                assert!(first > LIMIT, "{family}: {first} bytes in the first step");
-                training.step(networks);
-                // Which thread takes which chunk is open: each has buffers of its own to make.
-                let tries = if threads == 1 { 1 } else { 6 };
-                let steady = (0..tries).map(|_| largest_request(|| training.step(networks)));
-                let steady = steady.min().unwrap();
-                println!(
-                    "{family}, {} networks, {threads} threads: {steady} bytes",
-                    networks.len()
-                );
-                assert!(
-                    steady <= LIMIT,
-                    "{family}, {} networks on {threads} threads: {steady} bytes at once",
-                    networks.len()
-                );
+                assert!(first > LIMIT, "{name}: {first} bytes in the first step");
+                // On one thread the second step is steady. Which of two takes which chunk is open,
+                // and each has buffers of its own to make.
+                let most = if threads == 1 { 1 } else { 10 };
+                let steady = steady_request(&mut training, networks, most);
+                println!("{name}: {first} bytes at first, {steady} in a steady step");
+                assert!(steady <= LIMIT, "{name}: {steady} bytes at once");
             });
         }
     }
@@ -159,7 +201,7 @@ fn check_a_trainer() {
 name = "steady"
 [data]
 source = "embedded"
-validation = 2000
+validation = 1000
 [space]
 family = "fm-nano"
 [schedule]
@@ -190,7 +232,12 @@ every_seconds = 3600
         }
     };
     trainer
-        .train_until(60, &AtomicBool::new(false), &mut note)
+        .train_until(80, &AtomicBool::new(false), &mut note)
         .unwrap();
-    println!("{requests:?}");
+    // Batches are made ahead until step 80; by then every size of network and image was there.
+    println!("trainer: {requests:?}");
+    let late = &requests[40..];
+    assert!(requests[0] > LIMIT);
+    let steady = late.iter().filter(|request| **request <= LIMIT).count();
+    assert!(2 * steady >= late.len(), "{late:?}");
 }

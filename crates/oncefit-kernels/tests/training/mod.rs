@@ -404,6 +404,7 @@ fn bits(cpu: Cpu, images: usize) -> Vec<u32> {
     all.extend(&small);
     average_pool_backward(cpu, &small, window, false, shape, &mut output, true);
     all.extend(&output);
+    all.extend(bits_of_a_large_weight(cpu, images));
     let (mut parameter, mut buffer) = (data.clone(), data.clone());
     let step = SgdStep {
         learning_rate: 0.1,
@@ -414,6 +415,61 @@ fn bits(cpu: Cpu, images: usize) -> Vec<u32> {
     sgd_step(cpu, &mut parameter, &output, &mut buffer, step);
     all.extend(parameter.iter().chain(&buffer));
     all.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The gradients of a layer that is mostly weight.
+fn bits_of_a_large_weight(cpu: Cpu, images: usize) -> Vec<f32> {
+    let (channels, out) = (70, 150);
+    let shape = Shape {
+        images,
+        height: 3,
+        width: 2,
+        channels,
+    };
+    let (data, scale) = (values(shape.len(), 5), values(channels, 6));
+    let source = Source {
+        affine: Some(Affine {
+            scale: &scale,
+            shift: &scale,
+        }),
+        activation: Activation::Relu,
+        ..Source::plain(&data, shape)
+    };
+    let window = Window {
+        kernel: 3,
+        stride: 1,
+    };
+    let weights = values(out * 9 * channels, 7);
+    let weight = ConvWeight {
+        data: &weights,
+        out_stride: 9 * channels,
+        in_stride: channels,
+    };
+    let dz = values(window.output_shape(shape, out).len(), 8);
+    let mut input = vec![0.0; shape.len()];
+    let mut sums = ChannelSums::new(channels);
+    let mut gradient = vec![0.0; weights.len()];
+    let mut bias = vec![0.0; out];
+    convolution_backward(
+        cpu,
+        source,
+        window,
+        weight,
+        out,
+        OutputGradient {
+            dz: &dz,
+            batch_norm: None,
+        },
+        InputGradient::PreActivation {
+            dz: &mut input,
+            sums: &mut sums,
+        },
+        Some((&mut gradient, 9 * channels, channels)),
+        Some(&mut bias),
+    );
+    let sums = sums.first.iter().chain(&sums.second).map(|sum| *sum as f32);
+    let vectors = input.into_iter().chain(gradient).chain(bias);
+    vectors.chain(sums).collect()
 }
 
 #[test]
