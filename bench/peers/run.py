@@ -15,6 +15,7 @@ replaced); `--markdown FILE` writes the tables of all that is kept.
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -129,7 +130,6 @@ def show(row, ours):
 
 
 def training(cases, rounds, threads, modes, folder):
-    rows = []
     ours = Contender([PEER], threads)
     torch = {mode: Contender([sys.executable, HERE / "torch_peer.py", mode], threads) for mode in modes}
     for name, batch in cases:
@@ -146,14 +146,12 @@ def training(cases, rounds, threads, modes, folder):
             contenders[f"torch {mode}"] = (
                 lambda count, mode=mode: torch[mode].ask("train", name, batch, count)
             )
-        rows.append(compare("training", name, batch, contenders, rounds))
+        yield compare("training", name, batch, contenders, rounds)
     for contender in [ours, *torch.values()]:
         contender.close()
-    return rows
 
 
 def inference(cases, rounds, threads, folder):
-    rows = []
     ours = Contender([PEER], threads)
     runtime = Contender([sys.executable, HERE / "onnxruntime_peer.py", threads], threads)
     for name, batch in cases:
@@ -166,15 +164,13 @@ def inference(cases, rounds, threads, folder):
             "onnxruntime": lambda count: runtime.ask("infer", name, file, batch, count),
             "tract": lambda count: ours.ask("infer", "tract", name, batch, count),
         }
-        rows.append(compare("inference", name, batch, contenders, rounds))
+        yield compare("inference", name, batch, contenders, rounds)
     ours.close()
     runtime.close()
-    return rows
 
 
 def memory(cases, threads, folder):
     """Most memory of a process that only trains one case, without what importing takes."""
-    rows = []
     for name, batch in cases:
         file = networks_file(name, folder)
         found = {}
@@ -196,8 +192,7 @@ def memory(cases, threads, folder):
         print(f"memory {name}, batch {batch}: " + ", ".join(
             f"{title} {kib / 1024:.0f} MiB ({kib / least:.2f})" for title, kib in found.items()
         ), flush=True)
-        rows.append({"kind": "memory", "name": name, "batch": batch, "kib": found})
-    return rows
+        yield {"kind": "memory", "name": name, "batch": batch, "kib": found}
 
 
 def about(threads):
@@ -217,27 +212,15 @@ def about(threads):
     }
 
 
-def keep(file, rows, threads):
-    """All rows of this call and of earlier ones in `file`, which receives them."""
-    kept = {"about": about(threads), "rows": []}
-    if file and file.exists():
-        kept = json.loads(file.read_text())
-        if kept["about"]["machine"] != about(threads)["machine"]:
-            sys.exit(f"{file} is of another machine: {kept['about']['machine']}")
-    today = datetime.date.today().isoformat()
+def keep(kept, row, found):
+    """Puts a row among those that are kept, in place of an older one of its case."""
     key = lambda row: (row["kind"], row["name"], row["batch"])
-    new = {key(row) for row in rows}
-    kept["rows"] = [row for row in kept["rows"] if key(row) not in new]
-    kept["rows"] += [row | {"date": today, "versions": about(threads)["versions"]} for row in rows]
-    order = {(kind, *case): at for at, (kind, case) in enumerate(
-        [("training", case) for case in TRAINING]
-        + [("inference", case) for case in INFERENCE]
-        + [("memory", case) for case in TRAINING]
-    )}
-    kept["rows"].sort(key=lambda row: order.get(key(row), len(order)))
-    if file:
-        file.write_text(json.dumps(kept, indent=1))
-    return kept
+    rows = [other for other in kept["rows"] if key(other) != key(row)]
+    rows.append(row | {"date": datetime.date.today().isoformat(), "versions": found["versions"]})
+    cases = {"training": TRAINING, "inference": INFERENCE, "memory": TRAINING}
+    order = [(kind, *case) for kind in cases for case in cases[kind]]
+    place = {key: at for at, key in enumerate(order)}
+    kept["rows"] = sorted(rows, key=lambda row: place.get(key(row), len(order)))
 
 
 def number(value):
@@ -262,7 +245,7 @@ def markdown(kept):
     title = lambda row: f"{TITLES.get(row['name'], row['name'])}, batch {row['batch']}"
     dates = sorted({row["date"] for row in kept["rows"]})
     versions = sorted({row["versions"] for row in kept["rows"]})
-    text = f"{kept['about']['machine']}; {' and '.join(dates)}; {'; '.join(versions)}. Milliseconds, medians.\n\n"
+    text = f"{kept['machine']}; {' and '.join(dates)}; {'; '.join(versions)}. Milliseconds, medians.\n\n"
     if of("training"):
         lines = []
         for row in of("training"):
@@ -319,17 +302,26 @@ def main():
     arguments.add_argument("--markdown", type=pathlib.Path)
     given = arguments.parse_args()
     cases = [(name, int(batch)) for name, batch in (case.split(":") for case in given.cases or [])]
-    rows = []
+    found = about(given.threads)
+    kept = {"machine": found["machine"], "rows": []}
+    if given.json and given.json.exists():
+        kept = json.loads(given.json.read_text())
+        if kept["machine"] != found["machine"]:
+            sys.exit(f"{given.json} is of another machine: {kept['machine']}")
     with tempfile.TemporaryDirectory() as folder:
+        rows = []
         if given.only in (None, "training"):
-            rows += training(cases or TRAINING, given.rounds, given.threads, given.modes, folder)
+            rows.append(training(cases or TRAINING, given.rounds, given.threads, given.modes, folder))
         if given.only in (None, "inference"):
-            rows += inference(cases or INFERENCE, given.rounds, given.threads, folder)
+            rows.append(inference(cases or INFERENCE, given.rounds, given.threads, folder))
         if given.only in (None, "memory"):
-            rows += memory(cases or TRAINING, given.threads, folder)
-    kept = keep(given.json, rows, given.threads)
-    if given.markdown:
-        given.markdown.write_text(markdown(kept))
+            rows.append(memory(cases or TRAINING, given.threads, folder))
+        for row in itertools.chain.from_iterable(rows):
+            keep(kept, row, found)
+            if given.json:
+                given.json.write_text(json.dumps(kept, indent=1))
+            if given.markdown:
+                given.markdown.write_text(markdown(kept))
 
 
 main()
