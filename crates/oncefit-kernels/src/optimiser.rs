@@ -1,7 +1,36 @@
 //! The updates of optimisers: stochastic gradient descent, Adam, RMSProp.
 
 use crate::cpu::{Cpu, Kernel};
+use crate::parallel::{Parts, chunk_range, for_each_chunk};
 use crate::simd::Simd;
+
+/// Values of a chunk at least: they are updated one by one, so that chunks cannot change a bit.
+const CHUNK_VALUES: usize = 1 << 15;
+
+/// Calls `update` with equal parts of the slices; the last one may be empty as a whole.
+fn for_each_part(
+    [parameter, first, second]: [&mut [f32]; 3],
+    gradient: &[f32],
+    update: impl Fn([&mut [f32]; 3], &[f32]) + Sync,
+) {
+    let length = parameter.len();
+    let chunks = (length / CHUNK_VALUES).clamp(1, 64);
+    let has_second = !second.is_empty();
+    let parts = [parameter, first, second].map(Parts::new);
+    for_each_chunk(chunks, 8 * length, |chunk| {
+        let range = chunk_range(length, chunks, chunk);
+        let of_second = if has_second { range.clone() } else { 0..0 };
+        // SAFETY: chunks are disjoint ranges.
+        let parts = unsafe {
+            [
+                parts[0].part(range.clone()),
+                parts[1].part(range.clone()),
+                parts[2].part(of_second),
+            ]
+        };
+        update(parts, &gradient[range]);
+    });
+}
 
 /// The numbers of a step; dampening is 0, as in PyTorch's default.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -29,12 +58,18 @@ pub fn sgd_step(
         "sgd_step: {} parameters",
         parameter.len()
     );
-    cpu.run(Update {
-        parameter,
+    for_each_part(
+        [parameter, buffer, &mut []],
         gradient,
-        buffer,
-        step,
-    });
+        |[parameter, buffer, _], gradient| {
+            cpu.run(Update {
+                parameter,
+                gradient,
+                buffer,
+                step,
+            });
+        },
+    );
 }
 
 struct Update<'a> {
@@ -107,13 +142,19 @@ pub fn adam_step(
         "adam_step: {} parameters",
         parameter.len()
     );
-    cpu.run(AdamUpdate {
-        parameter,
+    for_each_part(
+        [parameter, mean, square],
         gradient,
-        mean,
-        square,
-        step,
-    });
+        |[parameter, mean, square], gradient| {
+            cpu.run(AdamUpdate {
+                parameter,
+                gradient,
+                mean,
+                square,
+                step,
+            });
+        },
+    );
 }
 
 struct AdamUpdate<'a> {
@@ -181,13 +222,19 @@ pub fn rms_prop_step(
         "rms_prop_step: {} parameters",
         parameter.len()
     );
-    cpu.run(RmsPropUpdate {
-        parameter,
+    for_each_part(
+        [parameter, buffer, square],
         gradient,
-        buffer,
-        square,
-        step,
-    });
+        |[parameter, buffer, square], gradient| {
+            cpu.run(RmsPropUpdate {
+                parameter,
+                gradient,
+                buffer,
+                square,
+                step,
+            });
+        },
+    );
 }
 
 struct RmsPropUpdate<'a> {

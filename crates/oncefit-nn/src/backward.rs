@@ -211,8 +211,9 @@ impl Pass<'_, '_> {
                 };
                 let mut sink = self.sink(*source);
                 if let Some(gather) = gather {
-                    let own = gathered(self.parameters, plan, *weight, *out, gather);
-                    let mut gradient = self.executor.pool.take(own.data.len());
+                    let pool = &mut self.executor.pool;
+                    let own = gathered(pool, self.parameters, plan, *weight, *out, gather);
+                    let mut gradient = pool.take(own.data.len());
                     gradient.fill(0.0);
                     let bias_gradient = bias.map(|bias| {
                         &mut self.gradients.at_mut(bias)[..plan.tensors[*out].shape.channels]
@@ -233,6 +234,7 @@ impl Pass<'_, '_> {
                     );
                     gather.scatter_add(&gradient, self.gradients.at_mut(*weight), *in_stride);
                     self.executor.pool.give(gradient);
+                    self.executor.pool.give(own.data);
                     self.settle(sink);
                     self.release(*out, dz);
                     return;

@@ -146,13 +146,13 @@ impl Executor {
             cpu,
             pool: BufferPool::default(),
             winners: BufferPool::default(),
-            recomputes: false,
+            recomputes: true,
         }
     }
 
-    /// Whether training keeps the wide tensors of inverted residuals and bottlenecks or makes them
-    /// again in the backward pass, from the narrow ones before them: less memory, a little more
-    /// time, the same bits.
+    /// Whether training makes the wide tensors of inverted residuals and bottlenecks again in the
+    /// backward pass, from the narrow ones before them (as it does unless told), or keeps them: more
+    /// memory, the same bits.
     pub fn recompute(&mut self, recomputes: bool) {
         self.recomputes = recomputes;
     }
@@ -307,7 +307,7 @@ impl Executor {
                 let mut output = new_tensor(*out);
                 let gathered = gather
                     .as_ref()
-                    .map(|part| gathered(parameters, plan, *weight, *out, part));
+                    .map(|part| gathered(&mut self.pool, parameters, plan, *weight, *out, part));
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
                 let (weight, bias) = match prepared {
@@ -337,6 +337,9 @@ impl Executor {
                     &mut output,
                     sums.as_mut(),
                 );
+                if let Some(own) = gathered {
+                    self.pool.give(own.data);
+                }
                 tape.tensors[*out] = Some(output);
                 tape.take_statistics(plan, parameters, *out, sums);
             }
@@ -518,7 +521,7 @@ impl NormInfo {
 
 /// A convolution's weight with the kernel and the input channels of one subnet only.
 pub(crate) struct GatheredWeight {
-    pub data: Vec<f32>,
+    pub data: Buffer,
     pub out_stride: usize,
     pub in_stride: usize,
 }
@@ -535,6 +538,7 @@ impl GatheredWeight {
 
 /// The weight of a convolution behind a concatenation, or with a smaller kernel than the stored one.
 pub(crate) fn gathered(
+    pool: &mut BufferPool,
     parameters: &Parameters,
     plan: &Plan,
     weight: usize,
@@ -545,8 +549,10 @@ pub(crate) fn gathered(
     let outputs = plan.tensors[out].shape.channels;
     let stride = stored.shape[stored.shape.len() - 1];
     let in_stride = part.channels.count();
+    let mut data = pool.take(part.len(outputs));
+    part.gather(&stored.data, stride, &mut data);
     GatheredWeight {
-        data: part.gather(&stored.data, outputs, stride),
+        data,
         out_stride: part.kernel * part.kernel * in_stride,
         in_stride,
     }

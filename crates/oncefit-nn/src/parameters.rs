@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+
 use crate::error::{NnError, Result};
 
 /// What a parameter is for; decides its initialisation and whether weight decay applies.
@@ -189,11 +191,12 @@ impl Gradients {
 
     /// Sets every gradient to zero and absent; keeps the memory.
     pub fn clear(&mut self) {
-        for (data, present) in self.data.iter_mut().zip(&mut self.present) {
+        let tensors = self.data.par_iter_mut().zip(&mut self.present);
+        tensors.for_each(|(data, present)| {
             if std::mem::take(present) {
                 data.fill(0.0);
             }
-        }
+        });
     }
 
     /// The gradient of the parameter at `position`.

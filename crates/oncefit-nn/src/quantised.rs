@@ -212,9 +212,10 @@ impl QuantisedSession {
                 bias,
                 out,
             } => {
+                let mut pool = BufferPool::default();
                 let gathered = gather
                     .as_ref()
-                    .map(|part| gathered(parameters, &self.plan, *weight, *out, part));
+                    .map(|part| gathered(&mut pool, parameters, &self.plan, *weight, *out, part));
                 let weight = match &gathered {
                     Some(weight) => weight.as_weight(),
                     None => ConvWeight {

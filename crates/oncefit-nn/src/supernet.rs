@@ -114,8 +114,9 @@ impl Supernet {
                 ..
             } = step
             {
-                let own = gathered(&self.parameters, &plan, *weight, *out, gather);
-                baked.insert(*weight, own.data);
+                let mut pool = BufferPool::default();
+                let own = gathered(&mut pool, &self.parameters, &plan, *weight, *out, gather);
+                baked.insert(*weight, own.data.to_vec());
             }
             if let Step::Depthwise { weight, .. } = step {
                 let mut pool = BufferPool::default();

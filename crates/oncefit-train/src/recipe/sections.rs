@@ -208,6 +208,9 @@ pub struct OptimiserRecipe {
     pub weight_decay: f32,
     /// What it does to the matrices of kernel transforms.
     pub kernel_transform_decay: TransformDecayKind,
+    /// Whether values that no network of a step read keep their place, instead of being moved by
+    /// weight decay and momentum as in Once-for-All's code.
+    pub keep_inactive: bool,
     /// Largest norm of a step's gradient; 0: any.
     pub clip_norm: f64,
     /// Largest absolute value in a step's gradient; 0: any.
@@ -237,6 +240,7 @@ impl Default for OptimiserRecipe {
             epsilon: None,
             weight_decay: 3e-5,
             kernel_transform_decay: TransformDecayKind::Zero,
+            keep_inactive: false,
             clip_norm: 0.0,
             clip_value: 0.0,
             average_decay: 0.0,
@@ -360,7 +364,7 @@ pub struct TrainingRecipe {
     /// batch-norm statistics of its own.
     pub accumulation: usize,
     /// Whether wide tensors inside blocks are made again in the backward pass instead of being kept:
-    /// less memory, a little more time, the same bits.
+    /// less memory, the same bits.
     pub recompute: bool,
     /// Share of each label that is spread evenly over the classes.
     pub label_smoothing: f32,
@@ -374,7 +378,7 @@ impl Default for TrainingRecipe {
         Self {
             batch_size: 64,
             accumulation: 1,
-            recompute: false,
+            recompute: true,
             label_smoothing: 0.1,
             divergence_factor: 4.0,
         }
