@@ -142,6 +142,10 @@ pub struct MetricsRecipe {
     /// is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<usize>,
+    /// Steps between measurements of the accuracy on the tasks so far (anytime accuracy); it is
+    /// measured after tasks only where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_batches: Option<usize>,
 }
 
 impl MetricsRecipe {
@@ -237,6 +241,7 @@ impl LearningRecipe {
             ("network.hidden", self.network.hidden),
             ("network.width", self.network.width),
             ("metrics.drift", self.metrics.drift),
+            ("metrics.every_batches", self.metrics.every_batches),
         ];
         for (key, value) in counts {
             if value == Some(0) {
@@ -395,6 +400,17 @@ mod tests {
         assert_eq!(found.unwrap(), Method::er(0.5, 32));
         let found = method("[method]\nname = \"der\"\nalpha = 0.5\nconvention = \"mammoth\"");
         assert_eq!(found.unwrap(), Method::der(0.05, 10));
+        let shared = method("[method]\nname = \"der++\"\ndraws = 1").unwrap();
+        let draws = shared.outputs.iter().map(|term| term.images);
+        let drawn = crate::method::Images::Memory {
+            draw: 0,
+            count: 128,
+        };
+        assert_eq!(Vec::from_iter(draws), [drawn, drawn]);
+        let both = method("[method]\nname = \"der++\"\ndraws = 2").unwrap();
+        assert_eq!(both, Method::preset("der++", 10).unwrap());
+        let wrong = method("[method]\nname = \"der++\"\ndraws = 3").unwrap_err();
+        assert!(wrong.to_string().contains("share"), "{wrong}");
         let wrong = method("[method]\nname = \"er\"\ntemperature = 2.0").unwrap_err();
         assert!(wrong.to_string().contains("weight"), "{wrong}");
         let wrong = method("[method]\nname = \"ewc\"\nbeta = nan").unwrap_err();

@@ -44,7 +44,8 @@ pub(crate) fn pack(
 }
 
 /// Column `lane` of `to` (row distance `lanes`) is row `lane` of `from` (row distance `stride`).
-/// Goes through the rows in short pieces, so that what is written stays in cache.
+/// Goes through the rows in short pieces, so that what is written stays in cache, and through these in
+/// squares that fit registers.
 fn transpose(
     from: &[f32],
     stride: usize,
@@ -54,10 +55,28 @@ fn transpose(
     to: &mut [f32],
 ) {
     const PIECE: usize = 16;
+    const SIDE: usize = 4;
     for start in (0..length).step_by(PIECE) {
         let piece = PIECE.min(length - start);
         let to = &mut to[start * lanes..(start + piece) * lanes];
-        for row in 0..rows {
+        let whole = match piece {
+            PIECE => rows / SIDE * SIDE,
+            _ => 0,
+        };
+        for first in (0..whole).step_by(SIDE) {
+            for (square, to) in to.chunks_exact_mut(SIDE * lanes).enumerate() {
+                let row = |row: usize| {
+                    let start = (first + row) * stride + start + square * SIDE;
+                    &from[start..start + SIDE]
+                };
+                let rows: [&[f32]; SIDE] = std::array::from_fn(row);
+                for (at, values) in to.chunks_exact_mut(lanes).enumerate() {
+                    let column: [f32; SIDE] = std::array::from_fn(|row| rows[row][at]);
+                    values[first..first + SIDE].copy_from_slice(&column);
+                }
+            }
+        }
+        for row in whole..rows {
             let from = &from[row * stride + start..][..piece];
             for (values, value) in to.chunks_exact_mut(lanes).zip(from) {
                 values[row] = *value;
@@ -351,4 +370,35 @@ unsafe fn transposed_block<S: Simd, const MR: usize, const NV: usize>(
         }
     }
     MR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_panels_hold_the_matrix_and_zeros() {
+        let values: Vec<f32> = (1..=40 * 40).map(|value| value as f32).collect();
+        for lanes in [4, 8, 16] {
+            for (k, n) in [(1, 1), (16, 8), (37, 13), (33, 40), (5, 6)] {
+                for (k_stride, n_stride) in [(1, 40), (40, 1), (3, 1), (2, 3)] {
+                    if (k - 1) * k_stride + (n - 1) * n_stride >= values.len() {
+                        continue;
+                    }
+                    let mut packed = vec![-1.0; packed_len(k, n, lanes)];
+                    let matrix = ((k, k_stride), (n, n_stride));
+                    pack(&values, matrix.0, matrix.1, lanes, &mut packed);
+                    for (at, found) in packed.iter().enumerate() {
+                        let (panel, row, lane) = (at / (k * lanes), at / lanes % k, at % lanes);
+                        let column = panel * lanes + lane;
+                        let wanted = match column < n {
+                            true => values[row * k_stride + column * n_stride],
+                            false => 0.0,
+                        };
+                        assert_eq!(*found, wanted, "{k}x{n}, {lanes} lanes, [{at}]");
+                    }
+                }
+            }
+        }
+    }
 }
