@@ -181,9 +181,13 @@ impl Experiment {
             step,
             accuracy: sum / found.len() as f64,
         });
-        // What is not in the state yet would be lost if the run went on from it.
-        self.finished.evaluation_macs += self.learner.take_evaluation_macs();
+        self.count_evaluation();
         Ok(())
+    }
+
+    /// Makes the cost of evaluations a part of the state, which may be saved next.
+    fn count_evaluation(&mut self) {
+        self.finished.evaluation_macs += self.learner.take_evaluation_macs();
     }
 
     fn measure_drift(&mut self, task: usize, directions: usize) -> Result<()> {
@@ -226,6 +230,7 @@ impl Experiment {
         if self.finished.class_incremental.untrained.is_empty() && self.learner.position() == (0, 0)
         {
             self.measure(&mut |matrix, row| matrix.untrained = row)?;
+            self.count_evaluation();
         }
         let (first_task, first_batch) = self.learner.position();
         for task in first_task..self.stream.tasks().len() {
@@ -263,7 +268,7 @@ impl Experiment {
                 self.measure_drift(task, directions)?;
             }
             self.finished.images = self.learner.images();
-            self.finished.evaluation_macs += self.learner.take_evaluation_macs();
+            self.count_evaluation();
             self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
             self.finished.seconds = before + begun.elapsed().as_secs_f64();
             if !observe(self, Moment::Task(task))? {

@@ -479,7 +479,7 @@ fn anytime_accuracies_are_measured_between_batches_and_survive_a_restart() {
     // 5 tasks of 24 batches.
     assert_eq!(steps, Vec::from_iter((1..=13).map(|point| 9 * point)));
     let mut first = experiment();
-    first.run(&mut |learner| learner.steps() < 40).unwrap();
+    first.run(&mut |learner| learner.steps() < 5).unwrap();
     let mut second = experiment();
     second.restore(&first.state().unwrap()).unwrap();
     second.run(&mut |_| true).unwrap();

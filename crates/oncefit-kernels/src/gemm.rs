@@ -44,8 +44,7 @@ pub(crate) fn pack(
 }
 
 /// Column `lane` of `to` (row distance `lanes`) is row `lane` of `from` (row distance `stride`).
-/// Goes through the rows in short pieces, so that what is written stays in cache, and through these in
-/// squares that fit registers.
+/// Goes through the rows in short pieces, so that what is written stays in cache.
 fn transpose(
     from: &[f32],
     stride: usize,
@@ -55,28 +54,10 @@ fn transpose(
     to: &mut [f32],
 ) {
     const PIECE: usize = 16;
-    const SIDE: usize = 4;
     for start in (0..length).step_by(PIECE) {
         let piece = PIECE.min(length - start);
         let to = &mut to[start * lanes..(start + piece) * lanes];
-        let whole = match piece {
-            PIECE => rows / SIDE * SIDE,
-            _ => 0,
-        };
-        for first in (0..whole).step_by(SIDE) {
-            for (square, to) in to.chunks_exact_mut(SIDE * lanes).enumerate() {
-                let row = |row: usize| {
-                    let start = (first + row) * stride + start + square * SIDE;
-                    &from[start..start + SIDE]
-                };
-                let rows: [&[f32]; SIDE] = std::array::from_fn(row);
-                for (at, values) in to.chunks_exact_mut(lanes).enumerate() {
-                    let column: [f32; SIDE] = std::array::from_fn(|row| rows[row][at]);
-                    values[first..first + SIDE].copy_from_slice(&column);
-                }
-            }
-        }
-        for row in whole..rows {
+        for row in 0..rows {
             let from = &from[row * stride + start..][..piece];
             for (values, value) in to.chunks_exact_mut(lanes).zip(from) {
                 values[row] = *value;

@@ -106,7 +106,7 @@ fn summary(results: &Results) -> String {
     let numbers: Vec<String> = (1..=results.tasks.len())
         .map(|task| task.to_string())
         .collect();
-    let mut header = vec!["after task"];
+    let mut header = vec!["after"];
     header.extend(numbers.iter().map(String::as_str));
     let rows = results.finished.class_incremental.rows.iter().enumerate();
     let rows = rows.map(|(learnt, row)| {
@@ -144,7 +144,7 @@ fn summary(results: &Results) -> String {
     }
     let costs = &results.costs;
     lines.push(format!(
-        "{} steps, {} images, {} train-MACs, {} ({} of steps), memory {}",
+        "{} steps, {} images, {} train-MACs\n{} ({} of steps), memory {}",
         count(costs.steps),
         count(costs.images),
         count(costs.train_macs),
