@@ -372,3 +372,34 @@ unsafe fn transposed_block<S: Simd, const MR: usize, const NV: usize>(
     }
     MR
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_panels_hold_the_matrix_and_zeros() {
+        let values: Vec<f32> = (1..=40 * 40).map(|value| value as f32).collect();
+        for lanes in [4, 8, 16] {
+            for (k, n) in [(1, 1), (16, 8), (37, 13), (33, 40), (5, 6)] {
+                for (k_stride, n_stride) in [(1, 40), (40, 1), (3, 1), (2, 3)] {
+                    if (k - 1) * k_stride + (n - 1) * n_stride >= values.len() {
+                        continue;
+                    }
+                    let mut packed = vec![-1.0; packed_len(k, n, lanes)];
+                    let matrix = ((k, k_stride), (n, n_stride));
+                    pack(&values, matrix.0, matrix.1, lanes, &mut packed);
+                    for (at, found) in packed.iter().enumerate() {
+                        let (panel, row, lane) = (at / (k * lanes), at / lanes % k, at % lanes);
+                        let column = panel * lanes + lane;
+                        let wanted = match column < n {
+                            true => values[row * k_stride + column * n_stride],
+                            false => 0.0,
+                        };
+                        assert_eq!(*found, wanted, "{k}x{n}, {lanes} lanes, [{at}]");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -46,6 +46,7 @@ pub struct SgdStep {
 }
 
 /// `g += decay·p; buffer = momentum·buffer + g; p −= rate·(nesterov ? g + momentum·buffer : buffer)`.
+/// Without momentum the buffer is not touched.
 pub fn sgd_step(
     cpu: Cpu,
     parameter: &mut [f32],
@@ -90,12 +91,14 @@ impl Kernel for Update<'_> {
             nesterov,
             weight_decay,
         } = self.step;
-        let values = self
-            .parameter
-            .iter_mut()
-            .zip(self.gradient)
-            .zip(self.buffer);
-        for ((parameter, gradient), buffer) in values {
+        let values = self.parameter.iter_mut().zip(self.gradient);
+        if momentum == 0.0 {
+            for (parameter, gradient) in values {
+                *parameter -= learning_rate * (gradient + weight_decay * *parameter);
+            }
+            return;
+        }
+        for ((parameter, gradient), buffer) in values.zip(self.buffer) {
             let gradient = gradient + weight_decay * *parameter;
             *buffer = momentum * *buffer + gradient;
             let direction = if nesterov {
@@ -288,6 +291,21 @@ mod tests {
             // p₂ = 0.9031 − 0.1·(0.509031 + 0.9·0.968031)
             assert!((parameter[0] - 0.765_074_1).abs() < 1e-6, "{parameter:?}");
             assert!((parameter[1] + 1.530_148_2).abs() < 1e-6, "{parameter:?}");
+        }
+    }
+
+    #[test]
+    fn without_momentum_a_step_leaves_the_buffer() {
+        for cpu in Cpu::available() {
+            let (mut parameter, mut buffer) = ([1.0f32, -2.0], [7.0; 2]);
+            let step = SgdStep {
+                learning_rate: 0.5,
+                momentum: 0.0,
+                nesterov: false,
+                weight_decay: 0.25,
+            };
+            sgd_step(cpu, &mut parameter, &[0.5, -1.0], &mut buffer, step);
+            assert_eq!((parameter, buffer), ([0.625, -1.25], [7.0; 2]));
         }
     }
 

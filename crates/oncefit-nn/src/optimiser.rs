@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn absent_parameters_keep_their_values_and_buffers() {
         let rules = [
-            SGD,
+            UpdateRule::sgd(0.9),
             UpdateRule::Adam {
                 beta1: 0.9,
                 beta2: 0.999,

@@ -50,6 +50,7 @@ pub fn report(
         h2 { "Over the stream" }
         div.charts {
             (figure(&mean_chart(results), "Mean accuracy on the tasks learnt so far, and accuracy on each task's images right before they were learnt."))
+            @if let Some(found) = finished.anytime_accuracy() { (figure(&anytime_chart(results), &format!("Mean accuracy on the tasks so far, the running one too, among all classes seen; the mean of the {} points, the anytime accuracy, is {}.", finished.anytime.len(), percent(found)))) }
             @if results.tasks.len() <= MOST_TASKS_DRAWN { (figure(&task_chart(&finished.class_incremental), "Accuracy on each task, from when it was learnt, among all classes seen.")) }
         }
         (forgetting(results))
@@ -245,6 +246,24 @@ fn mean_chart(results: &Results) -> Chart {
     }
 }
 
+fn anytime_chart(results: &Results) -> Chart {
+    let points = results.finished.anytime.iter().map(|point| {
+        let text = format!("after step {}: {}", point.step, percent(point.accuracy));
+        (point.step as f64, 100.0 * point.accuracy, text)
+    });
+    Chart {
+        title: "accuracy between batches".into(),
+        x_label: "steps".into(),
+        y_label: "accuracy, %".into(),
+        series: vec![Series {
+            name: "all classes".into(),
+            mark: Mark::Line,
+            colour: 0,
+            points: points.collect(),
+        }],
+    }
+}
+
 fn task_chart(matrix: &AccuracyMatrix) -> Chart {
     let tasks = matrix.rows.len();
     let series = (0..tasks).map(|task| {
@@ -298,6 +317,7 @@ fn costs(results: &Results) -> Markup {
     let tasks = results.finished.task_seconds.iter();
     let tasks: Vec<String> = tasks.map(|seconds| duration(*seconds)).collect();
     let rows = [
+        ("steps of the optimiser", count(costs.steps)),
         (
             "images forward and backward, replayed ones too",
             count(costs.images),

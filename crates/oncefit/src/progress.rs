@@ -358,7 +358,7 @@ impl LearningProgress {
 }
 
 /// Latest rows and columns of an accuracy matrix that a live display shows.
-const MOST_TASKS_SHOWN: usize = 10;
+const MOST_TASKS_SHOWN: usize = 8;
 
 /// Accuracies of the tasks learnt so far, in %, the latest of many.
 fn row_text(row: &[f64], learnt: usize) -> String {
@@ -403,8 +403,8 @@ mod tests {
         );
         let long: Vec<f64> = (0..20).map(|task| f64::from(task) / 100.0).collect();
         let shown = row_text(&long, 19);
-        assert!(shown.starts_with("after task 20 …  10.0  11.0"), "{shown}");
-        assert!(shown.ends_with("19.0  mean 9.5") && shown.chars().count() < 90);
+        assert!(shown.starts_with("after task 20 …  12.0  13.0"), "{shown}");
+        assert!(shown.ends_with("19.0  mean 9.5") && shown.chars().count() < 78);
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub enum ConventionArg {
     Mammoth,
     /// From the row right after the task was learnt
     Avalanche,
+    /// As ours, over all tasks instead of all but the last (OnPro, RaptorMai)
+    Online,
 }
 
 impl From<ConventionArg> for MetricConvention {
@@ -78,6 +80,7 @@ impl From<ConventionArg> for MetricConvention {
             ConventionArg::Ours => Self::Ours,
             ConventionArg::Mammoth => Self::Mammoth,
             ConventionArg::Avalanche => Self::Avalanche,
+            ConventionArg::Online => Self::Online,
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct ComparedMethod {
     pub average_incremental: Interval,
     /// Forgetting, by the convention asked for; none for one task.
     pub forgetting: Option<Interval>,
+    /// Anytime accuracy, where the recipe measures it.
+    pub anytime: Option<Interval>,
     /// Final accuracy minus that of the first recipe, seed by seed.
     pub difference: Option<Interval>,
     /// Mean train-MACs.
@@ -210,6 +212,8 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
             .collect::<std::result::Result<Vec<_>, _>>()?
             .into_iter()
             .collect();
+        let anytime = runs.iter().map(|run| run.finished.anytime_accuracy());
+        let anytime: Option<Vec<f64>> = anytime.collect();
         let finals: Vec<f64> = metrics
             .iter()
             .map(|found| found.final_average_accuracy)
@@ -236,6 +240,7 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
             task_incremental: interval(&tasks)?,
             average_incremental: interval(&averages)?,
             forgetting: forgetting.as_deref().map(interval).transpose()?,
+            anytime: anytime.as_deref().map(interval).transpose()?,
             difference,
             train_macs: mean(&|run| run.costs.train_macs as f64),
             step_seconds: mean(&|run| run.costs.step_seconds),
@@ -251,6 +256,7 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
             MetricConvention::Ours => "Oncefit",
             MetricConvention::Mammoth => "mammoth",
             MetricConvention::Avalanche => "avalanche",
+            MetricConvention::Online => "OnPro's code",
         },
         methods,
     })

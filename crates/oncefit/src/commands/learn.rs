@@ -104,9 +104,9 @@ fn write_report(
 /// The accuracy matrix and what follows from it.
 fn summary(results: &Results) -> String {
     let numbers: Vec<String> = (1..=results.tasks.len())
-        .map(|task| format!("task {task}"))
+        .map(|task| task.to_string())
         .collect();
-    let mut header = vec!["learnt"];
+    let mut header = vec!["after"];
     header.extend(numbers.iter().map(String::as_str));
     let rows = results.finished.class_incremental.rows.iter().enumerate();
     let rows = rows.map(|(learnt, row)| {
@@ -118,7 +118,7 @@ fn summary(results: &Results) -> String {
             .collect()
     });
     let mut lines = vec![
-        "accuracy in % among all classes seen".to_owned(),
+        "accuracy in % on each task, among all classes seen".to_owned(),
         table(&header, rows),
     ];
     let optional = |value: Option<f64>| value.map_or("–".into(), percent);
@@ -135,9 +135,17 @@ fn summary(results: &Results) -> String {
             ));
         }
     }
+    if let Some(found) = results.finished.anytime_accuracy() {
+        lines.push(format!(
+            "anytime: {} among all classes seen, mean of {} points",
+            percent(found),
+            results.finished.anytime.len()
+        ));
+    }
     let costs = &results.costs;
     lines.push(format!(
-        "{} images, {} train-MACs, {} ({} of steps), memory {}",
+        "{} steps, {} images, {} train-MACs\n{} ({} of steps), memory {}",
+        count(costs.steps),
         count(costs.images),
         count(costs.train_macs),
         duration(costs.seconds),
