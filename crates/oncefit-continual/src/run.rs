@@ -305,6 +305,8 @@ pub enum MetricConvention {
     Mammoth,
     /// Avalanche's: forgetting is measured from the row right after learning.
     Avalanche,
+    /// That of OnPro's and RaptorMai's code: ours, divided by all tasks instead of the earlier ones.
+    Online,
 }
 
 impl MetricConvention {
@@ -317,6 +319,7 @@ impl MetricConvention {
             Self::Ours => Ok(matrix.metrics()?.forgetting),
             Self::Mammoth => matrix.mammoth_forgetting(),
             Self::Avalanche => matrix.avalanche_forgetting(),
+            Self::Online => matrix.online_forgetting(),
         }
     }
 }

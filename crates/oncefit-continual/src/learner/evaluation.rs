@@ -206,7 +206,7 @@ impl Learner {
             .collect();
         let mut found = Vec::new();
         for graph in graphs {
-            let model = Arc::new(Model::of_graph(&graph, &self.parameters)?);
+            let model = Arc::new(self.model.member(&graph, &self.parameters)?);
             let largest = std::mem::replace(&mut self.model, model);
             let accuracies = self.evaluate(stream);
             self.model = largest;

@@ -70,6 +70,8 @@ pub enum ConventionArg {
     Mammoth,
     /// From the row right after the task was learnt
     Avalanche,
+    /// As OnPro's and RaptorMai's code: the sum over earlier tasks, divided by all tasks.
+    Online,
 }
 
 impl From<ConventionArg> for MetricConvention {
@@ -78,6 +80,7 @@ impl From<ConventionArg> for MetricConvention {
             ConventionArg::Ours => Self::Ours,
             ConventionArg::Mammoth => Self::Mammoth,
             ConventionArg::Avalanche => Self::Avalanche,
+            ConventionArg::Online => Self::Online,
         }
     }
 }

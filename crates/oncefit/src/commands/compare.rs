@@ -251,6 +251,7 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
             MetricConvention::Ours => "Oncefit",
             MetricConvention::Mammoth => "mammoth",
             MetricConvention::Avalanche => "avalanche",
+            MetricConvention::Online => "OnPro's code",
         },
         methods,
     })
