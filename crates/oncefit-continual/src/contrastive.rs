@@ -130,7 +130,7 @@ pub(crate) fn add_projection(
 }
 
 /// The projection's layers: the first reads features.
-pub(crate) fn projection(parameters: &Parameters) -> [Linear; 2] {
+pub(crate) fn projection_layers(parameters: &Parameters) -> [Linear; 2] {
     LAYERS.map(|name| Linear::of(parameters, name))
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn projected_loss(
     labels: &[u32],
     into: &mut Gradients,
 ) -> (f64, Vec<f32>) {
-    let [hidden_layer, out] = projection(parameters);
+    let [hidden_layer, out] = projection_layers(parameters);
     let hidden: Vec<f32> = hidden_layer
         .forward(cpu, parameters, features, width)
         .into_iter()
@@ -162,13 +162,7 @@ pub(crate) fn projected_loss(
     }
     (
         loss,
-        hidden_layer.backward(
-            cpu,
-            parameters,
-            (features, width),
-            &of_hidden,
-            into,
-        ),
+        hidden_layer.backward(cpu, parameters, (features, width), &of_hidden, into),
     )
 }
 

@@ -8,6 +8,7 @@ use crate::drift::Directions;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Learner, StepReport, TaskAccuracy, WatchedSubnet};
 use crate::metrics::AccuracyMatrix;
+use crate::recipe::MetricsRecipe;
 use crate::stream::{Stream, Task};
 
 /// What a finished stream leaves behind.
@@ -35,6 +36,10 @@ pub struct Finished {
     /// ([`Directions::drift_to`]); empty where it is not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<Vec<f64>>,
+    /// At the end: the cosines between the mean features, each of unit length, of the classes' test
+    /// images, classes × classes; empty where they are not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_cosines: Vec<Vec<f64>>,
     /// Of a supernet: its watched subnets. The accuracies above are the largest's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<SubnetAccuracies>,
@@ -114,6 +119,7 @@ pub struct Experiment {
     pub finished: Finished,
     /// How many principal directions the drift is measured with, if it is.
     drift: Option<usize>,
+    measures_class_cosines: bool,
     /// Those of each task's test images right after the task.
     directions: Vec<Directions>,
 }
@@ -126,14 +132,16 @@ impl Experiment {
             learner,
             finished: Finished::default(),
             drift: None,
+            measures_class_cosines: false,
             directions: Vec::new(),
         }
     }
 
-    /// Measures the drift of features too, with so many principal directions.
-    pub fn with_drift(self, directions: usize) -> Self {
+    /// Measures what `recipe` asks for, beside accuracies.
+    pub fn with_metrics(self, recipe: &MetricsRecipe) -> Self {
         Self {
-            drift: Some(directions),
+            drift: recipe.drift,
+            measures_class_cosines: recipe.class_cosines,
             ..self
         }
     }
@@ -212,6 +220,9 @@ impl Experiment {
             self.measure(&mut |matrix, row| matrix.rows.push(row))?;
             if let Some(directions) = self.drift {
                 self.measure_drift(task, directions)?;
+            }
+            if self.measures_class_cosines && task + 1 == stream.tasks().len() {
+                self.finished.class_cosines = self.learner.class_cosines(&stream)?;
             }
             self.finished.images = self.learner.images();
             self.finished.evaluation_macs += self.learner.take_evaluation_macs();

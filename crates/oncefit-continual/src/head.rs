@@ -317,7 +317,10 @@ impl Head {
     pub fn add_coverage(parameters: &Parameters, coverage: &mut Gradients) {
         for name in [ROWS, SCALE] {
             if let Some(at) = parameters.position(name) {
-                coverage.at_mut(at).iter_mut().for_each(|value| *value += 1.0);
+                coverage
+                    .at_mut(at)
+                    .iter_mut()
+                    .for_each(|value| *value += 1.0);
             }
         }
     }

@@ -27,7 +27,7 @@ use oncefit_space::{Graph, Op, Space, Subnet};
 use oncefit_train::{Decay, LearningRate};
 use serde::{Deserialize, Serialize};
 
-use self::elastic::{Elastic, StepNetwork};
+use self::elastic::{Elastic, SharedLayer, StepNetwork};
 pub use self::elastic::{ElasticSettings, WatchedSubnet};
 pub use self::initialisation::Initialisation;
 use self::initialisation::initial;
@@ -39,7 +39,7 @@ use self::step::Cost;
 pub use self::step::StepReport;
 pub(crate) use self::weight_terms::Anchor;
 use crate::angles::{less_forget, margin_ranking};
-use crate::contrastive::add_projection;
+use crate::contrastive::{add_projection, projection_layers};
 use crate::correction::Correction;
 use crate::divergence::{Divergence, binary_cross_entropy, cross_entropy, output_divergence};
 use crate::error::{ContinualError, Result, setting};

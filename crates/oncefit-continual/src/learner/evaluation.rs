@@ -4,10 +4,21 @@ use oncefit_data::mirror;
 
 use super::*;
 
+static XCAL: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
 impl Learner {
     /// What batch-norm is calibrated on: the last images of the stream and the memory.
     pub fn calibration_examples(&self) -> Examples {
         let mut found = self.recent.clone();
+        // EXPERIMENT
+        if XCAL.load(std::sync::atomic::Ordering::Relaxed)
+            && self
+                .memory
+                .as_ref()
+                .is_some_and(|memory| memory.len() >= 64)
+        {
+            found = Examples::default();
+        }
         if let Some(memory) = &self.memory {
             found.images.extend_from_slice(&memory.images);
             found.labels.extend_from_slice(&memory.labels);
@@ -65,6 +76,37 @@ impl Learner {
         let mut features = self.outputs(&calibration, images, true)?;
         to_unit_lengths(&mut features, width);
         Ok((features, width))
+    }
+
+    /// The cosines between the mean features, each of unit length, of the classes' test images: classes
+    /// × classes; 0 for a class without images.
+    ///
+    /// # Errors
+    /// If the images do not fit the network.
+    pub fn class_cosines(&mut self, stream: &Stream) -> Result<Vec<Vec<f64>>> {
+        let mut means = vec![Vec::new(); self.classes()];
+        for task in stream.tasks() {
+            let examples = stream.test_examples(task.index, &task.test);
+            let (features, width) = self.unit_features(&examples.images)?;
+            for (row, &label) in features.chunks_exact(width).zip(&examples.labels) {
+                let mean: &mut Vec<f64> = &mut means[label as usize];
+                mean.resize(width, 0.0);
+                let pairs = mean.iter_mut().zip(row);
+                pairs.for_each(|(sum, value)| *sum += f64::from(*value));
+            }
+        }
+        let dot =
+            |one: &[f64], other: &[f64]| -> f64 { one.iter().zip(other).map(|(a, b)| a * b).sum() };
+        let lengths: Vec<f64> = means.iter().map(|mean| dot(mean, mean).sqrt()).collect();
+        let cosine = |one: usize, other: usize| match lengths[one] * lengths[other] {
+            0.0 => 0.0,
+            length => dot(&means[one], &means[other]) / length,
+        };
+        let all = 0..means.len();
+        Ok(all
+            .clone()
+            .map(|one| all.clone().map(|other| cosine(one, other)).collect())
+            .collect())
     }
 
     /// Scores of images, N × classes; the largest is the prediction.
@@ -204,6 +246,16 @@ impl Learner {
             .iter()
             .map(|one| one.subnet.graph().clone())
             .collect();
+        if std::env::var("XBOTH").is_ok() && !XCAL.load(std::sync::atomic::Ordering::Relaxed) {
+            XCAL.store(true, std::sync::atomic::Ordering::Relaxed);
+            let other = self.evaluate_watched(stream)?;
+            XCAL.store(false, std::sync::atomic::Ordering::Relaxed);
+            for (name, accuracies) in ["smallest", "middle", "largest"].iter().zip(&other) {
+                let all: Vec<f64> = accuracies.iter().map(|a| a.class_incremental).collect();
+                let mean = all.iter().sum::<f64>() / all.len() as f64;
+                eprintln!("XCAL task {} {name} {mean:.4} {all:?}", self.task);
+            }
+        }
         let mut found = Vec::new();
         for graph in graphs {
             let model = Arc::new(self.model.member(&graph, &self.parameters)?);

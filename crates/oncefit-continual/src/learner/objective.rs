@@ -40,7 +40,7 @@ impl Learner {
         }
         let segments = &lesson.segments;
         // Without batch-norm rows do not see each other: one pass for all segments.
-        let groups: Vec<&[Segment]> = match self.has_norms {
+        let groups: Vec<&[Segment]> = match self.has_norms && std::env::var("XJOINT").is_err() {
             true => segments.chunks(1).collect(),
             false => vec![segments],
         };
@@ -67,7 +67,7 @@ impl Learner {
             }
         }
         if let Some(elastic) = &mut self.elastic {
-            elastic.aggregate(&lesson.networks, &mut self.gradients);
+            elastic.aggregate(&lesson.networks, &self.parameters, &mut self.gradients);
         }
         Ok(found)
     }
@@ -324,7 +324,7 @@ impl Learner {
             cost.add(network, labels.len());
         }
         if let Some(elastic) = &mut self.elastic {
-            elastic.aggregate(networks, into);
+            elastic.aggregate(networks, &self.parameters, into);
         }
         Ok(())
     }
