@@ -34,7 +34,7 @@ use self::initialisation::initial;
 use self::lesson::{Lesson, Segment};
 use self::objective::Found;
 use self::prototype_step::{PROJECTION, needs_views};
-pub use self::settings::{Classifier, ImageChanges, LearnerSettings};
+pub use self::settings::{CalibrationImages, Classifier, ImageChanges, LearnerSettings};
 use self::step::Cost;
 pub use self::step::StepReport;
 pub(crate) use self::weight_terms::Anchor;

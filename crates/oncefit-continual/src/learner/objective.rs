@@ -40,7 +40,7 @@ impl Learner {
         }
         let segments = &lesson.segments;
         // Without batch-norm rows do not see each other: one pass for all segments.
-        let groups: Vec<&[Segment]> = match self.has_norms && std::env::var("XJOINT").is_err() {
+        let groups: Vec<&[Segment]> = match self.has_norms {
             true => segments.chunks(1).collect(),
             false => vec![segments],
         };

@@ -49,7 +49,7 @@ fn recipe(request: &Request, network: &str) -> String {
     let epochs = if request.is_quick { 3 } else { 1 };
     format!(
         "{}[method]\nname = \"er\"\n[training]\nbatch_size = 32\nreplay_batch = 32\nepochs = {epochs}\n\
-         [network]\n{network}[network.space]\nfamily = \"fm-nano\"\nfix = {{ resolution = [28] }}\n",
+         [network]\ncalibration = \"balanced\"\n{network}[network.space]\nfamily = \"fm-nano\"\nfix = {{ resolution = [28] }}\n",
         data(request)
     )
 }

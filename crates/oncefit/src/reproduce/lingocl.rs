@@ -130,8 +130,11 @@ impl Host {
     /// The network, and a learning rate that it bears.
     fn network(self) -> (&'static str, f64) {
         match self {
-            Self::OnlineEwc | Self::Si => ("small-cnn", 0.01),
-            _ => ("small-cnn-norms", 0.05),
+            Self::OnlineEwc | Self::Si => ("kind = \"small-cnn\"\n", 0.01),
+            _ => (
+                "kind = \"small-cnn-norms\"\ncalibration = \"balanced\"\n",
+                0.05,
+            ),
         }
     }
 }
@@ -141,7 +144,7 @@ fn arm(request: &Request, host: Host, rows: Rows) -> Arm {
     Arm {
         name: format!("lingocl-{}-{}", host.name(), rows.name()),
         recipe: format!(
-            "{}{}{}[network]\nkind = \"{network}\"\n[memory]\ncapacity = 200\n\
+            "{}{}{}[network]\n{network}[memory]\ncapacity = 200\n\
              [optimiser]\nlearning_rate = {rate}\nmomentum = 0.9\n\
              [training]\nbatch_size = 32\nreplay_batch = 32\nepochs = 4\n",
             data(request),

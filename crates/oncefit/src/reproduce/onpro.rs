@@ -104,7 +104,7 @@ fn arm(request: &Request, learning: Learning, rate: f64) -> Arm {
         name: format!("{}-{rate:e}", learning.name()),
         recipe: format!(
             "[data]\nsource = \"fashion-mnist\"\n{limit}\
-             [network]\nkind = \"small-cnn-norms\"\ninitialisation = \"pytorch\"\n\
+             [network]\nkind = \"small-cnn-norms\"\ncalibration = \"balanced\"\ninitialisation = \"pytorch\"\n\
              [memory]\ncapacity = 100\n\
              [optimiser]\nkind = \"adam\"\nlearning_rate = {rate:e}\nbeta2 = 0.99\nweight_decay = 1e-4\n{}",
             learning.sections()
