@@ -139,15 +139,7 @@ impl Host {
     }
 }
 
-fn arm(request: &Request, host: Host, rows: Rows) -> Result<Arm> {
-    let rate = match host.network().1 {
-        Some(rate) => rate,
-        None => tuned(request, rows)?,
-    };
-    Ok(arm_at(request, host, rows, rate))
-}
-
-fn arm_at(request: &Request, host: Host, rows: Rows, rate: f64) -> Arm {
+fn arm(request: &Request, host: Host, rows: Rows, rate: f64) -> Arm {
     let (network, _) = host.network();
     Arm {
         name: format!("lingocl-{}-{}", host.name(), rows.name()),
@@ -171,7 +163,7 @@ fn tuned(request: &Request, rows: Rows) -> Result<f64> {
     };
     let mut best = (f64::NEG_INFINITY, 0.0);
     for rate in [0.05, 0.02, 0.01] {
-        let arm = arm_at(request, Host::Replay, like, rate);
+        let arm = arm(request, Host::Replay, like, rate);
         let found = accuracy(&measure(request, &arm, 0..2)?);
         let mean = found.iter().sum::<f64>() / found.len() as f64;
         if mean > best.0 {
@@ -202,11 +194,15 @@ fn minus(one: Vec<f64>, other: Vec<f64>) -> Vec<f64> {
 fn run(id: &str, request: &Request) -> Result<Tried> {
     let mut notes = Vec::new();
     let mut of = |host: Host, rows: Rows| -> Result<Vec<Measured>> {
-        let arm = arm(request, host, rows)?;
+        let rate = match host.network().1 {
+            Some(rate) => rate,
+            None => tuned(request, rows)?,
+        };
+        let arm = arm(request, host, rows, rate);
         let found = measure(request, &arm, request.seeds())?;
         let mean = |values: Vec<f64>| 100.0 * values.iter().sum::<f64>() / values.len() as f64;
         notes.push(format!(
-            "{}: {:.2} % at the end, {:.2} % over the stream",
+            "{}: {:.2} % at the end, {:.2} % over the stream, rate {rate}",
             arm.name,
             mean(accuracy(&found)),
             mean(over_the_stream(&found))
