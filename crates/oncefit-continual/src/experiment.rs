@@ -8,6 +8,7 @@ use crate::drift::Directions;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Learner, StepReport, TaskAccuracy, WatchedSubnet};
 use crate::metrics::AccuracyMatrix;
+use crate::recipe::MetricsRecipe;
 use crate::stream::{Stream, Task};
 
 /// What a finished stream leaves behind.
@@ -39,6 +40,10 @@ pub struct Finished {
     /// ([`Directions::drift_to`]); empty where it is not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<Vec<f64>>,
+    /// At the end: the cosines between the mean features, each of unit length, of the classes' test
+    /// images, classes × classes; empty where they are not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_cosines: Vec<Vec<f64>>,
     /// Of a supernet: its watched subnets. The accuracies above are the largest's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<SubnetAccuracies>,
@@ -137,6 +142,7 @@ pub struct Experiment {
     drift: Option<usize>,
     /// After how many steps the accuracy is measured, if it is not only after tasks.
     every: Option<u64>,
+    measures_class_cosines: bool,
     /// Those of each task's test images right after the task.
     directions: Vec<Directions>,
 }
@@ -150,14 +156,17 @@ impl Experiment {
             finished: Finished::default(),
             drift: None,
             every: None,
+            measures_class_cosines: false,
             directions: Vec::new(),
         }
     }
 
-    /// Measures the drift of features too, with so many principal directions.
-    pub fn with_drift(self, directions: usize) -> Self {
+    /// Measures what `recipe` asks for, beside accuracies.
+    pub fn with_metrics(self, recipe: &MetricsRecipe) -> Self {
         Self {
-            drift: Some(directions),
+            drift: recipe.drift,
+            every: recipe.every_batches.map(|steps| steps as u64),
+            measures_class_cosines: recipe.class_cosines,
             ..self
         }
     }
@@ -266,6 +275,9 @@ impl Experiment {
             self.measure(&mut |matrix, row| matrix.rows.push(row))?;
             if let Some(directions) = self.drift {
                 self.measure_drift(task, directions)?;
+            }
+            if self.measures_class_cosines && task + 1 == stream.tasks().len() {
+                self.finished.class_cosines = self.learner.class_cosines(&stream)?;
             }
             self.finished.images = self.learner.images();
             self.count_evaluation();

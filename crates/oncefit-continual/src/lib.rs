@@ -44,8 +44,8 @@ pub use experiment::{AnytimePoint, Experiment, Finished, Moment, Running, Subnet
 pub use head::{HeadKind, HeadSettings, Rows, Targets};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
 pub use learner::{
-    Classifier, ElasticSettings, ImageChanges, Initialisation, Learner, LearnerSettings,
-    StepReport, TaskAccuracy, WatchedSubnet,
+    CalibrationImages, Classifier, ElasticSettings, ImageChanges, Initialisation, Learner,
+    LearnerSettings, StepReport, TaskAccuracy, WatchedSubnet,
 };
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{

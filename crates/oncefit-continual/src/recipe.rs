@@ -146,6 +146,9 @@ pub struct MetricsRecipe {
     /// measured after tasks only where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every_batches: Option<usize>,
+    /// Whether the cosines between the classes' mean features are measured at the end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub class_cosines: bool,
 }
 
 impl MetricsRecipe {

@@ -125,12 +125,7 @@ impl LearningRun {
     pub fn experiment(&self, data: &LoadedData) -> Result<Experiment> {
         let stream = self.recipe.build_stream(data)?;
         let mut experiment = Experiment::new(stream, self.recipe.build_learner(data)?);
-        if let Some(directions) = self.recipe.metrics.drift {
-            experiment = experiment.with_drift(directions);
-        }
-        if let Some(steps) = self.recipe.metrics.every_batches {
-            experiment = experiment.with_anytime(steps as u64);
-        }
+        experiment = experiment.with_metrics(&self.recipe.metrics);
         let path = self.file(STATE);
         if path.exists() {
             let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;

@@ -1,9 +1,9 @@
 //! Laws that every method must pass, with the embedded data.
 
 use oncefit_continual::{
-    BatchClasses, Classifier, ContinualError, Examples, Experiment, HeadSettings, Images,
-    Initialisation, Learner, LearnerSettings, MemoryPolicy, Method, Stream, StreamSettings, mlp,
-    resnet18, small_cnn,
+    BatchClasses, CalibrationImages, Classifier, ContinualError, Examples, Experiment,
+    HeadSettings, Images, Initialisation, Learner, LearnerSettings, MemoryPolicy, Method, Stream,
+    StreamSettings, mlp, resnet18, small_cnn, small_cnn_with_norms,
 };
 use oncefit_data::{LoadedData, Normalisation};
 use oncefit_nn::{Parameters, UpdateRule};
@@ -551,3 +551,41 @@ mod heads;
 mod identities;
 mod onpro;
 mod refresh;
+
+/// Statistics of batch-norm should be those of all classes, not of the newest task.
+#[test]
+fn networks_are_calibrated_on_every_class_alike() {
+    let space = small_cnn_with_norms(28, 1, 4, 10).unwrap();
+    let stream = Stream::new(
+        &oncefit_data::embedded().unwrap(),
+        StreamSettings::default(),
+    )
+    .unwrap();
+    // Images of classes of earlier tasks, and of the newest, after each of two tasks.
+    let counts = |calibration| {
+        let with = LearnerSettings {
+            memory: 60,
+            calibration,
+            ..settings()
+        };
+        let mut learner = Learner::new(&space, Method::er(1.0, 10), with).unwrap();
+        [0, 1].map(|task| {
+            for examples in stream.iterate(task, 0).take(60) {
+                learner.step(&examples).unwrap();
+            }
+            let few = stream.iterate(task, 0).next().unwrap();
+            learner.end_task(&few).unwrap();
+            let labels = learner.calibration_examples().labels;
+            let is_old = |label: &&u32| **label < 2 * task as u32;
+            let old = labels.iter().filter(is_old).count();
+            (old, labels.len() - old)
+        })
+    };
+    let balanced = counts(CalibrationImages::Balanced);
+    let recent = counts(CalibrationImages::Recent);
+    // In the first task all images are of its classes.
+    assert_eq!((balanced[0], recent[0]), ((0, 572), (0, 572)));
+    let (old, new) = balanced[1];
+    assert!(old > 10 && new + 2 >= old && new <= 2 * old, "{balanced:?}");
+    assert_eq!(recent[1], (old, 572 - old));
+}

@@ -15,7 +15,7 @@ impl Learner {
         check_refresh(&method)?;
         add_contrastive(
             &model,
-            elastic.as_ref(),
+            elastic.as_mut(),
             &mut parameters,
             &method,
             &settings,
@@ -103,10 +103,10 @@ fn check_refresh(method: &Method) -> Result<()> {
     Ok(())
 }
 
-/// Adds the projection of a contrastive method.
+/// Adds the projection of a contrastive method, which the networks of a supernet share.
 fn add_contrastive(
     model: &Model,
-    elastic: Option<&Elastic>,
+    elastic: Option<&mut Elastic>,
     parameters: &mut Parameters,
     method: &Method,
     settings: &LearnerSettings,
@@ -115,12 +115,6 @@ fn add_contrastive(
         return Ok(());
     };
     contrastive.check()?;
-    if elastic.is_some() {
-        return Err(ContinualError::NotAvailable {
-            what: format!("`{}` on a supernet", method.name),
-            reason: "its projection has one width; it learns on single networks".into(),
-        });
-    }
     if method.classifier != Classifier::NearestMean {
         return Err(setting(
             "the classifier of a contrastive method",
@@ -130,6 +124,17 @@ fn add_contrastive(
     }
     let width = contrastive.width;
     add_projection(parameters, model.feature_width(), width, settings.seed);
+    let Some(elastic) = elastic else {
+        return Ok(());
+    };
+    check_distillation(elastic, method, "learn no labels")?;
+    let [hidden, out] = projection_layers(parameters);
+    let shared = [(hidden, true), (out, false)];
+    let shared = shared.map(|(layer, reads_features)| SharedLayer {
+        layer,
+        reads_features,
+    });
+    elastic.share_layers(parameters, &shared);
     Ok(())
 }
 
@@ -146,21 +151,31 @@ fn add_prototypes(
     };
     let changes = settings.augmentation.as_ref().ok_or_else(needs_views)?;
     onpro.turns.check(changes.shape)?;
-    let smallest = elastic.as_deref().map(Elastic::smallest_feature_width);
+    let smallest = elastic.as_deref().and_then(Elastic::smallest_feature_width);
     onpro.check(smallest.unwrap_or(model.feature_width()))?;
     let draws = Draws::new(settings.seed, PROJECTION, 0, 0);
     let sizes = (model.feature_width(), onpro.projection);
     add_linear(parameters, PROJECTION, sizes, draws);
     if let Some(elastic) = elastic {
-        if elastic.settings.distillation {
-            return Err(ContinualError::NotAvailable {
-                what: format!("`distillation` with `{}`", method.name),
-                reason: "its smaller networks learn mixed labels".into(),
-            });
-        }
-        elastic.shares_layer(parameters, Linear::of(parameters, PROJECTION));
+        check_distillation(elastic, method, "learn mixed labels")?;
+        let shared = SharedLayer {
+            layer: Linear::of(parameters, PROJECTION),
+            reads_features: true,
+        };
+        elastic.share_layers(parameters, &[shared]);
     }
     Ok(())
+}
+
+/// What a method whose networks learn otherwise than from labels cannot have.
+fn check_distillation(elastic: &Elastic, method: &Method, networks: &str) -> Result<()> {
+    match elastic.settings.distillation {
+        true => Err(ContinualError::NotAvailable {
+            what: format!("`distillation` with `{}`", method.name),
+            reason: format!("its smaller networks {networks}"),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// The memory that a method wants, empty.

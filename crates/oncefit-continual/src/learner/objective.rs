@@ -67,7 +67,7 @@ impl Learner {
             }
         }
         if let Some(elastic) = &mut self.elastic {
-            elastic.aggregate(&lesson.networks, &mut self.gradients);
+            elastic.aggregate(&lesson.networks, &self.parameters, &mut self.gradients);
         }
         Ok(found)
     }
@@ -324,7 +324,7 @@ impl Learner {
             cost.add(network, labels.len());
         }
         if let Some(elastic) = &mut self.elastic {
-            elastic.aggregate(networks, into);
+            elastic.aggregate(networks, &self.parameters, into);
         }
         Ok(())
     }

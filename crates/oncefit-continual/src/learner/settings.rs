@@ -55,6 +55,27 @@ pub struct LearnerSettings {
     pub replays_in_passes: bool,
     /// Shape of images whose mirror images count in the class means of the nearest-mean classifier.
     pub mirrored: Option<ImageShape>,
+    /// What batch-norms are calibrated on.
+    #[serde(skip_serializing_if = "CalibrationImages::is_default")]
+    pub calibration: CalibrationImages,
+}
+
+/// What batch-norms are calibrated on for evaluation; without a memory on the last images of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CalibrationImages {
+    /// The memory, and from the second task on so many of the last images that no class has less than
+    /// its share: the statistics are those of all classes.
+    #[default]
+    Balanced,
+    /// The memory and all of the last images: mostly those of the newest task.
+    Recent,
+}
+
+impl CalibrationImages {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for LearnerSettings {
@@ -79,6 +100,7 @@ impl Default for LearnerSettings {
             fills_at_task_end: false,
             replays_in_passes: false,
             mirrored: None,
+            calibration: CalibrationImages::default(),
         }
     }
 }

@@ -89,7 +89,7 @@ impl Learner {
             mut cost,
         } = self.output_gradients(lesson)?;
         if let Some(contrastive) = self.method.contrastive.clone() {
-            loss = self.contrast(&contrastive, examples, &mut cost)?;
+            loss = self.contrast(&contrastive, examples, &lesson.networks, &mut cost)?;
         }
         let mut centres = None;
         if let Some(onpro) = self.method.prototypes.clone() {

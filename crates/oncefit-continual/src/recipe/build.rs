@@ -87,6 +87,7 @@ impl LearningRecipe {
             fills_at_task_end: self.memory.fill == Some(FillKind::TaskEnd),
             replays_in_passes: self.memory.draws == Some(DrawKind::Passes),
             mirrored: self.mirrors(method.classifier)?.then_some(shape),
+            calibration: self.network.calibration.unwrap_or_default(),
         };
         if self.network.kind == NetworkKind::Supernet {
             let (space, weights) = self.build_supernet(shape, classes)?;

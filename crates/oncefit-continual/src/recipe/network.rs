@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LearningRecipe;
 use crate::error::{Result, setting};
-use crate::learner::Initialisation;
+use crate::learner::{CalibrationImages, Initialisation};
 use crate::networks::{mlp, resnet18, small_cnn, small_cnn_with_norms, space_of_member};
 
 /// The kinds of network.
@@ -57,6 +57,9 @@ pub struct NetworkRecipe {
     /// `member`, `supernet`, with `weights`: draws the last linear layer anew, for other classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fresh_classifier: Option<bool>,
+    /// What batch-norms are calibrated on; `balanced` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationImages>,
     /// `supernet`: how its members are trained together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elastic: Option<ElasticRecipe>,

@@ -23,6 +23,9 @@ pub struct LearnArgs {
     /// Seed, instead of the recipe's
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Say what it would cost, from a few steps, and write nothing
+    #[arg(long, conflicts_with_all = ["resume", "overwrite"])]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

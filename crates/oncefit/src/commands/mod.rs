@@ -6,6 +6,7 @@ mod evaluate;
 mod fit;
 mod front;
 mod learn;
+mod learn_estimate;
 mod predict;
 mod profile;
 mod quickstart;

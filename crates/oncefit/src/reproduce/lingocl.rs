@@ -16,7 +16,7 @@ const CLAIMS: [Claim; 8] = [
     Claim {
         id: "lingocl.L1",
         claim: "a frozen head of class names beats an ordinary head under replay by 2 points",
-        setting: "er, M = 200, 4 epochs a task, small CNN with batch-norm; final accuracy of frozen MiniLM rows against random rows that are learnt, the same neck, cosine and scale",
+        setting: "er, M = 200, 4 epochs a task, small CNN with batch-norm; final accuracy of frozen MiniLM rows against random rows that are learnt, the same neck, cosine and scale; each at the best of three learning rates on seeds 0 and 1",
     },
     Claim {
         id: "lingocl.L2",
@@ -128,21 +128,24 @@ impl Host {
         }
     }
 
-    /// The network, and a learning rate that it bears.
-    fn network(self) -> (&'static str, f64) {
+    /// The network, and where it bears one only, the learning rate.
+    fn network(self) -> (&'static str, Option<f64>) {
         match self {
-            Self::OnlineEwc | Self::Si => ("small-cnn", 0.01),
-            _ => ("small-cnn-norms", 0.05),
+            Self::OnlineEwc | Self::Si => ("kind = \"small-cnn\"\n", Some(0.01)),
+            _ => (
+                "kind = \"small-cnn-norms\"\ncalibration = \"balanced\"\n",
+                None,
+            ),
         }
     }
 }
 
-fn arm(request: &Request, host: Host, rows: Rows) -> Arm {
-    let (network, rate) = host.network();
+fn arm(request: &Request, host: Host, rows: Rows, rate: f64) -> Arm {
+    let (network, _) = host.network();
     Arm {
         name: format!("lingocl-{}-{}", host.name(), rows.name()),
         recipe: format!(
-            "{}{}{}[network]\nkind = \"{network}\"\n[memory]\ncapacity = 200\n\
+            "{}{}{}[network]\n{network}[memory]\ncapacity = 200\n\
              [optimiser]\nlearning_rate = {rate}\nmomentum = 0.9\n\
              [training]\nbatch_size = 32\nreplay_batch = 32\nepochs = 4\n",
             data(request),
@@ -150,6 +153,25 @@ fn arm(request: &Request, host: Host, rows: Rows) -> Arm {
             rows.section()
         ),
     }
+}
+
+/// The learning rate with the best final accuracy under replay, on seeds that no claim uses: for rows
+/// that stay, and for rows that are learnt.
+fn tuned(request: &Request, rows: Rows) -> Result<f64> {
+    let like = match rows {
+        Rows::Frozen | Rows::Orthogonal | Rows::Shuffled => Rows::Frozen,
+        Rows::Trainable | Rows::Learnt => Rows::Trainable,
+    };
+    let mut best = (f64::NEG_INFINITY, 0.0);
+    for rate in [0.05, 0.02, 0.01] {
+        let arm = arm(request, Host::Replay, like, rate);
+        let found = accuracy(&measure(request, &arm, 0..2)?);
+        let mean = found.iter().sum::<f64>() / found.len() as f64;
+        if mean > best.0 {
+            best = (mean, rate);
+        }
+    }
+    Ok(best.1)
 }
 
 /// Mean accuracy on the tasks after the first.
@@ -173,11 +195,15 @@ fn minus(one: Vec<f64>, other: Vec<f64>) -> Vec<f64> {
 fn run(id: &str, request: &Request) -> Result<Tried> {
     let mut notes = Vec::new();
     let mut of = |host: Host, rows: Rows| -> Result<Vec<Measured>> {
-        let arm = arm(request, host, rows);
+        let rate = match host.network().1 {
+            Some(rate) => rate,
+            None => tuned(request, rows)?,
+        };
+        let arm = arm(request, host, rows, rate);
         let found = measure(request, &arm, request.seeds())?;
         let mean = |values: Vec<f64>| 100.0 * values.iter().sum::<f64>() / values.len() as f64;
         notes.push(format!(
-            "{}: {:.2} % at the end, {:.2} % over the stream",
+            "{}: {:.2} % at the end, {:.2} % over the stream, rate {rate}",
             arm.name,
             mean(accuracy(&found)),
             mean(over_the_stream(&found))
