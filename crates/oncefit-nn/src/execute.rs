@@ -543,7 +543,8 @@ pub(crate) fn gathered(
 ) -> GatheredWeight {
     let stored = parameters.at(weight);
     let outputs = plan.tensors[out].shape.channels;
-    let stride = stored.shape[stored.shape.len() - 1];
+    let taps = stored.shape[0] * part.stored_kernel * part.stored_kernel;
+    let stride = stored.data.len() / taps;
     let in_stride = part.channels.count();
     GatheredWeight {
         data: part.gather(&stored.data, outputs, stride),

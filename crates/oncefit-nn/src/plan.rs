@@ -124,7 +124,8 @@ pub(crate) enum Step {
         right: View,
         out: usize,
     },
-    /// Makes a view a stored tensor.
+    /// Makes a view a stored tensor; one that a linear layer reads as a single pixel with all values of
+    /// the map.
     Activate {
         source: View,
         out: usize,
@@ -422,26 +423,40 @@ impl Lowering<'_> {
             }
             Op::Linear { out_features, bias } => {
                 let shape = self.shape_of(node.inputs[0]);
-                if shape.height * shape.width != 1 {
-                    return Err(self.unsupported(
-                        node,
-                        "a linear layer reads a 1×1 feature map; put a global_average_pool before it",
-                    ));
-                }
                 let weight = self.parameter(node, "weight")?;
                 let stored = self.parameters.at(weight).shape.clone();
-                let fits = stored.len() == 2
-                    && stored[0] >= *out_features
-                    && (stored[1] == shape.channels
-                        || stored[1] >= self.channels[node.inputs[0]].end());
+                let (outputs, height, width, channels) = match stored[..] {
+                    [outputs, channels] => (outputs, 1, 1, channels),
+                    [outputs, height, width, channels] => (outputs, height, width, channels),
+                    _ => (0, 0, 0, 0),
+                };
+                let arriving = &self.channels[node.inputs[0]];
+                let fits = outputs >= *out_features
+                    && height >= shape.height
+                    && width >= shape.width
+                    && (channels == shape.channels || channels >= arriving.end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
-                        format!("[≥{out_features}, ≥{}] is needed", shape.channels),
+                        format!("≥{:?} is needed", shape.linear_weight(*out_features)),
                     ));
                 }
-                let gather = self.weight_part(node, stored[1], 1, 1);
+                let columns = arriving.within(channels).of_pixels(
+                    (shape.height, shape.width),
+                    width,
+                    channels,
+                );
+                let gather = (!columns.are_first()).then_some(WeightPart {
+                    channels: columns,
+                    stored_kernel: 1,
+                    kernel: 1,
+                });
                 let bias = self.optional_vector(node, "bias", *bias, *out_features)?;
+                let source = match (shape.height, shape.width) {
+                    (1, 1) => source,
+                    _ => View::stored(self.flattened(source)),
+                };
+                let step = self.plan.steps.len();
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
                 self.plan.steps.push(Step::Convolution {
@@ -451,8 +466,8 @@ impl Lowering<'_> {
                         stride: 1,
                     },
                     weight,
-                    out_stride: stored[1],
-                    in_stride: stored[1],
+                    out_stride: height * width * channels,
+                    in_stride: height * width * channels,
                     gather,
                     bias,
                     out,
@@ -558,9 +573,6 @@ impl Lowering<'_> {
             }
             Op::Add => {
                 let right = self.second(node)?;
-                if source.tensor == right.tensor {
-                    return Err(self.unsupported(node, "both inputs are the same tensor"));
-                }
                 let (left, right, out) = self.read_both(node, source, right);
                 self.plan.steps.push(Step::Add { left, right, out });
                 Ok(View::stored(out))
@@ -718,7 +730,22 @@ impl Lowering<'_> {
 
     /// A new stored tensor with the value of `view`.
     fn copied(&mut self, view: View) -> usize {
-        let out = self.new_tensor(self.plan.tensors[view.tensor].shape);
+        self.copied_as(view, self.plan.tensors[view.tensor].shape)
+    }
+
+    /// A new stored tensor of one pixel with all values of `view`.
+    fn flattened(&mut self, view: View) -> usize {
+        let channels = self.plan.tensors[view.tensor].shape.len();
+        let pixel = FeatureShape {
+            height: 1,
+            width: 1,
+            channels,
+        };
+        self.copied_as(view, pixel)
+    }
+
+    fn copied_as(&mut self, view: View, shape: FeatureShape) -> usize {
+        let out = self.new_tensor(shape);
         let step = self.plan.steps.len();
         self.read(view, step);
         self.plan.steps.push(Step::Activate { source: view, out });

@@ -15,7 +15,7 @@ use num_bigint::BigUint;
 use oncefit_random::Draws;
 
 use crate::count;
-use crate::decisions::DecisionNode;
+use crate::decisions::{Condition, DecisionNode};
 use crate::error::{Result, SpaceError};
 use crate::sampling::below;
 use crate::space::Space;
@@ -69,6 +69,17 @@ impl Space {
     /// What is decided, as a tree.
     pub fn decision_nodes(&self) -> &[DecisionNode] {
         &self.decision_tree().nodes
+    }
+
+    /// Whether a condition of [`Space::decision_nodes`] holds: `value_of` gives the index of a
+    /// decision's value. `None` if it reads a decision that has none.
+    pub fn condition_holds(
+        &self,
+        condition: &Condition,
+        value_of: &dyn Fn(usize) -> Option<usize>,
+    ) -> Option<bool> {
+        self.decision_tree()
+            .holds(self.decisions(), condition, value_of)
     }
 
     /// The candidate that a trace of this space describes.

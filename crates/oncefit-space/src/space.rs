@@ -205,7 +205,7 @@ impl Space {
         }
         match (open, given.next(), built) {
             (Some(slot), ..) => Ok(Step::Decide(slot)),
-            (None, _, Err(error)) => Ok(Step::Hole(error.to_string())),
+            (None, _, Err(error)) => Ok(Step::Hole(error.reason())),
             (None, Some(choice), Ok(_)) => Err(SpaceError::Illegal(format!(
                 "the network is complete; decision `{}` does not belong to it",
                 choice.path

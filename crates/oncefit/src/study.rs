@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/study.toml            the study, resolved
+//! DIR/inputs.json           what else it reads, as it was at the beginning
 //! DIR/seed-0/study.jsonl    everything that was asked and told, appended line by line
 //! DIR/seed-0/networks/      `train`: runs; the best one stays
 //! DIR/report.html
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
+use crate::study_inputs::Inputs;
 use crate::study_recipe::{ObjectiveKind, StudyRecipe};
 
 /// Name of the study in its folder.
@@ -288,18 +290,30 @@ fn objective<'a>(
                 path: file.clone(),
                 source,
             })?;
+            Inputs::of_table(&text).check(&folder.path, file)?;
             let name = file.display().to_string();
             let is_csv = file.extension().is_some_and(|extension| extension == "csv");
+            let budgets = recipe.table_budgets()?;
+            let curves = budgets.iter().flat_map(|(_, columns)| columns.iter());
+            let columns: Vec<&str> = match budgets.is_empty() {
+                true => plain,
+                false => curves.map(String::as_str).collect(),
+            };
             let table = match is_csv {
-                true => Table::from_csv(&text, &name, &plain)?,
-                false => Table::from_json(&text, &name, &plain)?,
+                true => Table::from_csv(&text, &name, &columns)?,
+                false => Table::from_json(&text, &name, &columns)?,
             };
             let key = match objective.keys.as_str() {
                 "digits" => TableKey::Digits,
                 _ => TableKey::Text,
             };
+            let mut inner = TableObjective::new(space, table, key);
+            if !budgets.is_empty() {
+                let budgets: Vec<u64> = budgets.iter().map(|(budget, _)| *budget).collect();
+                inner = inner.with_budgets(&budgets, objective.names.len())?;
+            }
             Box::new(Signed {
-                inner: TableObjective::new(space, table, key),
+                inner,
                 is_less_better,
             })
         }
@@ -314,6 +328,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Run => {
             let run = LoadedRun::open(&objective.run, WhichCheckpoint::Newest)?;
+            Inputs::of_weights(run.weights_hash()).check(&folder.path, &objective.run)?;
             let classes = run.data.validation.class_names().len() as u64;
             let brackets = recipe.brackets()?;
             let smallest = brackets.iter().flatten().map(|(_, budget)| *budget).min();
@@ -335,6 +350,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Train => {
             let mut base = Recipe::load(&objective.recipe)?;
+            Inputs::of_recipe(&base).check(&folder.path, &objective.recipe)?;
             if recipe.space.family.is_some() || recipe.space.file.is_some() {
                 base.space = recipe.space.clone();
             }
@@ -445,7 +461,7 @@ impl Measured {
                 Ok((found, _)) => Outcome::of(found.accuracy),
                 Err(error) => Outcome::Failed(error.to_string()),
             },
-            Err(hole) => Outcome::Failed(hole.to_string()),
+            Err(hole) => Outcome::Failed(hole.reason()),
         };
         let outcomes = subnets.par_iter().map_init(Executor::default, measure);
         Ok(outcomes.collect())
@@ -466,7 +482,7 @@ impl Evaluate for Measured {
                     let scores = self.names.iter().map(|name| name.of(&subnet, accuracy));
                     Outcome::of_all(scores.collect())
                 }
-                Err(hole) => Outcome::Failed(hole.to_string()),
+                Err(hole) => Outcome::Failed(hole.reason()),
             },
         })
         .collect()
@@ -493,7 +509,7 @@ impl Trained<'_> {
     fn train(&mut self, trial: &Trial) -> Result<Outcome> {
         let subnet = match self.space.subnet_of(&trial.candidate) {
             Ok(subnet) => subnet,
-            Err(hole) => return Ok(Outcome::Failed(hole.to_string())),
+            Err(hole) => return Ok(Outcome::Failed(hole.reason())),
         };
         let first = trial.rung.map_or(trial.number, |rung| rung.first);
         let mut recipe = self.recipe.for_member(&subnet)?;
