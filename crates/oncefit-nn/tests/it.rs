@@ -169,6 +169,7 @@ decide width in (3, 5)
 input(resolution, resolution, channels)
 conv(width, kernel = 3, stride = 2); batch_norm; relu
 mixed: concat { } { decide growth in (2, 4); conv(growth, kernel = 3); batch_norm; relu }
+depthwise: seq { decide kernel in (1, 3); depthwise(kernel, transform = true); batch_norm; relu }
 hidden: seq { decide units in (8, 12); linear(units); batch_norm; relu }
 dropout(0.1)
 linear(classes)
@@ -176,13 +177,40 @@ linear(classes)
     Space::parse(text, "tiny-alexnet.space").unwrap()
 }
 
-fn all_kinds() -> [Space; 5] {
+/// Sums of tensors whose channels lie in different places, and of a tensor with itself; parts of a
+/// concatenation that are left out; a gate that is not made from the pool of what it multiplies.
+fn tiny_mixed() -> Space {
+    let text = r#"
+space tiny-mixed(channels = 2, classes = 10)
+
+decide resolution in (6, 8)
+decide width in (3, 5)
+input(resolution, resolution, channels)
+first: seq { conv(width, kernel = 3, stride = 2); batch_norm; relu }
+mixed: concat { } { choice more { no: nothing
+  yes: { decide growth in (2, 4); conv(growth, kernel = 3); batch_norm; relu } } } { conv(4) }
+other: residual { conv(in, bias = true) }
+sum { read mixed } { read other }
+batch_norm
+sum { } { }
+relu
+gate { conv(in, kernel = 3); global_average_pool; hard_sigmoid }
+relu
+conv(6, kernel = 3)
+global_average_pool
+linear(classes)
+"#;
+    Space::parse(text, "tiny-mixed.space").unwrap()
+}
+
+fn all_kinds() -> [Space; 6] {
     [
         nano(),
         tiny_resnet(),
         tiny_densenet(),
         tiny_genetic(),
         tiny_alexnet(),
+        tiny_mixed(),
     ]
 }
 

@@ -600,7 +600,12 @@ impl Parser<'_> {
                         found.ok_or_else(|| {
                             let names: Vec<&str> =
                                 kind.arguments.iter().map(|(name, _)| *name).collect();
-                            let hint = suggestion(&name, names.iter().copied());
+                            let hint = match (word, name.as_str()) {
+                                ("conv", "transform") => {
+                                    ": only `depthwise` makes small kernels by learnt matrices, a `conv` has the centre of its largest kernel".to_owned()
+                                }
+                                _ => suggestion(&name, names.iter().copied()),
+                            };
                             let message = format!(
                                 "`{word}` has no argument `{name}`{hint}; legal: {}",
                                 names.join(", ")

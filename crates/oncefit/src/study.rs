@@ -96,6 +96,12 @@ impl StudyFolder {
         self.path.join(format!("seed-{seed}"))
     }
 
+    /// Whether any seed has a log.
+    fn has_begun(&self) -> bool {
+        let mut seeds = self.recipe.seeds.iter();
+        seeds.any(|&seed| self.seed(seed).join("study.jsonl").exists())
+    }
+
     /// The trials of a seed, none if it has not begun.
     ///
     /// # Errors
@@ -290,7 +296,6 @@ fn objective<'a>(
                 path: file.clone(),
                 source,
             })?;
-            Inputs::of_table(&text).check(&folder.path, file)?;
             let name = file.display().to_string();
             let is_csv = file.extension().is_some_and(|extension| extension == "csv");
             let budgets = recipe.table_budgets()?;
@@ -303,6 +308,7 @@ fn objective<'a>(
                 true => Table::from_csv(&text, &name, &columns)?,
                 false => Table::from_json(&text, &name, &columns)?,
             };
+            Inputs::of_table(&text).check(&folder.path, file, folder.has_begun())?;
             let key = match objective.keys.as_str() {
                 "digits" => TableKey::Digits,
                 _ => TableKey::Text,
@@ -328,7 +334,11 @@ fn objective<'a>(
         }
         ObjectiveKind::Run => {
             let run = LoadedRun::open(&objective.run, WhichCheckpoint::Newest)?;
-            Inputs::of_weights(run.weights_hash()).check(&folder.path, &objective.run)?;
+            Inputs::of_weights(run.weights_hash()).check(
+                &folder.path,
+                &objective.run,
+                folder.has_begun(),
+            )?;
             let classes = run.data.validation.class_names().len() as u64;
             let brackets = recipe.brackets()?;
             let smallest = brackets.iter().flatten().map(|(_, budget)| *budget).min();
@@ -350,7 +360,11 @@ fn objective<'a>(
         }
         ObjectiveKind::Train => {
             let mut base = Recipe::load(&objective.recipe)?;
-            Inputs::of_recipe(&base).check(&folder.path, &objective.recipe)?;
+            Inputs::of_recipe(&base).check(
+                &folder.path,
+                &objective.recipe,
+                folder.has_begun(),
+            )?;
             if recipe.space.family.is_some() || recipe.space.file.is_some() {
                 base.space = recipe.space.clone();
             }

@@ -54,14 +54,14 @@ impl Inputs {
         }
     }
 
-    /// Compares with what the study in `folder` began with, or keeps this if it begins. `file` is what
-    /// was read.
+    /// Compares with what the study in `folder` began with, or keeps this if it has not begun. `file` is
+    /// what was read.
     ///
     /// # Errors
     /// If it has changed since, naming `file` and, of a recipe, what is different in it.
-    pub fn check(&self, folder: &Path, file: &Path) -> Result<()> {
+    pub fn check(&self, folder: &Path, file: &Path, has_begun: bool) -> Result<()> {
         let path = folder.join(INPUTS);
-        if !path.exists() {
+        if !(has_begun && path.exists()) {
             let text = serde_json::to_string_pretty(self).expect("inputs are plain data");
             return Ok(write_atomically(&path, text.as_bytes())?);
         }
@@ -113,11 +113,12 @@ mod tests {
         let file = Path::new("base.toml");
         let recipe = Recipe::default();
         let inputs = Inputs::of_recipe(&recipe);
-        inputs.check(folder.path(), file).unwrap();
-        inputs.check(folder.path(), file).unwrap();
+        Inputs::of_table("").check(folder.path(), file, true).unwrap();
+        inputs.check(folder.path(), file, false).unwrap();
+        inputs.check(folder.path(), file, true).unwrap();
         let mut other = recipe.clone();
         other.training.batch_size += 1;
-        let error = Inputs::of_recipe(&other).check(folder.path(), file);
+        let error = Inputs::of_recipe(&other).check(folder.path(), file, true);
         let message = error.unwrap_err().to_string();
         let (from, to) = (recipe.training.batch_size, other.training.batch_size);
         let expected = format!("`batch_size = {to}` instead of `batch_size = {from}`");
@@ -125,7 +126,7 @@ mod tests {
             message.contains("base.toml has changed") && message.contains(&expected),
             "{message}"
         );
-        let message = Inputs::of_table("{}").check(folder.path(), file);
+        let message = Inputs::of_table("{}").check(folder.path(), file, true);
         assert!(message.unwrap_err().to_string().contains("has changed"));
     }
 }

@@ -19,6 +19,10 @@ fn errors_in_texts_show_the_place() {
             "`conv` has no argument `kernal`; did you mean `kernel`?",
         ),
         (
+            "space s\ninput(8, 8, 1)\nconv(8, kernel = 3, transform = true)\n",
+            "`conv` has no argument `transform`: only `depthwise` makes small kernels by learnt matrices",
+        ),
+        (
             "space s\ninput(8, 8, 1)\nconv(widht)\n",
             "s.space:3:6: `widht` is not known here",
         ),
