@@ -514,8 +514,9 @@ impl Pass<'_, '_> {
                     let values = features[pixels.clone()].chunks_exact(channels);
                     let gradients = gradient[pixels].chunks_exact(channels);
                     for (values, gradients) in values.zip(gradients) {
-                        for channel in 0..channels {
-                            sums[channel] += values[channel] * gradients[channel];
+                        let products = values.iter().zip(gradients);
+                        for (sum, (value, gradient)) in sums.iter_mut().zip(products) {
+                            *sum += value * gradient;
                         }
                     }
                 }

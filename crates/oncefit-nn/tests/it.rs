@@ -830,10 +830,7 @@ fn a_linear_layer_on_the_image_is_a_matrix() {
             .collect()
     };
     for (image, found) in data.chunks(12).zip(tape.output().chunks(10)) {
-        let hidden: Vec<f32> = layer("hidden", image)
-            .iter()
-            .map(|x| x.max(0.0))
-            .collect();
+        let hidden: Vec<f32> = layer("hidden", image).iter().map(|x| x.max(0.0)).collect();
         for (found, expected) in found.iter().zip(layer("linear", &hidden)) {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }

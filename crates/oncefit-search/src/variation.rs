@@ -128,7 +128,12 @@ mod tests {
         );
         assert_eq!(
             texts("a=1:b=true:c=2"),
-            ["a=2:b=true:c=2", "a=3:b=true:c=2", "a=1:b=false", "a=1:b=true:c=1"]
+            [
+                "a=2:b=true:c=2",
+                "a=3:b=true:c=2",
+                "a=1:b=false",
+                "a=1:b=true:c=1"
+            ]
         );
     }
 

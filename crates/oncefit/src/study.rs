@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
-use crate::study_inputs::Inputs;
+use crate::study_inputs::{Inputs, difference};
 use crate::study_recipe::{ObjectiveKind, StudyRecipe};
 
 /// Name of the study in its folder.
@@ -53,10 +53,13 @@ impl StudyFolder {
         if file.exists() {
             let known = Self::open(path)?;
             if known.recipe != *recipe {
+                let what = difference(&known.recipe.to_toml(), &recipe.to_toml());
                 return Err(Error::Request(format!(
-                    "{0} holds another study, `{1}`; go on with that one: oncefit study resume {0}; or choose another folder by --out, or --overwrite",
+                    "{0} holds another study, `{1}`{2}; go on with that one: oncefit study resume {0}; or choose another folder by --out, or --overwrite",
                     path.display(),
-                    known.recipe.name
+                    known.recipe.name,
+                    what.map(|what| format!(" (this one has {what})"))
+                        .unwrap_or_default()
                 )));
             }
             return Ok(known);
@@ -360,11 +363,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Train => {
             let mut base = Recipe::load(&objective.recipe)?;
-            Inputs::of_recipe(&base).check(
-                &folder.path,
-                &objective.recipe,
-                folder.has_begun(),
-            )?;
+            Inputs::of_recipe(&base).check(&folder.path, &objective.recipe, folder.has_begun())?;
             if recipe.space.family.is_some() || recipe.space.file.is_some() {
                 base.space = recipe.space.clone();
             }

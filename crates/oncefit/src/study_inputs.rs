@@ -70,9 +70,8 @@ impl Inputs {
             path: path.clone(),
             source,
         })?;
-        let known: Self = serde_json::from_str(&text).map_err(|error| {
-            Error::Request(format!("{} is damaged: {error}", path.display()))
-        })?;
+        let known: Self = serde_json::from_str(&text)
+            .map_err(|error| Error::Request(format!("{} is damaged: {error}", path.display())))?;
         if known == *self {
             return Ok(());
         }
@@ -83,22 +82,22 @@ impl Inputs {
             file.display(),
             folder.display(),
             difference(&before, &now)
-                .map(|what| format!(", {what}"))
+                .map(|what| format!(" (it has {what})"))
                 .unwrap_or_default()
         )))
     }
 }
 
-/// The first line of two recipes that is different.
-fn difference(before: &str, now: &str) -> Option<String> {
+/// The first line of two recipes that is different: what now stands there.
+pub fn difference(before: &str, now: &str) -> Option<String> {
     let (mut old, mut new) = (before.lines(), now.lines());
     loop {
         match (old.next(), new.next()) {
             (Some(one), Some(other)) if one == other => {}
             (None, None) => return None,
             (Some(one), Some(other)) => return Some(format!("`{other}` instead of `{one}`")),
-            (Some(one), None) => return Some(format!("without `{one}`")),
-            (None, Some(other)) => return Some(format!("with `{other}`")),
+            (Some(one), None) => return Some(format!("no `{one}`")),
+            (None, Some(other)) => return Some(format!("`{other}`")),
         }
     }
 }
@@ -113,7 +112,9 @@ mod tests {
         let file = Path::new("base.toml");
         let recipe = Recipe::default();
         let inputs = Inputs::of_recipe(&recipe);
-        Inputs::of_table("").check(folder.path(), file, true).unwrap();
+        Inputs::of_table("")
+            .check(folder.path(), file, true)
+            .unwrap();
         inputs.check(folder.path(), file, false).unwrap();
         inputs.check(folder.path(), file, true).unwrap();
         let mut other = recipe.clone();

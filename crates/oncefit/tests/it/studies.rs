@@ -265,7 +265,11 @@ fn screenings_read_learning_curves_from_tables() {
     let folder = table_folder();
     let path = folder.path();
     let mut table = String::from("subnet,one,three,nine\n");
-    for line in fs::read_to_string(path.join("two.csv")).unwrap().lines().skip(1) {
+    for line in fs::read_to_string(path.join("two.csv"))
+        .unwrap()
+        .lines()
+        .skip(1)
+    {
         let (key, score) = line.rsplit_once(',').unwrap();
         let score: f64 = score.parse().unwrap();
         table += &format!("{key},{},{},{score}\n", score / 4.0, score / 2.0);
@@ -298,10 +302,22 @@ fn screenings_read_learning_curves_from_tables() {
     succeed(path, &words("study run plain.toml"));
     succeed(path, &words("study compare studies/plain studies/curves"));
     for (from, to, message) in [
-        ("9 = \"nine\"", "8 = \"nine\"", "for which [objective.budgets] has no column; it has [1, 3, 8]"),
+        (
+            "9 = \"nine\"",
+            "8 = \"nine\"",
+            "for which [objective.budgets] has no column; it has [1, 3, 8]",
+        ),
         ("9 = \"nine\"", "9 = \"ten\"", "no column `ten`"),
-        ("9 = \"nine\"", "9 = [\"nine\", \"one\"]", "2 columns for budget 9"),
-        ("9 = \"nine\"", "all = \"nine\"", "an integer from 1, this is `all`"),
+        (
+            "9 = \"nine\"",
+            "9 = [\"nine\", \"one\"]",
+            "2 columns for budget 9",
+        ),
+        (
+            "9 = \"nine\"",
+            "all = \"nine\"",
+            "an integer from 1, this is `all`",
+        ),
         ("9 = \"nine\"", "9 = 9", "the name of a column"),
         (curves, "", "need a table with a column for each budget"),
     ] {
