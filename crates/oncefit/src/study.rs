@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
-use crate::study_inputs::{Inputs, difference};
+use crate::study_inputs::{InputFiles, Inputs, difference};
 use crate::study_recipe::{ObjectiveKind, StudyRecipe};
 
 /// Name of the study in its folder.
@@ -291,6 +291,18 @@ fn objective<'a>(
         .iter()
         .map(|name| name.trim_start_matches('-'))
         .collect();
+    let check_inputs = |scores: String, file: &Path| {
+        let named = &recipe.space;
+        let space_file = named.file.as_ref().map(|file| file.display().to_string());
+        let files = InputFiles {
+            space: space_file
+                .as_deref()
+                .or(named.family.as_deref())
+                .unwrap_or(space.name()),
+            objective: file,
+        };
+        Inputs::new(space, scores).check(&folder.path, &files, folder.has_begun())
+    };
     Ok(match objective.kind {
         ObjectiveKind::Table => {
             let file = &objective.table;
@@ -311,7 +323,7 @@ fn objective<'a>(
                 true => Table::from_csv(&text, &name, &columns)?,
                 false => Table::from_json(&text, &name, &columns)?,
             };
-            Inputs::of_table(&text).check(&folder.path, file, folder.has_begun())?;
+            check_inputs(Inputs::of_table(&text), file)?;
             let key = match objective.keys.as_str() {
                 "digits" => TableKey::Digits,
                 _ => TableKey::Text,
@@ -327,6 +339,7 @@ fn objective<'a>(
             })
         }
         ObjectiveKind::Command => {
+            check_inputs(String::new(), Path::new(&objective.program))?;
             let arguments: Vec<&str> = objective.arguments.iter().map(String::as_str).collect();
             let command =
                 CommandObjective::new(space, &objective.program, &arguments, recipe.timeout());
@@ -337,11 +350,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Run => {
             let run = LoadedRun::open(&objective.run, WhichCheckpoint::Newest)?;
-            Inputs::of_weights(run.weights_hash()).check(
-                &folder.path,
-                &objective.run,
-                folder.has_begun(),
-            )?;
+            check_inputs(Inputs::of_weights(run.weights_hash()), &objective.run)?;
             let classes = run.data.validation.class_names().len() as u64;
             let brackets = recipe.brackets()?;
             let smallest = brackets.iter().flatten().map(|(_, budget)| *budget).min();
@@ -363,7 +372,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Train => {
             let mut base = Recipe::load(&objective.recipe)?;
-            Inputs::of_recipe(&base).check(&folder.path, &objective.recipe, folder.has_begun())?;
+            check_inputs(base.to_toml(), &objective.recipe)?;
             if recipe.space.family.is_some() || recipe.space.file.is_some() {
                 base.space = recipe.space.clone();
             }

@@ -92,6 +92,17 @@ fn the_newcomers_page_leads_to_a_file() {
         "{said}"
     );
     fs::write(&recipe, text + "# the same\n").unwrap();
+    let space = path.join("own.space");
+    let text = fs::read_to_string(&space).unwrap();
+    fs::write(&space, text.replace("(4, 8, 12)", "(4, 8, 16)")).unwrap();
+    let said = fail(path, &words("study resume studies/own"), 2);
+    assert!(
+        said.contains("own.space has changed since")
+            && said
+                .contains("`decide width in (4, 8, 16)` instead of `decide width in (4, 8, 12)`"),
+        "{said}"
+    );
+    fs::write(&space, text).unwrap();
     succeed(path, &words("study resume studies/own"));
 }
 
