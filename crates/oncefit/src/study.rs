@@ -52,7 +52,11 @@ impl StudyFolder {
         let file = path.join(STUDY);
         if file.exists() {
             let known = Self::open(path)?;
-            if known.recipe != *recipe {
+            if known.recipe == *recipe {
+                return Ok(known);
+            }
+            // One that was refused before its first trial may be put right.
+            if known.has_begun() {
                 let what = difference(&known.recipe.to_toml(), &recipe.to_toml());
                 return Err(Error::Request(format!(
                     "{0} holds another study, `{1}`{2}; go on with that one: oncefit study resume {0}; or choose another folder by --out, or --overwrite",
@@ -62,7 +66,6 @@ impl StudyFolder {
                         .unwrap_or_default()
                 )));
             }
-            return Ok(known);
         }
         std::fs::create_dir_all(path).map_err(|source| Error::File {
             action: "create",

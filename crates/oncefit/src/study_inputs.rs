@@ -91,7 +91,9 @@ pub fn difference(before: &str, now: &str) -> Option<String> {
         match (old.next(), new.next()) {
             (Some(one), Some(other)) if one == other => {}
             (None, None) => return None,
-            (Some(one), Some(other)) => return Some(format!("`{other}` instead of `{one}`")),
+            (Some(one), Some(other)) => {
+                return Some(format!("`{}` instead of `{}`", other.trim(), one.trim()));
+            }
             (Some(one), None) => return Some(format!("no `{one}`")),
             (None, Some(other)) => return Some(format!("`{other}`")),
         }

@@ -403,6 +403,15 @@ fn bad_studies_are_answered_clearly() {
         said.contains("not a number") && said.contains("36 of 36"),
         "{said}"
     );
+    // A study that was refused before its first trial can be put right.
+    let wrong = TABLE_STUDY
+        .replace("KIND", "random")
+        .replace("\"score\"", "\"scare\"");
+    fs::write(path.join("typo.toml"), &wrong).unwrap();
+    let said = fail(path, &words("study run typo.toml"), 1);
+    assert!(said.contains("no column `scare`"), "{said}");
+    fs::write(path.join("typo.toml"), wrong.replace("scare", "score")).unwrap();
+    succeed(path, &words("study run typo.toml"));
     // Another study in the folder, no study at all.
     succeed(path, &words("study run random.toml --out studies/x"));
     let said = fail(path, &words("study run surrogate.toml --out studies/x"), 2);
