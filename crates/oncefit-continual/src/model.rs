@@ -125,13 +125,14 @@ impl Model {
         }
         let width = encoder.output_shape().len();
         if settings.neck.is_some() {
-            let from = graph.nodes[graph.nodes.len() - 2].shape.len();
+            let map = graph.nodes[graph.nodes.len() - 2].shape;
+            let from = map.len();
             let reach = 1.0 / (from as f32).sqrt();
             let mut draws = Draws::new(seed, "neck", 0, 0);
             kept.insert(Parameter {
                 name: format!("{NECK}.weight"),
                 kind: ParameterKind::LinearWeight,
-                shape: vec![width, from],
+                shape: map.linear_weight(width),
                 data: (0..width * from)
                     .map(|_| draws.uniform_f32(-reach, reach))
                     .collect(),

@@ -41,6 +41,30 @@ impl Channels {
         Self { ranges }
     }
 
+    /// The places of these channels in a map of `stored` channels, pixel by pixel: those of its
+    /// `height` first rows, of each the first `width` of `stored_width` pixels.
+    pub(crate) fn of_pixels(
+        &self,
+        (height, width): (usize, usize),
+        stored_width: usize,
+        stored: usize,
+    ) -> Self {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for row in 0..height {
+            for column in 0..width {
+                let offset = (row * stored_width + column) * stored;
+                for range in &self.ranges {
+                    let moved = range.start + offset..range.end + offset;
+                    match ranges.last_mut() {
+                        Some(last) if last.end == moved.start => last.end = moved.end,
+                        _ => ranges.push(moved),
+                    }
+                }
+            }
+        }
+        Self { ranges }
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.ranges.iter().map(Range::len).sum()
@@ -173,6 +197,18 @@ mod tests {
             written.map(|(at, value)| (at, *value)).collect::<Vec<_>>(),
             [(12, 1.0), (14, 2.0), (39, 3.0), (41, 4.0)]
         );
+    }
+
+    #[test]
+    fn channels_of_pixels_are_those_of_the_leading_pixels() {
+        let channels = Channels::first(1).followed_by(&Channels::first(1), 2);
+        // A 2×2 part of a map three pixels wide, of three channels.
+        assert_eq!(
+            channels.of_pixels((2, 2), 3, 3).ranges(),
+            [0..1, 2..4, 5..6, 9..10, 11..13, 14..15]
+        );
+        let whole = Channels::first(3).of_pixels((2, 3), 3, 3);
+        assert_eq!(whole, Channels::first(18));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub enum ParameterKind {
     ConvolutionWeight,
     /// Weight of a depthwise convolution, `[k, k, channels]`.
     DepthwiseWeight,
-    /// Weight of a linear layer, `[out, in]`.
+    /// Weight of a linear layer, `[out, in]`, or on a map of several pixels `[out, height, width, in]`.
     LinearWeight,
     /// Additive bias of a convolution or linear layer, `[out]`.
     Bias,
