@@ -92,29 +92,29 @@ def repetitions(milliseconds):
 def compare(kind, name, batch, contenders, rounds):
     """contenders: name -> function(repetitions) -> milliseconds; the first is ours."""
     counts, broken = {}, {}
-    for name, run in list(contenders.items()):
+    for contender, run in list(contenders.items()):
         try:
             run(2)
-            counts[name] = repetitions(statistics.median(run(3)))
+            counts[contender] = repetitions(statistics.median(run(3)))
         except RuntimeError as error:
-            broken[name] = str(error)
-    times = {name: [] for name in counts}
+            broken[contender] = str(error)
+    times = {contender: [] for contender in counts}
     for _ in range(rounds):
-        for name, count in counts.items():
-            times[name].append(contenders[name](count))
+        for contender, count in counts.items():
+            times[contender].append(contenders[contender](count))
     ours = next(iter(contenders))
     row = {"kind": kind, "name": name, "batch": batch, "broken": broken, "times": times}
     row |= {"ratios": {}, "medians": {}}
-    for name, parts in times.items():
-        row["medians"][name] = statistics.median(time for part in parts for time in part)
-    for name in times:
-        if name != ours:
+    for contender, parts in times.items():
+        row["medians"][contender] = statistics.median(time for part in parts for time in part)
+    for contender in times:
+        if contender != ours:
             each = [
                 statistics.median(theirs) / statistics.median(own)
-                for theirs, own in zip(times[name], times[ours])
+                for theirs, own in zip(times[contender], times[ours])
             ]
-            ratio = row["medians"][name] / row["medians"][ours]
-            row["ratios"][name] = (ratio, min(each), max(each))
+            ratio = row["medians"][contender] / row["medians"][ours]
+            row["ratios"][contender] = (ratio, min(each), max(each))
     show(row, ours)
     return row
 
@@ -137,8 +137,8 @@ def training(cases, rounds, threads, modes, folder):
         for mode in modes:
             torch[mode].ask("networks", name, file)
         contenders = {
-            "oncefit": lambda count: ours.ask("recompute", name, batch, count),
-            "oncefit keeping": lambda count: ours.ask("train", name, batch, count),
+            "oncefit": lambda count: ours.ask("train", name, batch, count),
+            "oncefit recomputing": lambda count: ours.ask("recompute", name, batch, count),
         }
         for mode in modes:
             if mode == "compile" and name not in COMPILED:
@@ -177,7 +177,7 @@ def memory(cases, threads, folder):
         idle = Contender([PEER], threads)
         start = idle.ask("memory")
         idle.close()
-        for title, request in (("oncefit", "recompute"), ("oncefit keeping", "train")):
+        for title, request in (("oncefit", "train"), ("oncefit recomputing", "recompute")):
             ours = Contender([PEER], threads)
             ours.ask(request, name, batch, 3)
             found[title] = ours.ask("memory") - start
@@ -255,12 +255,12 @@ def markdown(kept):
             )
             bar = BARS.get((row["name"], row["batch"]))
             lines.append([
-                title(row), time("oncefit"), time("oncefit keeping"), time("torch nchw"),
+                title(row), time("oncefit"), time("oncefit recomputing"), time("torch nchw"),
                 time("torch channels_last"), time("torch compile"), ratio(row, "torch channels_last"),
                 f"{row['ratios'][best][0]:.2f}×", f"{bar}×" if bar else "–",
             ])
         text += table([
-            "training step", "Oncefit", "keeping all", "PyTorch NCHW", "channels_last", "torch.compile",
+            "training step", "Oncefit", "recomputing", "PyTorch NCHW", "channels_last", "torch.compile",
             "channels_last / Oncefit", "best / Oncefit", "bar",
         ], lines) + "\n"
     if of("inference"):
@@ -282,11 +282,11 @@ def markdown(kept):
             least = min(kib for name, kib in found.items() if name.startswith("torch"))
             lines.append([
                 title(row), *(f"{kib / 1024:.0f} MiB" for kib in found.values()),
-                f"{found['oncefit'] / least:.2f}", f"{found['oncefit keeping'] / least:.2f}",
+                f"{found['oncefit'] / least:.2f}", f"{found['oncefit recomputing'] / least:.2f}",
             ])
         text += table([
-            "peak memory of training, without imports", "Oncefit", "keeping all", "PyTorch NCHW",
-            "channels_last", "share of the smaller", "keeping all",
+            "peak memory of training, without imports", "Oncefit", "recomputing", "PyTorch NCHW",
+            "channels_last", "share of the smaller", "recomputing",
         ], lines)
     return text
 

@@ -146,13 +146,13 @@ impl Executor {
             cpu,
             pool: BufferPool::default(),
             winners: BufferPool::default(),
-            recomputes: true,
+            recomputes: false,
         }
     }
 
-    /// Whether training makes the wide tensors of inverted residuals and bottlenecks again in the
-    /// backward pass, from the narrow ones before them (as it does unless told), or keeps them: more
-    /// memory, the same bits.
+    /// Whether training keeps the wide tensors of inverted residuals and bottlenecks or makes them
+    /// again in the backward pass, from the narrow ones before them: less memory, a little more
+    /// time, the same bits.
     pub fn recompute(&mut self, recomputes: bool) {
         self.recomputes = recomputes;
     }

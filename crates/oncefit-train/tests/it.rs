@@ -313,12 +313,13 @@ fn keeping_what_is_inactive_changes_nothing_where_all_is_active() {
     let folder = tempfile::tempdir().unwrap();
     let results = |kind: &str, epochs: usize| {
         [false, true].map(|keeps| {
+            let schedule = format!("kind = \"{kind}\"");
             let epochs = format!("epochs = {epochs}");
-            let key = format!("[optimiser]\nkeep_inactive = {keeps}\n[training]");
+            let sections = format!("[optimiser]\nkeep_inactive = {keeps}\n[training]");
             let recipe = recipe(&[
-                ("kind = \"deps\"", &format!("kind = \"{kind}\"")),
-                ("epochs = 4", &epochs),
-                ("[training]", &key),
+                ("kind = \"deps\"", schedule.as_str()),
+                ("epochs = 4", epochs.as_str()),
+                ("[training]", sections.as_str()),
             ]);
             let (bytes, _) = train(&folder.path().join(format!("{kind}{keeps}")), &recipe);
             weights(&bytes, folder.path(), &recipe)

@@ -364,7 +364,7 @@ pub struct TrainingRecipe {
     /// batch-norm statistics of its own.
     pub accumulation: usize,
     /// Whether wide tensors inside blocks are made again in the backward pass instead of being kept:
-    /// less memory, the same bits.
+    /// less memory, a little more time, the same bits.
     pub recompute: bool,
     /// Share of each label that is spread evenly over the classes.
     pub label_smoothing: f32,
@@ -378,7 +378,7 @@ impl Default for TrainingRecipe {
         Self {
             batch_size: 64,
             accumulation: 1,
-            recompute: true,
+            recompute: false,
             label_smoothing: 0.1,
             divergence_factor: 4.0,
         }
