@@ -483,7 +483,7 @@ pub fn comparison(
         h1 { "Methods compared" }
         p { "Seeds " (compared.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")) "; forgetting by the definition of " (compared.convention_name) "." }
         div.wide { table {
-            thead { tr { @for name in header { th { (name) } } } }
+            thead { tr { @for name in header { th style="white-space:normal" { (name) } } } }
             tbody { @for row in rows { tr { @for cell in row { td { (cell) } } } } }
         } }
         p {

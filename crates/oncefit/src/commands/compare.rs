@@ -129,7 +129,14 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
         print_json(&compared);
         return Ok(());
     }
-    print(&table(&header, rows));
+    // Accuracies and costs apart, so that a row fits a terminal.
+    let parts: [&[usize]; 2] = [&[0, 1, 2, 3, 4, 5], &[0, 6, 7]];
+    for part in parts {
+        let header: Vec<&str> = part.iter().map(|&column| header[column]).collect();
+        let rows = rows.iter();
+        let cells = rows.map(|row| part.iter().map(|&column| row[column].clone()).collect());
+        print(&table(&header, cells));
+    }
     print(&format!(
         "mean ± half of the 95 % interval (standard deviation) over {} seeds; the difference is paired",
         seeds.len()
@@ -266,7 +273,7 @@ fn rows(compared: &Compared) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let header = vec![
         "recipe",
         "final accuracy",
-        "difference to the first",
+        "difference to first",
         "task-incremental",
         "over the stream",
         "forgetting",
