@@ -173,8 +173,8 @@ fn features(results: &Results, learner: &Learner, names: &[String]) -> Markup {
         }
         div.charts {
             @if is_small && !found.is_empty() {
-                @if let Some(targets) = &targets { (of_classes(targets, "Cosines of the head's targets, in %.")) }
-                (of_classes(found, "Cosines of the mean features of each class's test images at the end, in %."))
+                @if let Some(targets) = &targets { (of_classes(targets, "Cosines of the head's targets, in %; empty: 0 or below.")) }
+                (of_classes(found, "Cosines of the mean features of each class's test images at the end, in %; empty: 0 or below."))
             }
             @if !finished.drift.is_empty() {
                 @let tasks = (1..=finished.drift.len()).map(|task| format!("task {task}")).collect();
