@@ -45,7 +45,7 @@ impl Program {
     /// As [`Plan::new`]: both executors take the same graphs.
     pub fn new(graph: &Graph, parameters: &Parameters) -> Result<Self> {
         let plan = Plan::new(graph, parameters)?;
-        let channels = stored_channels(graph)?;
+        let channels = stored_channels(graph);
         let bind = |node: &GraphNode| bind(node, &channels, parameters);
         Ok(Self {
             bindings: graph.nodes.iter().map(bind).collect::<Result<_>>()?,
@@ -302,7 +302,10 @@ impl Pass<'_> {
                     ..
                 } = binding();
                 let weight = select(self.leaf(*weight), channels);
-                let extents = [0..out_channels, 0..kernel, 0..kernel, 0..channels.count()];
+                // The centre of the stored kernel.
+                let border = (weight.dims()[1] - kernel) / 2;
+                let taps = border..border + kernel;
+                let extents = [0..out_channels, taps.clone(), taps, 0..channels.count()];
                 let weight = weight.slice(extents).permute([0, 3, 1, 2]);
                 let bias = bias.map(|bias| self.vector(bias, out_channels));
                 conv2d(next(), weight, bias, window(kernel, stride, 1))

@@ -84,7 +84,8 @@ impl Model {
         }
         parameters = kept;
         if let Some(width) = settings.neck {
-            let from = encoder.output_shape().len();
+            let map = encoder.output_shape();
+            let from = map.len();
             let reach = 1.0 / (from as f32).sqrt();
             let mut draws = Draws::new(seed, "neck", 0, 0);
             encoder.nodes.push(GraphNode {
@@ -103,7 +104,7 @@ impl Model {
             parameters.insert(Parameter {
                 name: format!("{NECK}.weight"),
                 kind: ParameterKind::LinearWeight,
-                shape: vec![width, from],
+                shape: map.linear_weight(width),
                 data: (0..width * from)
                     .map(|_| draws.uniform_f32(-reach, reach))
                     .collect(),

@@ -429,6 +429,20 @@ impl Executor {
                 tape.take_statistics(plan, parameters, *out, sums);
             }
             Step::Gate { .. } => {}
+            Step::Scale {
+                feature,
+                factor,
+                out,
+            } => {
+                let mut output = new_tensor(*out);
+                kernels::materialise(self.cpu, tape.source(plan, *feature), &mut output);
+                let factor = tape.source(plan, *factor);
+                let mut factors = self.pool.take(factor.data.len());
+                kernels::materialise(self.cpu, factor, &mut factors);
+                multiply_pixels(&mut output, &factors, count);
+                self.pool.give(factors);
+                tape.tensors[*out] = Some(output);
+            }
             Step::Dropout { source, rate, out } => {
                 let mut output = new_tensor(*out);
                 kernels::materialise(self.cpu, tape.source(plan, *source), &mut output);
@@ -581,6 +595,7 @@ pub(crate) fn bake_kernel(
         weight,
         stored_kernel,
         stored_channels,
+        channels: ref places,
         ref links,
         out,
         ..
@@ -592,7 +607,12 @@ pub(crate) fn bake_kernel(
     let stored = &parameters.at(weight).data;
     let mut kernel = pool.take(stored_kernel * stored_kernel * channels);
     for (tap, taps) in kernel.chunks_exact_mut(channels).enumerate() {
-        taps.copy_from_slice(&stored[tap * stored_channels..][..channels]);
+        let mut start = 0;
+        for range in places.ranges() {
+            let part = &stored[tap * stored_channels..][range.clone()];
+            taps[start..start + part.len()].copy_from_slice(part);
+            start += part.len();
+        }
     }
     let mut baked = vec![kernel];
     let mut from = stored_kernel;
@@ -611,6 +631,18 @@ pub(crate) fn bake_kernel(
         from = link.kernel;
     }
     baked
+}
+
+/// Multiplies each pixel of `count` images by a pixel of the image.
+pub(crate) fn multiply_pixels(values: &mut [f32], factors: &[f32], count: usize) {
+    let (image, channels) = (values.len() / count, factors.len() / count);
+    let images = values.chunks_exact_mut(image);
+    for (image, factors) in images.zip(factors.chunks_exact(channels)) {
+        for pixel in image.chunks_exact_mut(channels) {
+            let values = pixel.iter_mut().zip(factors);
+            values.for_each(|(value, factor)| *value *= factor);
+        }
+    }
 }
 
 /// Multiplies by the mask of a site.

@@ -100,6 +100,8 @@ pub(crate) enum Step {
         weight: usize,
         stored_kernel: usize,
         stored_channels: usize,
+        /// Which of the stored channels it reads.
+        channels: Channels,
         links: Vec<KernelLink>,
         out: usize,
     },
@@ -140,6 +142,12 @@ pub(crate) enum Step {
         rate: f32,
         out: usize,
     },
+    /// A map times a pixel that is not made from its pool.
+    Scale {
+        feature: View,
+        factor: View,
+        out: usize,
+    },
 }
 
 impl Step {
@@ -156,6 +164,11 @@ impl Step {
                 ([left.tensor, right.tensor], Some(*out))
             }
             Self::Gate { feature, gate } => ([feature.tensor, *gate], None),
+            Self::Scale {
+                feature,
+                factor,
+                out,
+            } => ([feature.tensor, factor.tensor], Some(*out)),
         };
         first.into_iter().chain(second)
     }
@@ -192,7 +205,7 @@ impl Plan {
             parameters,
             consumers: graph.consumers(),
             views: Vec::with_capacity(graph.nodes.len()),
-            channels: stored_channels(graph)?,
+            channels: stored_channels(graph),
             plan: Self {
                 tensors: Vec::new(),
                 norms: Vec::new(),
@@ -264,6 +277,12 @@ impl Plan {
                     forget(right);
                 }
                 Step::Gate { feature, .. } => forget(feature),
+                Step::Scale {
+                    feature, factor, ..
+                } => {
+                    forget(feature);
+                    forget(factor);
+                }
             }
         }
     }
@@ -478,22 +497,18 @@ impl Lowering<'_> {
                 let weight = self.parameter(node, "weight")?;
                 let shape = self.parameters.at(weight).shape.clone();
                 let channels = node.shape.channels;
+                let places = &self.channels[node.inputs[0]];
                 let fits = shape.len() == 3
                     && shape[0] == shape[1]
                     && shape[0] >= *kernel
-                    && shape[2] >= channels;
+                    && (shape[2] == channels || shape[2] >= places.end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
                         format!("[≥{kernel}, ≥{kernel}, ≥{channels}] is needed"),
                     ));
                 }
-                if self.gather(node, shape[2]).is_some() {
-                    return Err(self.unsupported(
-                        node,
-                        "a depthwise convolution cannot directly follow a concat of elastic widths; put a conv between them",
-                    ));
-                }
+                let places = places.within(shape[2]);
                 let links = self
                     .parameters
                     .kernel_links(&node.path, shape[0], *kernel)?;
@@ -508,6 +523,7 @@ impl Lowering<'_> {
                     weight,
                     stored_kernel: shape[0],
                     stored_channels: shape[2],
+                    channels: places,
                     links,
                     out,
                 });
@@ -593,10 +609,14 @@ impl Lowering<'_> {
                                 && self.graph.nodes[consumer].op == Op::GlobalAveragePool)
                     });
                 if !is_pooled_once || source.gate.is_some() || source.tensor == 0 {
-                    return Err(self.unsupported(
-                        node,
-                        "a gate must be made from the global_average_pool of the feature map it multiplies, and nothing else may read that map",
-                    ));
+                    let (feature, factor, out) = self.read_both(node, source, gate);
+                    self.plan.steps.push(Step::Scale {
+                        feature,
+                        factor,
+                        out,
+                    });
+                    // What follows is applied to a copy, so that its own step is a product only.
+                    return Ok(View::stored(self.copied(View::stored(out))));
                 }
                 let gate = self.stored(gate);
                 self.plan.steps.push(Step::Gate {
@@ -805,34 +825,21 @@ impl Lowering<'_> {
     }
 }
 
-/// Which of a supernet's stored channels each node of `graph` has.
-///
-/// # Errors
-/// If two inputs that are added or multiplied are different channels of what is stored.
-pub fn stored_channels(graph: &Graph) -> Result<Vec<Channels>> {
+/// Which of a supernet's stored channels each node of `graph` has. A sum or product has those of its
+/// first input: where the second one's lie in other places, channels meet in the order in which they stand.
+pub fn stored_channels(graph: &Graph) -> Vec<Channels> {
     let mut all: Vec<Channels> = Vec::with_capacity(graph.nodes.len());
     for node in &graph.nodes {
         let of = |input: usize| &all[node.inputs[input]];
-        let channels = match node.op {
+        all.push(match node.op {
             Op::Input | Op::Convolution { .. } | Op::Linear { .. } => {
                 Channels::first(node.shape.channels)
             }
             Op::Concat { offset } => of(0).followed_by(of(1), offset),
-            Op::Add | Op::Multiply if of(0) != of(1) => {
-                return Err(NnError::Unsupported {
-                    path: node.path.clone(),
-                    reason: format!(
-                        "its inputs are different channels of what is stored, {:?} and {:?}: put a conv between the concat and this",
-                        of(0).ranges(),
-                        of(1).ranges()
-                    ),
-                });
-            }
             _ => of(0).clone(),
-        };
-        all.push(channels);
+        });
     }
-    Ok(all)
+    all
 }
 
 impl Parameters {

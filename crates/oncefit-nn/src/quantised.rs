@@ -498,6 +498,28 @@ impl Pass<'_> {
                 );
                 (*out, made)
             }
+            Step::Scale {
+                feature,
+                factor,
+                out,
+            } => {
+                let mut made = pool.take(self.shape(*out).len());
+                let factor = self.source(*factor);
+                let gate = QuantisedGate {
+                    data: factor.data,
+                    quantisation: factor.quantisation,
+                };
+                kernels::quantised_map(
+                    cpu,
+                    self.source(*feature),
+                    None,
+                    activation(*out),
+                    Some(gate),
+                    session.steps[*out],
+                    &mut made,
+                );
+                (*out, made)
+            }
             Step::Gate { feature, gate } => {
                 let source = self.source(View {
                     gate: None,

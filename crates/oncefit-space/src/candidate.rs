@@ -141,6 +141,18 @@ impl Space {
         self.candidate(|slot, _| chosen[slot].unwrap_or(usize::MAX))
     }
 
+    /// The number of a candidate: the inverse of [`Space::unrank_candidate`]; its shapes need not meet.
+    ///
+    /// # Errors
+    /// If it is a candidate of another space, or the space cannot be counted.
+    pub fn rank_candidate(&self, candidate: &Candidate) -> Result<BigUint> {
+        // Walked once, so that what is missing is found.
+        let own = self.candidate(|slot, _| candidate.get(slot).unwrap_or(usize::MAX))?;
+        let slots = 0..self.decisions().len();
+        let chosen: Vec<Option<usize>> = slots.map(|slot| own.get(slot)).collect();
+        count::rank(self.program(), &chosen)
+    }
+
     /// A random candidate, uniform over members, as [`Space::sample_uniform`].
     ///
     /// # Errors

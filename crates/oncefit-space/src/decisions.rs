@@ -134,7 +134,8 @@ impl DecisionTree {
         };
         let mut is_known = true;
         formula.names(&mut |name| is_known &= value(name).is_some());
-        let found = is_known.then(|| formula.evaluate(&|name| value(name).unwrap_or(Value::Int(0))));
+        let found =
+            is_known.then(|| formula.evaluate(&|name| value(name).unwrap_or(Value::Int(0))));
         found?.ok()
     }
 
@@ -174,7 +175,9 @@ fn note_meanings(nodes: &[DecisionNode], found: &mut [Meaning]) {
                 found[binding.variable] = Meaning::Expression(binding.formula.clone());
             }
             DecisionNode::Choose { branches, .. } => {
-                branches.iter().for_each(|branch| note_meanings(branch, found));
+                branches
+                    .iter()
+                    .for_each(|branch| note_meanings(branch, found));
             }
             DecisionNode::Repeat { copies, .. } => {
                 copies.iter().for_each(|copy| note_meanings(copy, found));

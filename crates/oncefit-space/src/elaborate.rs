@@ -11,7 +11,7 @@ use crate::operation::operation;
 use crate::program::{Combine, Formula, Name, Program, Sequence, Step, Times};
 use crate::scope::Scope;
 use crate::tree::{
-    Argument, Block, DomainText, Node, SettingText, Source, Statement, Tree, Written,
+    Argument, Block, DomainText, Fix, Node, SettingText, Source, Statement, Tree, Written,
 };
 use crate::value::{DecisionSlot, Domain, Value};
 use values::Fact;
@@ -64,10 +64,11 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
     body.check_nothing()
         .map_err(|(at, message)| tree.source.error(at, message))?;
     if !elaborator.has_input {
-        return Err(SpaceError::Illegal(format!(
+        let message = format!(
             "space `{}` has no network: it needs an input and operations",
             tree.name
-        )));
+        );
+        return Err(tree.source.error(tree.source.text.len(), message));
     }
     for slot in elaborator.slots.iter().filter(|slot| !slot.is_setting) {
         if elaborator.settings.contains(&slot.name) {
@@ -89,13 +90,14 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
             fixes: Vec::new(),
             ..tree.clone()
         })?;
-        for ((name, _), _) in unused {
-            if !whole
-                .slots
-                .iter()
-                .any(|slot| slot.path == *name || slot.name == *name)
-            {
-                return Err(unknown_decision(&tree.name, &whole.slots, name));
+        for (Fix { name, at, .. }, _) in unused {
+            let mut slots = whole.slots.iter();
+            if !slots.any(|slot| slot.path == *name || slot.name == *name) {
+                let error = unknown_decision(&tree.name, &whole.slots, name);
+                return Err(match at {
+                    Some(at) => tree.source.error(*at, error.to_string()),
+                    None => error,
+                });
             }
         }
     }
@@ -308,17 +310,25 @@ impl<'t> Elaborator<'t> {
                 first = format!("{first_copy}{rest}");
             }
         }
-        for ((fixed, legal), is_used) in self.tree.fixes.iter().zip(&mut self.fixed) {
-            if *fixed == first || fixed == name {
+        let all = match self.tree.fixes.is_empty() {
+            true => String::new(),
+            false => domain.list(),
+        };
+        let mut place = None;
+        for (fix, is_used) in self.tree.fixes.iter().zip(&mut self.fixed) {
+            if fix.name == first || fix.name == name {
                 *is_used = true;
-                domain.values.retain(|value| legal.contains(value));
+                place = fix.at.or(place);
+                domain.values.retain(|value| fix.values.contains(value));
             }
         }
         match &domain.values[..] {
             [] => {
-                return Err(SpaceError::Illegal(format!(
-                    "decision `{path}` has no values left"
-                )));
+                let message = format!("decision `{path}` has no values left; its values: {all}");
+                return Err(match place {
+                    Some(place) => self.source().error(place, message),
+                    None => SpaceError::Illegal(message),
+                });
             }
             [_] => return Ok(Decided::Single(domain.values.remove(0))),
             _ => {}

@@ -525,7 +525,10 @@ fn shape_of_output(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<Feat
             channels: out_features,
         }),
         Op::Add if inputs[1] == source => Ok(source),
-        Op::Add => Err(format!("{source} and {} cannot be added: both need one shape", inputs[1])),
+        Op::Add => Err(format!(
+            "{source} and {} cannot be added: both need one shape",
+            inputs[1]
+        )),
         Op::Concat { offset } => {
             let right = inputs[1];
             if (right.height, right.width) != (source.height, source.width) {

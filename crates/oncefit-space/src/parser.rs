@@ -6,8 +6,8 @@ mod lexer;
 use crate::error::{Result, suggestion};
 use crate::space::Space;
 use crate::tree::{
-    Argument, Block, Definition, Fallback, Node, OPS, Parameter, SettingText, Source, Statement,
-    Tree, Written,
+    Argument, Block, Definition, Fallback, Fix, Node, OPS, Parameter, SettingText, Source,
+    Statement, Tree, Written,
 };
 use crate::value::Value;
 use lexer::{Token, tokenize};
@@ -195,7 +195,8 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn fix(&mut self) -> Result<(String, Vec<Value>)> {
+    fn fix(&mut self) -> Result<Fix> {
+        let place = self.offset();
         let name = match self.next() {
             (Token::Word(word), _) | (Token::Quoted(word), _) => word,
             (other, at) => {
@@ -212,7 +213,12 @@ impl Parser<'_> {
                 break;
             }
         }
-        Ok((name, values))
+        if values.is_empty() {
+            let message = format!("decision `{name}` needs at least one value");
+            return Err(self.source.error(place, message));
+        }
+        let at = Some(place);
+        Ok(Fix { name, values, at })
     }
 
     fn block(&mut self) -> Result<Block> {
@@ -539,8 +545,7 @@ impl Parser<'_> {
                 );
                 return Err(self.source.error(at, message));
             }
-            for ((parameter, argument), at) in
-                wanted.parameters.iter().zip(&arguments).zip(places)
+            for ((parameter, argument), at) in wanted.parameters.iter().zip(&arguments).zip(places)
             {
                 let is_tensor = matches!(argument, Argument::Tensor(_));
                 if parameter.is_tensor == is_tensor {
@@ -600,7 +605,12 @@ impl Parser<'_> {
                         found.ok_or_else(|| {
                             let names: Vec<&str> =
                                 kind.arguments.iter().map(|(name, _)| *name).collect();
-                            let hint = suggestion(&name, names.iter().copied());
+                            let hint = match (word, name.as_str()) {
+                                ("conv", "transform") => {
+                                    ": only `depthwise` makes small kernels by learnt matrices, a `conv` has the centre of its largest kernel".to_owned()
+                                }
+                                _ => suggestion(&name, names.iter().copied()),
+                            };
                             let message = format!(
                                 "`{word}` has no argument `{name}`{hint}; legal: {}",
                                 names.join(", ")

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::expression::Expression;
 use crate::tree::{
-    Argument, Block, Definition, DomainText, Node, SettingText, Statement, Tree, Written,
+    Argument, Block, Definition, DomainText, Fix, Node, SettingText, Statement, Tree, Written,
 };
 use crate::value::Value;
 
@@ -29,7 +29,7 @@ impl Tree {
             printer.definition(definition);
         }
         printer.statements(&self.body);
-        for (name, values) in &self.fixes {
+        for Fix { name, values, .. } in &self.fixes {
             let values: Vec<String> = values.iter().map(Value::to_string).collect();
             let name = match name.contains(['.', '[']) {
                 true => format!("\"{name}\""),

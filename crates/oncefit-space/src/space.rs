@@ -14,7 +14,7 @@ use crate::member;
 use crate::parser::parse;
 use crate::program::Program;
 use crate::trace::{Subnet, Trace};
-use crate::tree::{Source, Tree};
+use crate::tree::{Fix, Source, Tree};
 use crate::value::{DecisionSlot, Value};
 
 /// A search space. Cheap to clone; serialised as its text.
@@ -391,7 +391,11 @@ impl Space {
             )));
         }
         let mut tree = self.inner.tree.clone();
-        tree.fixes.push((name.to_owned(), values.to_vec()));
+        tree.fixes.push(Fix {
+            name: name.to_owned(),
+            values: values.to_vec(),
+            at: None,
+        });
         Self::new(tree)
     }
 }

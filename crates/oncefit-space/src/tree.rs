@@ -15,10 +15,19 @@ pub(crate) struct Tree {
     pub parameters: Vec<(String, Value)>,
     pub definitions: Vec<Definition>,
     pub body: Block,
-    /// Decisions, by name or path, that are narrowed to some of their values.
-    pub fixes: Vec<(String, Vec<Value>)>,
+    pub fixes: Vec<Fix>,
     /// What it was read from, for messages.
     pub source: Source,
+}
+
+/// Decisions that are narrowed to some of their values.
+#[derive(Clone, Debug)]
+pub(crate) struct Fix {
+    /// Name or path.
+    pub name: String,
+    pub values: Vec<Value>,
+    /// Its place, if it stands in the text.
+    pub at: Option<usize>,
 }
 
 /// A text and its name.

@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
-use crate::study_inputs::Inputs;
+use crate::study_inputs::{InputFiles, Inputs, difference};
 use crate::study_recipe::{ObjectiveKind, StudyRecipe};
 
 /// Name of the study in its folder.
@@ -52,14 +52,20 @@ impl StudyFolder {
         let file = path.join(STUDY);
         if file.exists() {
             let known = Self::open(path)?;
-            if known.recipe != *recipe {
+            if known.recipe == *recipe {
+                return Ok(known);
+            }
+            // One that was refused before its first trial may be put right.
+            if known.has_begun() {
+                let what = difference(&known.recipe.to_toml(), &recipe.to_toml());
                 return Err(Error::Request(format!(
-                    "{0} holds another study, `{1}`; go on with that one: oncefit study resume {0}; or choose another folder by --out, or --overwrite",
+                    "{0} holds another study, `{1}`{2}; go on with that one: oncefit study resume {0}; or choose another folder by --out, or --overwrite",
                     path.display(),
-                    known.recipe.name
+                    known.recipe.name,
+                    what.map(|what| format!(" (this one has {what})"))
+                        .unwrap_or_default()
                 )));
             }
-            return Ok(known);
         }
         std::fs::create_dir_all(path).map_err(|source| Error::File {
             action: "create",
@@ -94,6 +100,12 @@ impl StudyFolder {
     /// Where a seed's trials are.
     pub fn seed(&self, seed: u64) -> PathBuf {
         self.path.join(format!("seed-{seed}"))
+    }
+
+    /// Whether any seed has a log.
+    fn has_begun(&self) -> bool {
+        let mut seeds = self.recipe.seeds.iter();
+        seeds.any(|&seed| self.seed(seed).join("study.jsonl").exists())
     }
 
     /// The trials of a seed, none if it has not begun.
@@ -282,6 +294,18 @@ fn objective<'a>(
         .iter()
         .map(|name| name.trim_start_matches('-'))
         .collect();
+    let check_inputs = |scores: String, file: &Path| {
+        let named = &recipe.space;
+        let space_file = named.file.as_ref().map(|file| file.display().to_string());
+        let files = InputFiles {
+            space: space_file
+                .as_deref()
+                .or(named.family.as_deref())
+                .unwrap_or(space.name()),
+            objective: file,
+        };
+        Inputs::new(space, scores).check(&folder.path, &files, folder.has_begun())
+    };
     Ok(match objective.kind {
         ObjectiveKind::Table => {
             let file = &objective.table;
@@ -290,7 +314,6 @@ fn objective<'a>(
                 path: file.clone(),
                 source,
             })?;
-            Inputs::of_table(&text).check(&folder.path, file)?;
             let name = file.display().to_string();
             let is_csv = file.extension().is_some_and(|extension| extension == "csv");
             let budgets = recipe.table_budgets()?;
@@ -303,6 +326,7 @@ fn objective<'a>(
                 true => Table::from_csv(&text, &name, &columns)?,
                 false => Table::from_json(&text, &name, &columns)?,
             };
+            check_inputs(Inputs::of_table(&text), file)?;
             let key = match objective.keys.as_str() {
                 "digits" => TableKey::Digits,
                 _ => TableKey::Text,
@@ -318,6 +342,7 @@ fn objective<'a>(
             })
         }
         ObjectiveKind::Command => {
+            check_inputs(String::new(), Path::new(&objective.program))?;
             let arguments: Vec<&str> = objective.arguments.iter().map(String::as_str).collect();
             let command =
                 CommandObjective::new(space, &objective.program, &arguments, recipe.timeout());
@@ -328,7 +353,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Run => {
             let run = LoadedRun::open(&objective.run, WhichCheckpoint::Newest)?;
-            Inputs::of_weights(run.weights_hash()).check(&folder.path, &objective.run)?;
+            check_inputs(Inputs::of_weights(run.weights_hash()), &objective.run)?;
             let classes = run.data.validation.class_names().len() as u64;
             let brackets = recipe.brackets()?;
             let smallest = brackets.iter().flatten().map(|(_, budget)| *budget).min();
@@ -350,7 +375,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Train => {
             let mut base = Recipe::load(&objective.recipe)?;
-            Inputs::of_recipe(&base).check(&folder.path, &objective.recipe)?;
+            check_inputs(base.to_toml(), &objective.recipe)?;
             if recipe.space.family.is_some() || recipe.space.file.is_some() {
                 base.space = recipe.space.clone();
             }

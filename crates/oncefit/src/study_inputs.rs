@@ -6,7 +6,8 @@
 use std::path::Path;
 
 use oncefit_random::fnv1a64;
-use oncefit_train::{Recipe, write_atomically};
+use oncefit_space::Space;
+use oncefit_train::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -18,50 +19,47 @@ const INPUTS: &str = "inputs.json";
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inputs {
-    /// `train`: the recipe, resolved.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    recipe: Option<String>,
-    /// `table`: a hash of the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    table: Option<String>,
-    /// `run`: the hash of the supernet's weights.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    weights: Option<String>,
+    /// The space's text.
+    space: String,
+    /// What scores members, as text: of `train` the recipe, resolved; of `table` a hash of the file; of
+    /// `run` one of the supernet's weights; of `command` nothing.
+    objective: String,
+}
+
+/// The files that [`Inputs`] stand in, for messages.
+pub struct InputFiles<'f> {
+    /// The space's file or family.
+    pub space: &'f str,
+    /// The recipe, table or run.
+    pub objective: &'f Path,
 }
 
 impl Inputs {
-    /// Of objective `train`.
-    pub fn of_recipe(recipe: &Recipe) -> Self {
+    /// Of a study of `space`; `objective` is what scores members, as text.
+    pub fn new(space: &Space, objective: String) -> Self {
         Self {
-            recipe: Some(recipe.to_toml()),
-            ..Self::default()
+            space: space.to_text(),
+            objective,
         }
     }
 
-    /// Of objective `table`.
-    pub fn of_table(text: &str) -> Self {
-        Self {
-            table: Some(format!("{:016x}", fnv1a64(text.as_bytes()))),
-            ..Self::default()
-        }
+    /// A table as an objective.
+    pub fn of_table(text: &str) -> String {
+        format!("table {:016x}", fnv1a64(text.as_bytes()))
     }
 
-    /// Of objective `run`.
-    pub fn of_weights(hash: &str) -> Self {
-        Self {
-            weights: Some(hash.to_owned()),
-            ..Self::default()
-        }
+    /// A supernet as an objective.
+    pub fn of_weights(hash: &str) -> String {
+        format!("weights {hash}")
     }
 
-    /// Compares with what the study in `folder` began with, or keeps this if it begins. `file` is what
-    /// was read.
+    /// Compares with what the study in `folder` began with, or keeps this if it has not begun.
     ///
     /// # Errors
-    /// If it has changed since, naming `file` and, of a recipe, what is different in it.
-    pub fn check(&self, folder: &Path, file: &Path) -> Result<()> {
+    /// If something has changed since, naming its file and the first line that is different.
+    pub fn check(&self, folder: &Path, files: &InputFiles, has_begun: bool) -> Result<()> {
         let path = folder.join(INPUTS);
-        if !path.exists() {
+        if !(has_begun && path.exists()) {
             let text = serde_json::to_string_pretty(self).expect("inputs are plain data");
             return Ok(write_atomically(&path, text.as_bytes())?);
         }
@@ -70,35 +68,34 @@ impl Inputs {
             path: path.clone(),
             source,
         })?;
-        let known: Self = serde_json::from_str(&text).map_err(|error| {
-            Error::Request(format!("{} is damaged: {error}", path.display()))
-        })?;
-        if known == *self {
+        let known: Self = serde_json::from_str(&text)
+            .map_err(|error| Error::Request(format!("{} is damaged: {error}", path.display())))?;
+        let (file, what) = if let Some(what) = difference(&known.space, &self.space) {
+            (files.space.to_owned(), what)
+        } else if let Some(what) = difference(&known.objective, &self.objective) {
+            (files.objective.display().to_string(), what)
+        } else {
             return Ok(());
-        }
-        let before = known.recipe.unwrap_or_default();
-        let now = self.recipe.clone().unwrap_or_default();
+        };
         Err(Error::Request(format!(
-            "{} has changed since the study in {} began{}; its scores would not be comparable: put it back, or begin another study (--out, --overwrite)",
-            file.display(),
+            "{file} has changed since the study in {} began (it has {what}): what was tried would not be comparable; put it back, or begin another study (--out, --overwrite)",
             folder.display(),
-            difference(&before, &now)
-                .map(|what| format!(", {what}"))
-                .unwrap_or_default()
         )))
     }
 }
 
-/// The first line of two recipes that is different.
-fn difference(before: &str, now: &str) -> Option<String> {
+/// The first line of two recipes that is different: what now stands there.
+pub fn difference(before: &str, now: &str) -> Option<String> {
     let (mut old, mut new) = (before.lines(), now.lines());
     loop {
         match (old.next(), new.next()) {
             (Some(one), Some(other)) if one == other => {}
             (None, None) => return None,
-            (Some(one), Some(other)) => return Some(format!("`{other}` instead of `{one}`")),
-            (Some(one), None) => return Some(format!("without `{one}`")),
-            (None, Some(other)) => return Some(format!("with `{other}`")),
+            (Some(one), Some(other)) => {
+                return Some(format!("`{}` instead of `{}`", other.trim(), one.trim()));
+            }
+            (Some(one), None) => return Some(format!("no `{one}`")),
+            (None, Some(other)) => return Some(format!("`{other}`")),
         }
     }
 }
@@ -110,22 +107,34 @@ mod tests {
     #[test]
     fn what_has_changed_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let file = Path::new("base.toml");
-        let recipe = Recipe::default();
-        let inputs = Inputs::of_recipe(&recipe);
-        inputs.check(folder.path(), file).unwrap();
-        inputs.check(folder.path(), file).unwrap();
-        let mut other = recipe.clone();
-        other.training.batch_size += 1;
-        let error = Inputs::of_recipe(&other).check(folder.path(), file);
-        let message = error.unwrap_err().to_string();
-        let (from, to) = (recipe.training.batch_size, other.training.batch_size);
-        let expected = format!("`batch_size = {to}` instead of `batch_size = {from}`");
+        let files = InputFiles {
+            space: "own.space",
+            objective: Path::new("base.toml"),
+        };
+        let text = "space own\ninput(4, 4, 1)\ndecide w in (2, 3)\nconv(w)\n";
+        let inputs = |text: &str, objective: &str| {
+            Inputs::new(&Space::parse(text, "own").unwrap(), objective.to_owned())
+        };
+        let check = |inputs: Inputs, has_begun| {
+            let found = inputs.check(folder.path(), &files, has_begun);
+            found.map_err(|error| error.to_string())
+        };
+        // What a study that has not begun read may change.
+        check(inputs(text, "epochs = 1"), true).unwrap();
+        check(inputs(text, "epochs = 2"), false).unwrap();
+        check(inputs(text, "epochs = 2"), true).unwrap();
+        let message = check(inputs(text, "epochs = 3"), true).unwrap_err();
         assert!(
-            message.contains("base.toml has changed") && message.contains(&expected),
+            message.contains("base.toml has changed")
+                && message.contains("`epochs = 3` instead of `epochs = 2`"),
             "{message}"
         );
-        let message = Inputs::of_table("{}").check(folder.path(), file);
-        assert!(message.unwrap_err().to_string().contains("has changed"));
+        let other = text.replace("(2, 3)", "(2, 4)");
+        let message = check(inputs(&other, "epochs = 2"), true).unwrap_err();
+        assert!(
+            message.contains("own.space has changed")
+                && message.contains("`decide w in (2, 4)` instead of `decide w in (2, 3)`"),
+            "{message}"
+        );
     }
 }

@@ -263,7 +263,11 @@ impl StudyRecipe {
                 .settings
                 .insert("largest_budget".into(), full.into());
         }
-        let of_table: Vec<u64> = self.table_budgets()?.iter().map(|(budget, _)| *budget).collect();
+        let of_table: Vec<u64> = self
+            .table_budgets()?
+            .iter()
+            .map(|(budget, _)| *budget)
+            .collect();
         let number = |settings: &toml::Table, key: &str| {
             let found = settings.get(key).and_then(toml::Value::as_integer);
             found.and_then(|found| u64::try_from(found).ok())
@@ -311,11 +315,7 @@ impl StudyRecipe {
                 self.name
             )));
         }
-        let planned = brackets
-            .iter()
-            .flatten()
-            .map(|(count, _)| count)
-            .sum();
+        let planned = brackets.iter().flatten().map(|(count, _)| count).sum();
         self.trials.get_or_insert(planned);
         Ok(())
     }

@@ -19,6 +19,10 @@ fn errors_in_texts_show_the_place() {
             "`conv` has no argument `kernal`; did you mean `kernel`?",
         ),
         (
+            "space s\ninput(8, 8, 1)\nconv(8, kernel = 3, transform = true)\n",
+            "`conv` has no argument `transform`: only `depthwise` makes small kernels by learnt matrices",
+        ),
+        (
             "space s\ninput(8, 8, 1)\nconv(widht)\n",
             "s.space:3:6: `widht` is not known here",
         ),
@@ -69,7 +73,15 @@ fn errors_in_texts_show_the_place() {
         ("space s\ninput(8, 8, 1)\nconv(1 / 0)\n", "division by zero"),
         (
             "space s\ninput(8, 8, 1)\nconv(2)\nfix kernel in (3)\n",
-            "no decision `kernel`",
+            "s.space:4:5: space `s` has no decision `kernel`",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide w in (2, 4)\nconv(w)\nfix w in (3)\n",
+            "s.space:5:5: decision `w` has no values left; its values: 2, 4",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide w in (2, 4)\nconv(w)\nfix w in ()\n",
+            "s.space:5:5: decision `w` needs at least one value",
         ),
     ] {
         let message = Space::parse(text, "s.space").unwrap_err().to_string();
@@ -528,10 +540,22 @@ fn templates_take_tensors() {
     assert_eq!(inputs_of("rest.rest.cell.conv"), ["cell.add"]);
     assert_eq!(inputs_of("rest.rest.cell.now"), ["rest.cell.add"]);
     for (call, expected) in [
-        ("cell(stem, 2)", "s.space:8:6: argument `before` of `cell` is a tensor, given as `read LABEL`"),
-        ("cell(read stem, read stem)", "s.space:8:17: argument `w` of `cell` is a value"),
-        ("cell(read stm, 2)", "s.space:8:1: no node before this, in this block or around it, has the label `stm`; did you mean `stem`?"),
-        ("cell(read stem)", "`cell` takes 2 arguments (read before, w), this gives 1"),
+        (
+            "cell(stem, 2)",
+            "s.space:8:6: argument `before` of `cell` is a tensor, given as `read LABEL`",
+        ),
+        (
+            "cell(read stem, read stem)",
+            "s.space:8:17: argument `w` of `cell` is a value",
+        ),
+        (
+            "cell(read stm, 2)",
+            "s.space:8:1: no node before this, in this block or around it, has the label `stm`; did you mean `stem`?",
+        ),
+        (
+            "cell(read stem)",
+            "`cell` takes 2 arguments (read before, w), this gives 1",
+        ),
     ] {
         let text = format!(
             "space s\ndefine cell(read before, w) {{\n  conv(w)\n  read before\n}}\ninput(8, 8, 1)\nstem: conv(6)\n{call}\nconv(2)\n"

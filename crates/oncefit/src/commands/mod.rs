@@ -87,11 +87,12 @@ pub(crate) fn space_of(word: &str) -> Result<Space> {
         })?;
         return Ok(Space::parse(&text, word)?);
     }
-    Space::builtin(word).map_err(|error| {
-        Error::Request(format!(
-            "`{word}` is no run folder and no .space file, and {error}"
-        ))
-    })
+    let there = match path.exists() {
+        true => "is no run folder, and its name does not end in .space",
+        false => "is no file or folder",
+    };
+    Space::builtin(word)
+        .map_err(|error| Error::Request(format!("`{word}` {there}; as a family: {error}")))
 }
 
 /// The command line as it was typed.
