@@ -204,10 +204,10 @@ tied: repeat tied copies in (1, 2) { decide t in (2, 4); conv(t); if t == width 
         }
         let limit = Limit {
             metric: Metric::Macs,
-            at_most: 100,
+            at_most: 130,
         };
         let shares: Vec<Share> = members.iter().map(|member| model.of(member)).collect();
-        let feasible = || shares.iter().filter(|share| share.costs[0] <= 100);
+        let feasible = || shares.iter().filter(|share| share.costs[0] <= 130);
         let best = feasible().map(|share| share.score);
         let best = best.fold(f64::NEG_INFINITY, f64::max);
         let front = solve(&model, &[limit], &[1]).unwrap();

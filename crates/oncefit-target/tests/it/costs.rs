@@ -51,20 +51,24 @@ fn check(space: &Space, table: &OperatorTable, coster: &mut Coster, subnet: &Sub
 fn explorable(name: &str) -> Space {
     let mut space = Space::builtin(name).unwrap();
     if name == "nasnet-nano" {
-        for cell in ["", "reduce_"] {
-            for (decision, values) in [
-                ("from1", &["before"][..]),
-                ("from2", &["now"]),
-                ("from3", &["before", "node1"]),
-                ("from4", &["now"]),
-                ("do3", &["max"]),
-                ("do4", &["separable5", "identity"]),
-            ] {
-                let values: Vec<Value> = values.iter().map(|&word| word.into()).collect();
-                space = space
-                    .restrict(&format!("{cell}{decision}"), &values)
-                    .unwrap();
-            }
+        for (decision, values) in [
+            ("from1", &["before"][..]),
+            ("from2", &["now"]),
+            ("from3", &["before", "node1"]),
+            ("from4", &["now"]),
+            ("do3", &["max"]),
+            ("do4", &["separable5", "identity"]),
+            ("reduce_from1", &["before"]),
+            ("reduce_from2", &["now"]),
+            ("reduce_from3", &["node1"]),
+            ("reduce_from4", &["now"]),
+            ("reduce_do1", &["separable3", "identity"]),
+            ("reduce_do2", &["max"]),
+            ("reduce_do3", &["average"]),
+            ("reduce_do4", &["separable5", "identity"]),
+        ] {
+            let values: Vec<Value> = values.iter().map(|&word| word.into()).collect();
+            space = space.restrict(decision, &values).unwrap();
         }
     }
     space
