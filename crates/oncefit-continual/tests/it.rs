@@ -9,9 +9,7 @@ use oncefit_data::{LoadedData, Normalisation};
 use oncefit_nn::{Parameters, UpdateRule};
 use oncefit_train::Decay;
 
-use self::identities::{
-    ALL, check_step, cross_entropy, drawn, learner_copy, log_softmax, logits, numeric_gradient,
-};
+use self::identities::{ALL, cross_entropy, learner_copy, log_softmax, logits, numeric_gradient};
 
 /// A fifth of the embedded images.
 fn data() -> LoadedData {

@@ -549,6 +549,7 @@ fn drift_is_measured_without_touching_what_is_learnt_and_is_resumed() {
             experiment.with_metrics(&MetricsRecipe {
                 drift,
                 class_cosines: drift.is_some(),
+                ..MetricsRecipe::default()
             })
         };
         let mut experiment = fresh();
