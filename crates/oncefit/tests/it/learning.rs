@@ -352,6 +352,6 @@ class_cosines = true
     let cosines = results["finished"]["class_cosines"].as_array().unwrap();
     assert!(cosines.len() == 10 && cosines[3][3].as_f64().unwrap() > 0.999);
     assert_eq!(results["finished"]["subnets"].as_array().unwrap().len(), 3);
-    let said = fail(path, &["export", "runs/named", "--subnet", "smallest"], 1);
+    let said = fail(path, &["export", "runs/named", "--subnet", "smallest"], 2);
     assert!(said.contains("own last layer"), "{said}");
 }
