@@ -118,7 +118,7 @@ fn list(args: &ReproduceArgs) -> Result<()> {
         let state = found.map_or("not yet run", |found| found.verdict.name());
         rows.push([claim.id, state, claim.claim].map(String::from).to_vec());
     }
-    print(&table(&["claim", "state", "what"], rows.into_iter()));
+    print(&table(&["claim", "state", "what"], rows));
     Ok(())
 }
 

@@ -63,7 +63,7 @@ struct Size {
 }
 
 /// The means over seeds of what courses have after each task.
-fn means(courses: &[(Metrics, Course)], of: fn(&Course) -> &Vec<f64>) -> Vec<f64> {
+fn means(courses: &[(Metrics, Course)], of: Quantity) -> Vec<f64> {
     let tasks = courses.iter().map(|(_, course)| of(course).len()).min();
     let mean = |task: usize| {
         let sum: f64 = courses.iter().map(|(_, course)| of(course)[task]).sum();
@@ -72,7 +72,10 @@ fn means(courses: &[(Metrics, Course)], of: fn(&Course) -> &Vec<f64>) -> Vec<f64
     (0..tasks.unwrap_or(0)).map(mean).collect()
 }
 
-const QUANTITIES: [(&str, fn(&Course) -> &Vec<f64>); 2] = [
+/// One of the quantities that a course has after each task.
+type Quantity = fn(&Course) -> &Vec<f64>;
+
+const QUANTITIES: [(&str, Quantity); 2] = [
     ("accuracy", |course| &course.accuracy),
     ("forgetting", |course| &course.forgetting),
 ];
