@@ -2,18 +2,24 @@
 
     pip install -r bench/peers/requirements.txt
     cargo build --release -p oncefit --example peer
+    python bench/peers/run.py --json peers.json --markdown peers.md
     python bench/peers/run.py [--rounds 7] [--only training|inference|memory] [--cases bench-mb:64 …]
 
 Every round asks each contender in turn for a few repetitions, so that what else the machine does
 falls on all alike. Printed are medians over all rounds and the ratio of each peer to Oncefit (above 1:
 Oncefit is faster or smaller), with the lowest and highest ratio of single rounds. `--json FILE` keeps
-the raw times.
+the raw times, of several calls on one machine if it exists already (a case that is run again is
+replaced); `--markdown FILE` writes the tables of all that is kept.
 """
 
 import argparse
+import datetime
+import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +38,21 @@ INFERENCE = [
     for batch in (1, 32)
 ]
 MODES = ("nchw", "channels_last", "compile")
+# Networks that torch.compile is given: the others have 32 networks, or take minutes to compile.
+COMPILED = ("bench-mb", "resnet18")
+TITLES = {
+    "bench-mb": "Bench-MB",
+    "sandwich": "sandwich of deps-cifar-mobilenet-v3",
+    "quickstart": "sandwich of fm-nano",
+    "ofa-mobilenet-v3": "OFA-MobileNetV3 at 224",
+    "ofa-resnet50d": "OFA-ResNet50D at 128",
+    "resnet18": "ResNet-18 of width 20 at 32",
+}
+# What is asked of the ratio to channels_last.
+BARS = {
+    ("bench-mb", 64): 2.3, ("bench-mb", 128): 2.3, ("bench-mb", 4): 1.8, ("bench-mb", 16): 2.3,
+    ("sandwich", 32): 2.3, ("ofa-mobilenet-v3", 8): 1.5, ("ofa-resnet50d", 8): 0.9, ("resnet18", 32): 1.2,
+}
 
 
 class Contender:
@@ -68,37 +89,39 @@ def repetitions(milliseconds):
     return int(min(40, max(1, 500 // milliseconds)))
 
 
-def compare(title, contenders, rounds):
+def compare(kind, name, batch, contenders, rounds):
     """contenders: name -> function(repetitions) -> milliseconds; the first is ours."""
     counts, broken = {}, {}
-    for name, run in list(contenders.items()):
+    for contender, run in list(contenders.items()):
         try:
             run(2)
-            counts[name] = repetitions(statistics.median(run(3)))
+            counts[contender] = repetitions(statistics.median(run(3)))
         except RuntimeError as error:
-            broken[name] = str(error)
-    times = {name: [] for name in counts}
+            broken[contender] = str(error)
+    times = {contender: [] for contender in counts}
     for _ in range(rounds):
-        for name, count in counts.items():
-            times[name].append(contenders[name](count))
+        for contender, count in counts.items():
+            times[contender].append(contenders[contender](count))
     ours = next(iter(contenders))
-    row = {"case": title, "broken": broken, "times": times, "ratios": {}, "medians": {}}
-    for name, parts in times.items():
-        row["medians"][name] = statistics.median(time for part in parts for time in part)
-    for name in times:
-        if name != ours:
+    row = {"kind": kind, "name": name, "batch": batch, "broken": broken, "times": times}
+    row |= {"ratios": {}, "medians": {}}
+    for contender, parts in times.items():
+        row["medians"][contender] = statistics.median(time for part in parts for time in part)
+    for contender in times:
+        if contender != ours:
             each = [
                 statistics.median(theirs) / statistics.median(own)
-                for theirs, own in zip(times[name], times[ours])
+                for theirs, own in zip(times[contender], times[ours])
             ]
-            ratio = row["medians"][name] / row["medians"][ours]
-            row["ratios"][name] = (ratio, min(each), max(each))
+            ratio = row["medians"][contender] / row["medians"][ours]
+            row["ratios"][contender] = (ratio, min(each), max(each))
     show(row, ours)
     return row
 
 
 def show(row, ours):
-    text = f"{row['case']:32} {ours} {row['medians'][ours]:9.2f}"
+    case = f"{row['kind']} {row['name']}, batch {row['batch']}"
+    text = f"{case:36} {ours} {row['medians'][ours]:9.2f}"
     for name, (ratio, low, high) in row["ratios"].items():
         text += f" | {name} {row['medians'][name]:9.2f} = {ratio:.2f}x ({low:.2f}-{high:.2f})"
     for name, error in row["broken"].items():
@@ -107,7 +130,6 @@ def show(row, ours):
 
 
 def training(cases, rounds, threads, modes, folder):
-    rows = []
     ours = Contender([PEER], threads)
     torch = {mode: Contender([sys.executable, HERE / "torch_peer.py", mode], threads) for mode in modes}
     for name, batch in cases:
@@ -119,19 +141,17 @@ def training(cases, rounds, threads, modes, folder):
             "oncefit recomputing": lambda count: ours.ask("recompute", name, batch, count),
         }
         for mode in modes:
-            if mode == "compile" and name in ("sandwich", "quickstart"):
-                continue  # 32 networks to compile
+            if mode == "compile" and name not in COMPILED:
+                continue
             contenders[f"torch {mode}"] = (
                 lambda count, mode=mode: torch[mode].ask("train", name, batch, count)
             )
-        rows.append(compare(f"train {name}, batch {batch}", contenders, rounds))
+        yield compare("training", name, batch, contenders, rounds)
     for contender in [ours, *torch.values()]:
         contender.close()
-    return rows
 
 
 def inference(cases, rounds, threads, folder):
-    rows = []
     ours = Contender([PEER], threads)
     runtime = Contender([sys.executable, HERE / "onnxruntime_peer.py", threads], threads)
     for name, batch in cases:
@@ -144,15 +164,13 @@ def inference(cases, rounds, threads, folder):
             "onnxruntime": lambda count: runtime.ask("infer", name, file, batch, count),
             "tract": lambda count: ours.ask("infer", "tract", name, batch, count),
         }
-        rows.append(compare(f"infer {name}, batch {batch}", contenders, rounds))
+        yield compare("inference", name, batch, contenders, rounds)
     ours.close()
     runtime.close()
-    return rows
 
 
 def memory(cases, threads, folder):
     """Most memory of a process that only trains one case, without what importing takes."""
-    rows = []
     for name, batch in cases:
         file = networks_file(name, folder)
         found = {}
@@ -174,8 +192,103 @@ def memory(cases, threads, folder):
         print(f"memory {name}, batch {batch}: " + ", ".join(
             f"{title} {kib / 1024:.0f} MiB ({kib / least:.2f})" for title, kib in found.items()
         ), flush=True)
-        rows.append({"case": f"memory {name}, batch {batch}", "kib": found})
-    return rows
+        yield {"kind": "memory", "name": name, "batch": batch, "kib": found}
+
+
+def about(threads):
+    """The machine and the versions of everything, as a row of words each."""
+    info = pathlib.Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", info).group(1)
+    flags = re.search(r"flags\s*: (.*)", info).group(1).split()
+    vectors = next((word for word in ("avx512f", "avx2") if word in flags), "no avx2")
+    lock = (HERE.parent.parent / "Cargo.lock").read_text()
+    tract = re.search(r'name = "tract-onnx"\nversion = "(.*)"', lock).group(1)
+    say = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=HERE).stdout.strip()
+    return {
+        "machine": f"{model} ({vectors}), {os.cpu_count()} cores, {threads} threads",
+        "versions": f"Oncefit {say('git', 'rev-parse', '--short', 'HEAD')}, {say('rustc', '--version')}, "
+        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnxruntime"))
+        + f", tract {tract}",
+    }
+
+
+def keep(kept, row, found):
+    """Puts a row among those that are kept, in place of an older one of its case."""
+    key = lambda row: (row["kind"], row["name"], row["batch"])
+    rows = [other for other in kept["rows"] if key(other) != key(row)]
+    rows.append(row | {"date": datetime.date.today().isoformat(), "versions": found["versions"]})
+    cases = {"training": TRAINING, "inference": INFERENCE, "memory": TRAINING}
+    order = [(kind, *case) for kind in cases for case in cases[kind]]
+    place = {key: at for at, key in enumerate(order)}
+    kept["rows"] = sorted(rows, key=lambda row: place.get(key(row), len(order)))
+
+
+def number(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def ratio(row, name):
+    if name not in row["ratios"]:
+        return "–"
+    middle, low, high = row["ratios"][name]
+    return f"{middle:.2f}× ({low:.2f} to {high:.2f})"
+
+
+def table(head, lines):
+    rule = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines]) + "\n"
+
+
+def markdown(kept):
+    """The tables of all rows."""
+    of = lambda kind: [row for row in kept["rows"] if row["kind"] == kind]
+    title = lambda row: f"{TITLES.get(row['name'], row['name'])}, batch {row['batch']}"
+    dates = sorted({row["date"] for row in kept["rows"]})
+    versions = sorted({row["versions"] for row in kept["rows"]})
+    text = f"{kept['machine']}; {' and '.join(dates)}; {'; '.join(versions)}. Milliseconds, medians.\n\n"
+    if of("training"):
+        lines = []
+        for row in of("training"):
+            time = lambda name: number(row["medians"][name]) if name in row["medians"] else "–"
+            best = min(
+                (name for name in row["medians"] if name.startswith("torch")), key=row["medians"].get
+            )
+            bar = BARS.get((row["name"], row["batch"]))
+            lines.append([
+                title(row), time("oncefit"), time("oncefit recomputing"), time("torch nchw"),
+                time("torch channels_last"), time("torch compile"), ratio(row, "torch channels_last"),
+                f"{row['ratios'][best][0]:.2f}×", f"{bar}×" if bar else "–",
+            ])
+        text += table([
+            "training step", "Oncefit", "recomputing", "PyTorch NCHW", "channels_last", "torch.compile",
+            "channels_last / Oncefit", "best / Oncefit", "bar",
+        ], lines) + "\n"
+    if of("inference"):
+        lines = []
+        for row in of("inference"):
+            time = lambda name: number(row["medians"][name]) if name in row["medians"] else "–"
+            lines.append([
+                title(row), time("oncefit"), time("onnxruntime"), ratio(row, "onnxruntime"), time("tract"),
+                ratio(row, "tract"), time("oncefit int8"),
+                f"{row['medians']['oncefit'] / row['medians']['oncefit int8']:.2f}×",
+            ])
+        text += table([
+            "inference", "f32", "onnxruntime", "onnxruntime / f32", "tract", "tract / f32", "int8", "f32 / int8",
+        ], lines) + "\n"
+    if of("memory"):
+        lines = []
+        for row in of("memory"):
+            found = row["kib"]
+            least = min(kib for name, kib in found.items() if name.startswith("torch"))
+            lines.append([
+                title(row), *(f"{kib / 1024:.0f} MiB" for kib in found.values()),
+                f"{found['oncefit'] / least:.2f}", f"{found['oncefit recomputing'] / least:.2f}",
+            ])
+        text += table([
+            "peak memory of training, without imports", "Oncefit", "recomputing", "PyTorch NCHW",
+            "channels_last", "share of the smaller", "recomputing",
+        ], lines)
+    return text
 
 
 def main():
@@ -186,18 +299,29 @@ def main():
     arguments.add_argument("--cases", nargs="*", help="name:batch")
     arguments.add_argument("--modes", nargs="*", choices=MODES, default=MODES)
     arguments.add_argument("--json", type=pathlib.Path)
+    arguments.add_argument("--markdown", type=pathlib.Path)
     given = arguments.parse_args()
     cases = [(name, int(batch)) for name, batch in (case.split(":") for case in given.cases or [])]
-    rows = []
+    found = about(given.threads)
+    kept = {"machine": found["machine"], "rows": []}
+    if given.json and given.json.exists():
+        kept = json.loads(given.json.read_text())
+        if kept["machine"] != found["machine"]:
+            sys.exit(f"{given.json} is of another machine: {kept['machine']}")
     with tempfile.TemporaryDirectory() as folder:
+        rows = []
         if given.only in (None, "training"):
-            rows += training(cases or TRAINING, given.rounds, given.threads, given.modes, folder)
+            rows.append(training(cases or TRAINING, given.rounds, given.threads, given.modes, folder))
         if given.only in (None, "inference"):
-            rows += inference(cases or INFERENCE, given.rounds, given.threads, folder)
+            rows.append(inference(cases or INFERENCE, given.rounds, given.threads, folder))
         if given.only in (None, "memory"):
-            rows += memory(cases or TRAINING, given.threads, folder)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
+            rows.append(memory(cases or TRAINING, given.threads, folder))
+        for row in itertools.chain.from_iterable(rows):
+            keep(kept, row, found)
+            if given.json:
+                given.json.write_text(json.dumps(kept, indent=1))
+            if given.markdown:
+                given.markdown.write_text(markdown(kept))
 
 
 main()

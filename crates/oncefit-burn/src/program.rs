@@ -23,6 +23,8 @@ struct Binding {
     bias: Option<usize>,
     /// Which of the stored channels the node reads.
     channels: Channels,
+    /// Whether it is the weight of a linear layer on a map, `[out, height, width, in]`.
+    is_on_map: bool,
     /// How a depthwise kernel is made from the stored one.
     links: Vec<KernelLink>,
 }
@@ -43,7 +45,7 @@ impl Program {
     /// As [`Plan::new`]: both executors take the same graphs.
     pub fn new(graph: &Graph, parameters: &Parameters) -> Result<Self> {
         let plan = Plan::new(graph, parameters)?;
-        let channels = stored_channels(graph)?;
+        let channels = stored_channels(graph);
         let bind = |node: &GraphNode| bind(node, &channels, parameters);
         Ok(Self {
             bindings: graph.nodes.iter().map(bind).collect::<Result<_>>()?,
@@ -99,9 +101,10 @@ impl Program {
                 .permute([0, 3, 1, 2]),
         );
         for (index, node) in self.graph.nodes.iter().enumerate().skip(1) {
-            let inputs = node.inputs.iter().map(|&input| {
+            let inputs = node.inputs.iter().enumerate().map(|(side, &input)| {
                 // The last reader takes the value: what the backward pass does not need is freed.
-                let is_last = self.consumers[input].last() == Some(&index);
+                let is_last = self.consumers[input].last() == Some(&index)
+                    && !node.inputs[side + 1..].contains(&input);
                 let value = match is_last {
                     true => values[input].take(),
                     false => values[input].clone(),
@@ -225,6 +228,7 @@ fn bind(
         weight,
         bias: has_bias.then(|| at("bias")).transpose()?,
         channels: channels[node.inputs[0]].within(stored),
+        is_on_map: shape.len() == 4,
         links: match depthwise {
             Some(kernel) => parameters.kernel_links(&node.path, shape[0], kernel)?,
             None => Vec::new(),
@@ -298,7 +302,10 @@ impl Pass<'_> {
                     ..
                 } = binding();
                 let weight = select(self.leaf(*weight), channels);
-                let extents = [0..out_channels, 0..kernel, 0..kernel, 0..channels.count()];
+                // The centre of the stored kernel.
+                let border = (weight.dims()[1] - kernel) / 2;
+                let taps = border..border + kernel;
+                let extents = [0..out_channels, taps.clone(), taps, 0..channels.count()];
                 let weight = weight.slice(extents).permute([0, 3, 1, 2]);
                 let bias = bias.map(|bias| self.vector(bias, out_channels));
                 conv2d(next(), weight, bias, window(kernel, stride, 1))
@@ -313,14 +320,24 @@ impl Pass<'_> {
                     weight,
                     bias,
                     channels,
+                    is_on_map,
                     ..
                 } = binding();
-                let features = channels.count();
+                let input = next();
+                let [_, _, height, width] = input.dims();
+                let features = channels.count() * height * width;
                 let weight = select(self.leaf(*weight), channels);
-                let weight = weight.slice([0..1, 0..1, 0..out_features, 0..features]);
+                let weight = match is_on_map {
+                    true => weight,
+                    // `[1, 1, out, in]`
+                    false => weight.permute([2, 0, 1, 3]),
+                };
+                let weight = weight
+                    .slice([0..out_features, 0..height, 0..width, 0..channels.count()])
+                    .permute([0, 3, 1, 2]);
                 let weight = weight.reshape([out_features, features]).transpose();
                 let bias = bias.map(|bias| self.vector(bias, out_features));
-                let output = next().reshape([self.count, features]).matmul(weight);
+                let output = input.reshape([self.count, features]).matmul(weight);
                 let output = match bias {
                     Some(bias) => output + bias.unsqueeze(),
                     None => output,

@@ -1,6 +1,7 @@
 //! Supervised contrastive learning on two views of a batch: the loss, and the projection of features
 //! it is taken on.
 
+use oncefit_kernels::Cpu;
 use oncefit_nn::{Gradients, Parameters};
 use oncefit_random::Draws;
 use serde::{Deserialize, Serialize};
@@ -128,26 +129,32 @@ pub(crate) fn add_projection(
     }
 }
 
-/// The loss on projected features (N × width of the features); adds the gradients of the projection
-/// and returns that of the features.
+/// The projection's layers: the first reads features.
+pub(crate) fn projection_layers(parameters: &Parameters) -> [Linear; 2] {
+    LAYERS.map(|name| Linear::of(parameters, name))
+}
+
+/// The loss on projected features (N × `width`); adds the gradients of the projection and returns
+/// that of the features.
 pub(crate) fn projected_loss(
+    cpu: Cpu,
     settings: &Contrastive,
     parameters: &Parameters,
-    features: &[f32],
+    (features, width): (&[f32], usize),
     labels: &[u32],
     into: &mut Gradients,
 ) -> (f64, Vec<f32>) {
-    let [hidden_layer, out] = LAYERS.map(|name| Linear::of(parameters, name));
+    let [hidden_layer, out] = projection_layers(parameters);
     let hidden: Vec<f32> = hidden_layer
-        .forward(parameters, features, hidden_layer.inputs)
+        .forward(cpu, parameters, features, width)
         .into_iter()
         .map(|value| value.max(0.0))
         .collect();
-    let rows = out.forward(parameters, &hidden, out.inputs);
+    let rows = out.forward(cpu, parameters, &hidden, out.inputs);
     let mut of_rows = vec![0.0; rows.len()];
-    let (width, temperature) = (settings.width, settings.temperature);
-    let loss = supervised_contrastive(&rows, labels, width, temperature, &mut of_rows);
-    let mut of_hidden = out.backward(parameters, (&hidden, out.inputs), &of_rows, into);
+    let (projected, temperature) = (settings.width, settings.temperature);
+    let loss = supervised_contrastive(&rows, labels, projected, temperature, &mut of_rows);
+    let mut of_hidden = out.backward(cpu, parameters, (&hidden, out.inputs), &of_rows, into);
     for (slope, value) in of_hidden.iter_mut().zip(&hidden) {
         if *value <= 0.0 {
             *slope = 0.0;
@@ -155,12 +162,7 @@ pub(crate) fn projected_loss(
     }
     (
         loss,
-        hidden_layer.backward(
-            parameters,
-            (features, hidden_layer.inputs),
-            &of_hidden,
-            into,
-        ),
+        hidden_layer.backward(cpu, parameters, (features, width), &of_hidden, into),
     )
 }
 
@@ -243,11 +245,25 @@ mod tests {
         let features = rows(20);
         let loss = |parameters: &Parameters, features: &[f32]| {
             let mut unused = Gradients::zeros(parameters);
-            projected_loss(&settings, parameters, features, &labels, &mut unused).0
+            projected_loss(
+                Cpu::detect(),
+                &settings,
+                parameters,
+                (features, 5),
+                &labels,
+                &mut unused,
+            )
+            .0
         };
         let mut gradients = Gradients::zeros(&parameters);
-        let (_, of_features) =
-            projected_loss(&settings, &parameters, &features, &labels, &mut gradients);
+        let (_, of_features) = projected_loss(
+            Cpu::detect(),
+            &settings,
+            &parameters,
+            (&features, 5),
+            &labels,
+            &mut gradients,
+        );
         let step = 1e-3;
         let close = |found: f32, numeric: f64, what: &str| {
             let found = f64::from(found);

@@ -231,6 +231,65 @@ mod tests {
         assert!(found.abs() < 1e-12);
     }
 
+    /// U2: in the argument that the definition has first, `D(t·a + (1−t)·b, q) ≤ t·D(a, q) + (1−t)·D(b, q)`,
+    /// and gradients are linear in the weight, that is in Φ.
+    #[test]
+    fn divergences_are_convex_in_their_first_argument_and_linear_in_the_weight() {
+        let range = [0, 1, 2, 3];
+        let value = |divergence, logits: &[f32], reference: &[f32]| {
+            output_divergence(divergence, logits, reference, 4, &range, 1.0, &mut [0.0; 4])
+        };
+        let mut draws = oncefit_random::Draws::new(1, "divergence test", 0, 0);
+        let mut row = || -> Vec<f32> { (0..4).map(|_| draws.uniform_f32(-2.0, 2.0)).collect() };
+        for _ in 0..200 {
+            let (a, b, q) = (row(), row(), row());
+            // The squared distance compares logits, the KL softmaxes with the reference first, the
+            // binary one sigmoids likewise.
+            let softmax = |h: &[f32]| -> Vec<f64> {
+                let h: Vec<f64> = h.iter().map(|value| f64::from(*value)).collect();
+                log_softmax(&h, 1.0).into_iter().map(f64::exp).collect()
+            };
+            let mixed = |of: &dyn Fn(&[f32]) -> Vec<f64>, back: &dyn Fn(f64) -> f64| {
+                let pairs = of(&a).into_iter().zip(of(&b));
+                let mixed = pairs.map(|(a, b)| back(0.3 * a + 0.7 * b) as f32);
+                mixed.collect::<Vec<f32>>()
+            };
+            let plain = |h: &[f32]| h.iter().map(|value| f64::from(*value)).collect();
+            let sigmoid = |h: &[f32]| {
+                let values = h
+                    .iter()
+                    .map(|value| 1.0 / (1.0 + (-f64::from(*value)).exp()));
+                values.collect()
+            };
+            let kl = Divergence::KullbackLeibler { temperature: 1.0 };
+            let cases = [
+                (Divergence::SquaredDistance, mixed(&plain, &|value| value)),
+                (kl, mixed(&softmax, &f64::ln)),
+                (
+                    Divergence::BinaryKullbackLeibler,
+                    mixed(&sigmoid, &|p| (p / (1.0 - p)).ln()),
+                ),
+            ];
+            for (divergence, middle) in cases {
+                let at = |first: &[f32]| value(divergence, &q, first);
+                let bound = 0.3 * at(&a) + 0.7 * at(&b);
+                assert!(at(&middle) <= bound + 1e-6, "{divergence:?}");
+            }
+            for divergence in ALL {
+                let gradient = |weight: f64| {
+                    let mut found = [0.0; 4];
+                    output_divergence(divergence, &a, &b, 4, &range, weight, &mut found);
+                    found
+                };
+                let (sum, one, other) = (gradient(1.2), gradient(0.4), gradient(0.8));
+                let parts = sum.iter().zip(one).zip(other);
+                for ((sum, one), other) in parts {
+                    assert!((sum - one - other).abs() < 1e-5, "{divergence:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn cross_entropy_is_the_kernels_and_masks_classes() {
         let labels = [2, 0];

@@ -29,7 +29,7 @@ pub enum ContinualError {
         expected: String,
     },
     /// A task of a stream has no images.
-    #[error("task {task} of the stream has no {part} images (classes {classes:?})")]
+    #[error("task {} of the stream has no {part} images (classes {classes:?})", .task + 1)]
     EmptyTask {
         /// The task, from 0.
         task: usize,

@@ -8,6 +8,7 @@ use crate::drift::Directions;
 use crate::error::{ContinualError, Result};
 use crate::learner::{Learner, StepReport, TaskAccuracy, WatchedSubnet};
 use crate::metrics::AccuracyMatrix;
+use crate::recipe::MetricsRecipe;
 use crate::stream::{Stream, Task};
 
 /// What a finished stream leaves behind.
@@ -31,16 +32,41 @@ pub struct Finished {
     pub evaluation_macs: u64,
     /// Bytes of the memory at the end.
     pub memory_bytes: usize,
+    /// Mean accuracy on the tasks so far, the running one too, among all classes seen: measured every
+    /// so many batches; empty where it is not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anytime: Vec<AnytimePoint>,
     /// Row t: how far the features of each earlier task's test images had turned after task t
     /// ([`Directions::drift_to`]); empty where it is not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<Vec<f64>>,
+    /// At the end: the cosines between the mean features, each of unit length, of the classes' test
+    /// images, classes × classes; empty where they are not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_cosines: Vec<Vec<f64>>,
     /// Of a supernet: its watched subnets. The accuracies above are the largest's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<SubnetAccuracies>,
     /// The task that is being learnt.
     #[serde(default)]
     pub running: Running,
+}
+
+impl Finished {
+    /// Anytime accuracy: the mean over the points at which it was measured; `None` without one.
+    pub fn anytime_accuracy(&self) -> Option<f64> {
+        let sum: f64 = self.anytime.iter().map(|point| point.accuracy).sum();
+        (!self.anytime.is_empty()).then(|| sum / self.anytime.len() as f64)
+    }
+}
+
+/// An accuracy between two batches.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AnytimePoint {
+    /// Steps done.
+    pub step: u64,
+    /// Mean accuracy on the tasks so far.
+    pub accuracy: f64,
 }
 
 /// Test images of a task that its drift is measured on, at most.
@@ -114,6 +140,9 @@ pub struct Experiment {
     pub finished: Finished,
     /// How many principal directions the drift is measured with, if it is.
     drift: Option<usize>,
+    /// After how many steps the accuracy is measured, if it is not only after tasks.
+    every: Option<u64>,
+    measures_class_cosines: bool,
     /// Those of each task's test images right after the task.
     directions: Vec<Directions>,
 }
@@ -126,16 +155,48 @@ impl Experiment {
             learner,
             finished: Finished::default(),
             drift: None,
+            every: None,
+            measures_class_cosines: false,
             directions: Vec::new(),
         }
     }
 
-    /// Measures the drift of features too, with so many principal directions.
-    pub fn with_drift(self, directions: usize) -> Self {
+    /// Measures what `recipe` asks for, beside accuracies.
+    pub fn with_metrics(self, recipe: &MetricsRecipe) -> Self {
         Self {
-            drift: Some(directions),
+            drift: recipe.drift,
+            every: recipe.every_batches.map(|steps| steps as u64),
+            measures_class_cosines: recipe.class_cosines,
             ..self
         }
+    }
+
+    /// Measures the accuracy on the tasks so far every `steps` steps too.
+    pub fn with_anytime(self, steps: u64) -> Self {
+        Self {
+            every: Some(steps),
+            ..self
+        }
+    }
+
+    fn measure_anytime(&mut self, task: usize) -> Result<()> {
+        let step = self.learner.steps();
+        if !self.every.is_some_and(|every| step.is_multiple_of(every)) {
+            return Ok(());
+        }
+        let found = self.learner.evaluate_first(&self.stream, task + 1)?;
+        let sum: f64 = found.iter().map(|task| task.class_incremental).sum();
+        self.finished.anytime.push(AnytimePoint {
+            step,
+            accuracy: sum / found.len() as f64,
+        });
+        self.count_evaluation();
+        Ok(())
+    }
+
+    /// Makes the cost of evaluations a part of the state, which may be saved next.
+    fn count_evaluation(&mut self) {
+        self.finished.evaluation_macs += self.learner.take_evaluation_macs();
     }
 
     fn measure_drift(&mut self, task: usize, directions: usize) -> Result<()> {
@@ -178,6 +239,7 @@ impl Experiment {
         if self.finished.class_incremental.untrained.is_empty() && self.learner.position() == (0, 0)
         {
             self.measure(&mut |matrix, row| matrix.untrained = row)?;
+            self.count_evaluation();
         }
         let (first_task, first_batch) = self.learner.position();
         for task in first_task..self.stream.tasks().len() {
@@ -192,6 +254,7 @@ impl Experiment {
                 running.correct += report.correct;
                 running.images += examples.len();
                 running.seconds += started.elapsed().as_secs_f64();
+                self.measure_anytime(task)?;
                 self.finished.seconds = before + begun.elapsed().as_secs_f64();
                 if !observe(self, Moment::Step(report))? {
                     return Ok(());
@@ -213,8 +276,11 @@ impl Experiment {
             if let Some(directions) = self.drift {
                 self.measure_drift(task, directions)?;
             }
+            if self.measures_class_cosines && task + 1 == stream.tasks().len() {
+                self.finished.class_cosines = self.learner.class_cosines(&stream)?;
+            }
             self.finished.images = self.learner.images();
-            self.finished.evaluation_macs += self.learner.take_evaluation_macs();
+            self.count_evaluation();
             self.finished.memory_bytes = self.learner.memory().map_or(0, |memory| memory.bytes());
             self.finished.seconds = before + begun.elapsed().as_secs_f64();
             if !observe(self, Moment::Task(task))? {

@@ -313,6 +313,18 @@ impl Head {
         }
     }
 
+    /// Counts a head's parameters once.
+    pub fn add_coverage(parameters: &Parameters, coverage: &mut Gradients) {
+        for name in [ROWS, SCALE] {
+            if let Some(at) = parameters.position(name) {
+                coverage
+                    .at_mut(at)
+                    .iter_mut()
+                    .for_each(|value| *value += 1.0);
+            }
+        }
+    }
+
     /// Logits of features, N × width.
     pub fn forward(&self, parameters: &Parameters, features: &[f32]) -> HeadPass {
         let learnt = parameters.position(ROWS);

@@ -40,12 +40,12 @@ pub use correction::Correction;
 pub use divergence::{Divergence, output_divergence};
 pub use drift::Directions;
 pub use error::{ContinualError, Result};
-pub use experiment::{Experiment, Finished, Moment, Running, SubnetAccuracies};
+pub use experiment::{AnytimePoint, Experiment, Finished, Moment, Running, SubnetAccuracies};
 pub use head::{HeadKind, HeadSettings, Rows, Targets};
 pub use importance::{FisherEstimator, fisher, output_sensitivity};
 pub use learner::{
-    Classifier, ElasticSettings, ImageChanges, Initialisation, Learner, LearnerSettings,
-    StepReport, TaskAccuracy, WatchedSubnet,
+    CalibrationImages, Classifier, ElasticSettings, ImageChanges, Initialisation, Learner,
+    LearnerSettings, StepReport, TaskAccuracy, WatchedSubnet,
 };
 pub use memory::{Memory, MemoryPolicy, herding_order};
 pub use method::{

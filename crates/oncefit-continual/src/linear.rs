@@ -1,7 +1,88 @@
 //! Linear layers between features and a loss: no part of the network, but trained with it.
 
+use oncefit_kernels::{
+    ConvWeight, Cpu, InputGradient, OutputGradient, Shape, Source, Window, convolution_backward,
+    convolution_forward,
+};
 use oncefit_nn::{Gradients, Parameter, ParameterKind, Parameters};
 use oncefit_random::Draws;
+
+/// Rows that others are multiplied with: the first `width` of each `stride` values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub values: &'a [f32],
+    pub width: usize,
+    pub stride: usize,
+}
+
+impl Rows<'_> {
+    fn count(&self) -> usize {
+        self.values.len() / self.stride
+    }
+
+    fn weight(&self) -> ConvWeight<'_> {
+        ConvWeight {
+            data: self.values,
+            out_stride: self.stride,
+            in_stride: self.stride,
+        }
+    }
+}
+
+/// A product of matrices is a convolution of one tap on an image of one row of pixels.
+const POINT: Window = Window {
+    kernel: 1,
+    stride: 1,
+};
+
+fn as_image(rows: &[f32], width: usize) -> Source<'_> {
+    let shape = Shape {
+        images: 1,
+        height: 1,
+        width: rows.len() / width,
+        channels: width,
+    };
+    Source::plain(rows, shape)
+}
+
+/// The inner products of N rows, as wide as those of `others`, with each of these, and a bias: N ×
+/// others.
+pub(crate) fn products(cpu: Cpu, rows: &[f32], others: Rows, bias: Option<&[f32]>) -> Vec<f32> {
+    let count = others.count();
+    let mut output = vec![0.0; rows.len() / others.width * count];
+    let source = as_image(rows, others.width);
+    let weight = others.weight();
+    convolution_forward(cpu, source, POINT, weight, count, bias, &mut output, None);
+    output
+}
+
+/// From the gradients of [`products`], N × others, to those of the rows; those of the others are
+/// added, with their stride.
+pub(crate) fn products_backward(
+    cpu: Cpu,
+    rows: &[f32],
+    others: Rows,
+    upstream: &[f32],
+    of_others: &mut [f32],
+) -> Vec<f32> {
+    let mut of_rows = vec![0.0; rows.len()];
+    let gradient = OutputGradient {
+        dz: upstream,
+        batch_norm: None,
+    };
+    convolution_backward(
+        cpu,
+        as_image(rows, others.width),
+        POINT,
+        others.weight(),
+        others.count(),
+        gradient,
+        InputGradient::Overwrite(&mut of_rows),
+        Some((of_others, others.stride, others.stride)),
+        None,
+    );
+    of_rows
+}
 
 /// Adds `{name}/weight` and `{name}/bias`, drawn as PyTorch's linear layers are (uniform in
 /// ±1/√inputs).
@@ -60,46 +141,42 @@ impl Linear {
         }
     }
 
-    /// N × outputs, of N × `width` rows.
-    pub fn forward(&self, parameters: &Parameters, rows: &[f32], width: usize) -> Vec<f32> {
-        let (weight, bias) = (parameters.at(self.weight), parameters.at(self.bias));
-        let mut outputs = Vec::new();
-        for row in rows.chunks_exact(width) {
-            for (weights, bias) in weight.data.chunks_exact(self.inputs).zip(&bias.data) {
-                let products = weights.iter().zip(row).map(|(w, x)| w * x);
-                outputs.push(bias + products.sum::<f32>());
-            }
+    fn rows<'a>(&self, parameters: &'a Parameters, width: usize) -> Rows<'a> {
+        Rows {
+            values: &parameters.at(self.weight).data,
+            width,
+            stride: self.inputs,
         }
-        outputs
+    }
+
+    /// N × outputs, of N × `width` rows.
+    pub fn forward(
+        &self,
+        cpu: Cpu,
+        parameters: &Parameters,
+        rows: &[f32],
+        width: usize,
+    ) -> Vec<f32> {
+        let bias = &parameters.at(self.bias).data;
+        products(cpu, rows, self.rows(parameters, width), Some(bias))
     }
 
     /// Adds the layer's gradients; returns that of the N × `width` rows.
     pub fn backward(
         &self,
+        cpu: Cpu,
         parameters: &Parameters,
         (rows, width): (&[f32], usize),
         upstream: &[f32],
         into: &mut Gradients,
     ) -> Vec<f32> {
-        let mut of_rows = vec![0.0; rows.len()];
-        let parts = rows
-            .chunks_exact(width)
-            .zip(upstream.chunks_exact(self.outputs));
-        for ((row, slopes), of_row) in parts.zip(of_rows.chunks_exact_mut(width)) {
-            for (output, slope) in slopes.iter().enumerate() {
-                into.at_mut(self.bias)[output] += slope;
-                let start = output * self.inputs;
-                let range = start..start + width;
-                let of_weights = into.at_mut(self.weight)[range.clone()].iter_mut();
-                of_weights.zip(row).for_each(|(g, x)| *g += slope * x);
-                let weights = &parameters.at(self.weight).data[range];
-                of_row
-                    .iter_mut()
-                    .zip(weights)
-                    .for_each(|(g, w)| *g += slope * w);
-            }
+        let of_bias = into.at_mut(self.bias);
+        for slopes in upstream.chunks_exact(self.outputs) {
+            let pairs = of_bias.iter_mut().zip(slopes);
+            pairs.for_each(|(sum, slope)| *sum += slope);
         }
-        of_rows
+        let of_weight = into.at_mut(self.weight);
+        products_backward(cpu, rows, self.rows(parameters, width), upstream, of_weight)
     }
 
     /// Counts which of the layer's values a network with features of `width` uses.

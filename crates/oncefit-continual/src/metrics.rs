@@ -113,6 +113,23 @@ impl AccuracyMatrix {
             .map(|value| value * (tasks - 1.0) / tasks))
     }
 
+    /// After each task: the mean accuracy on it and those before it.
+    pub fn mean_after_each_task(&self) -> Vec<f64> {
+        let rows = self.rows.iter().enumerate();
+        rows.map(|(last, row)| row[..=last].iter().sum::<f64>() / (last + 1) as f64)
+            .collect()
+    }
+
+    /// After each task: the mean, over the tasks before it, of the best accuracy so far less the
+    /// present one; 0 after the first.
+    pub fn forgotten_after_each_task(&self) -> Vec<f64> {
+        let lost = |learnt: usize| {
+            let of_task = |task| self.best(task, task..learnt) - self.rows[learnt][task];
+            (0..learnt).map(of_task).sum::<f64>() / learnt.max(1) as f64
+        };
+        (0..self.rows.len()).map(lost).collect()
+    }
+
     /// The matrix as comma-separated values, one line for each task trained.
     pub fn to_csv(&self) -> String {
         self.rows
@@ -153,6 +170,14 @@ mod tests {
         close(matrix.mammoth_forgetting().unwrap().unwrap(), 0.45 / 2.0);
         close(matrix.avalanche_forgetting().unwrap().unwrap(), 0.35 / 2.0);
         close(matrix.online_forgetting().unwrap().unwrap(), 0.4 / 3.0);
+        let means = matrix.mean_after_each_task();
+        let lost = matrix.forgotten_after_each_task();
+        for (found, wanted) in means.iter().zip([0.9, 0.875, 2.05 / 3.0]) {
+            close(*found, wanted);
+        }
+        for (found, wanted) in lost.iter().zip([0.0, -0.05, (0.45 - 0.05) / 2.0]) {
+            close(*found, wanted);
+        }
     }
 
     #[test]

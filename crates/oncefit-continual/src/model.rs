@@ -20,7 +20,51 @@ pub struct Model {
     plan: Plan,
     encoder: Plan,
     head: Option<Head>,
+    ending: Ending,
     classes: usize,
+}
+
+/// How an encoder ends, where the head is not the network's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Ending {
+    /// Width of a linear layer without bias.
+    neck: Option<usize>,
+    drops_last_activation: bool,
+}
+
+impl Ending {
+    /// The network of `graph` without its classifier, and with this end.
+    fn encoder(self, graph: &Graph) -> Result<Graph> {
+        let mut encoder = graph.clone();
+        let last = encoder.nodes.pop();
+        if !last.is_some_and(|node| matches!(node.op, Op::Linear { .. })) {
+            let legal = "a linear layer, which the head replaces";
+            return Err(setting(
+                "the network's last layer",
+                "of another kind",
+                legal,
+            ));
+        }
+        if self.drops_last_activation {
+            drop_last_activation(&mut encoder)?;
+        }
+        if let Some(width) = self.neck {
+            encoder.nodes.push(GraphNode {
+                path: NECK.into(),
+                op: Op::Linear {
+                    out_features: width,
+                    bias: false,
+                },
+                inputs: vec![encoder.nodes.len() - 1],
+                shape: FeatureShape {
+                    height: 1,
+                    width: 1,
+                    channels: width,
+                },
+            });
+        }
+        Ok(encoder)
+    }
 }
 
 /// What a forward pass gives.
@@ -49,84 +93,67 @@ impl Output<'_> {
 }
 
 impl Model {
-    /// The network of `graph` with the head that `settings` describe, and its parameters: those of
-    /// the encoder out of `parameters`, and the head's, which `seed` draws.
+    /// The network of `graph` with the head that `settings` describe, and its parameters: those
+    /// given without the network's own classifier's, and the head's, which `seed` draws. They may be a
+    /// supernet's whose largest member the network is.
     ///
     /// # Errors
     /// If the settings are not legal or do not fit the network.
     pub fn new(
         graph: &Graph,
         settings: &HeadSettings,
-        mut parameters: Parameters,
+        parameters: Parameters,
         seed: u64,
     ) -> Result<(Self, Parameters)> {
         settings.check()?;
-        let classes = graph.output_shape().len();
-        let mut encoder = graph.clone();
-        let last = encoder.nodes.pop();
         if settings.is_network() {
             return Ok((Self::of_graph(graph, &parameters)?, parameters));
         }
-        if !last.is_some_and(|node| matches!(node.op, Op::Linear { .. })) {
-            let legal = "a linear layer, which the head replaces";
-            return Err(setting(
-                "the network's last layer",
-                "of another kind",
-                legal,
-            ));
-        }
-        if settings.drops_last_activation {
-            drop_last_activation(&mut encoder)?;
-        }
+        let ending = Ending {
+            neck: settings.neck,
+            drops_last_activation: settings.drops_last_activation,
+        };
+        let encoder = ending.encoder(graph)?;
+        let of_encoder = encoder.parameter_specs();
+        let mut classifier = graph.parameter_specs();
+        classifier.retain(|spec| of_encoder.iter().all(|other| other.name != spec.name));
         let mut kept = Parameters::default();
-        for spec in encoder.parameter_specs() {
-            kept.insert(parameters.get(&spec.name)?.clone());
+        for parameter in parameters.iter() {
+            if classifier.iter().all(|spec| spec.name != parameter.name) {
+                kept.insert(parameter.clone());
+            }
         }
-        parameters = kept;
-        if let Some(width) = settings.neck {
-            let from = encoder.output_shape().len();
+        let width = encoder.output_shape().len();
+        if settings.neck.is_some() {
+            let map = graph.nodes[graph.nodes.len() - 2].shape;
+            let from = map.len();
             let reach = 1.0 / (from as f32).sqrt();
             let mut draws = Draws::new(seed, "neck", 0, 0);
-            encoder.nodes.push(GraphNode {
-                path: NECK.into(),
-                op: Op::Linear {
-                    out_features: width,
-                    bias: false,
-                },
-                inputs: vec![encoder.nodes.len() - 1],
-                shape: FeatureShape {
-                    height: 1,
-                    width: 1,
-                    channels: width,
-                },
-            });
-            parameters.insert(Parameter {
+            kept.insert(Parameter {
                 name: format!("{NECK}.weight"),
                 kind: ParameterKind::LinearWeight,
-                shape: vec![width, from],
+                shape: map.linear_weight(width),
                 data: (0..width * from)
                     .map(|_| draws.uniform_f32(-reach, reach))
                     .collect(),
             });
         }
-        let width = encoder.output_shape().len();
-        let head = Head::new(settings, width, classes, &mut parameters, seed)?;
-        let plan = Plan::new(&encoder, &parameters)?;
+        let classes = graph.output_shape().len();
+        let head = Head::new(settings, width, classes, &mut kept, seed)?;
+        let plan = Plan::new(&encoder, &kept)?;
         let model = Self {
             encoder: plan.clone(),
             plan,
             graph: encoder,
             head: Some(head),
+            ending,
             classes,
         };
-        Ok((model, parameters))
+        Ok((model, kept))
     }
 
     /// The network of `graph` with its own head, on weights that may be a supernet's.
-    ///
-    /// # Errors
-    /// If weights are missing or too small.
-    pub(crate) fn of_graph(graph: &Graph, parameters: &Parameters) -> Result<Self> {
+    fn of_graph(graph: &Graph, parameters: &Parameters) -> Result<Self> {
         let mut encoder = graph.clone();
         encoder.nodes.pop();
         Ok(Self {
@@ -134,8 +161,45 @@ impl Model {
             encoder: Plan::new(&encoder, parameters)?,
             graph: graph.clone(),
             head: None,
+            ending: Ending::default(),
             classes: graph.output_shape().len(),
         })
+    }
+
+    /// Another member of the supernet whose largest this is, with the same head, on the supernet's
+    /// weights.
+    ///
+    /// # Errors
+    /// If its features have another width than the head.
+    pub(crate) fn member(&self, graph: &Graph, parameters: &Parameters) -> Result<Self> {
+        let Some(head) = &self.head else {
+            return Self::of_graph(graph, parameters);
+        };
+        let encoder = self.ending.encoder(graph)?;
+        let (found, width) = (encoder.output_shape().len(), self.feature_width());
+        if found != width {
+            return Err(setting(
+                "the features of a supernet's member",
+                found,
+                format!("{width}, those of the largest; or a neck (`head.neck`), which all share"),
+            ));
+        }
+        let plan = Plan::new(&encoder, parameters)?;
+        Ok(Self {
+            encoder: plan.clone(),
+            plan,
+            graph: encoder,
+            head: Some(head.clone()),
+            ..*self
+        })
+    }
+
+    /// Counts which values of `parameters` the network uses.
+    pub(crate) fn add_coverage(&self, parameters: &Parameters, coverage: &mut Gradients) {
+        self.plan.add_coverage(1.0, coverage);
+        if self.head.is_some() {
+            Head::add_coverage(parameters, coverage);
+        }
     }
 
     /// Shape of an image.
@@ -162,11 +226,6 @@ impl Model {
     /// Multiply-accumulates of a forward pass of one image, head included.
     pub fn macs(&self) -> u64 {
         self.graph.macs() + self.head.as_ref().map_or(0, Head::macs)
-    }
-
-    /// What is compiled of [`Model::graph`].
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
     }
 
     /// The part of the network up to the features.

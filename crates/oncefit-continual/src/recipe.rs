@@ -5,25 +5,28 @@
 
 mod build;
 mod head;
+mod memory;
 mod method;
+mod network;
+mod optimiser;
 mod refresh;
+mod stream;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oncefit_data::Augmentation;
-use oncefit_nn::UpdateRule;
 use oncefit_text::TargetTable;
-use oncefit_train::{
-    Aggregation, DataRecipe, OptimiserKind, SpaceRecipe, TrainError, field_names, parse_strictly,
-};
+use oncefit_train::{DataRecipe, SpaceRecipe, TrainError, field_names, parse_strictly};
 use serde::{Deserialize, Serialize};
 
 pub use self::head::{ControlKind, HeadKindName, HeadRecipe, RowsKind};
+pub use self::memory::{DrawKind, FillKind, MemoryRecipe, PolicyKind};
 pub use self::method::{ClassifierKind, ConventionKind, FisherKind, MethodRecipe};
+pub use self::network::{AggregationKind, ElasticRecipe, NetworkKind, NetworkRecipe};
+pub use self::optimiser::{RateDecayKind, UpdateRecipe};
 pub use self::refresh::{RefreshMode, RefreshRecipe};
+pub use self::stream::{StreamKind, StreamRecipe};
 use crate::error::Result;
-use crate::learner::Initialisation;
-use crate::memory::MemoryPolicy;
 use crate::onpro::OnPro;
 
 /// What decides a run of continual learning.
@@ -94,207 +97,6 @@ impl Default for LearningRecipe {
 
 const UNNAMED: &str = "unnamed";
 
-/// The kinds of stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StreamKind {
-    /// New classes in every task: class- and task-incremental accuracies in one run.
-    #[default]
-    Classes,
-    /// All classes in every task, under another permutation of the pixels.
-    PermutedPixels,
-    /// All classes in every task, turned by another angle.
-    RotatedPixels,
-}
-
-/// `[stream]`
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StreamRecipe {
-    /// What changes from task to task.
-    pub scenario: StreamKind,
-    /// `classes`: those of the first task; `increment` where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base: Option<usize>,
-    /// `classes`: those of each later task; 2 where it and `tasks` are left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub increment: Option<usize>,
-    /// Tasks of `permuted-pixels` and `rotated-pixels`, 10 where it is left out; of `classes`,
-    /// instead of `base` and `increment`: into how many equal tasks they are parted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tasks: Option<usize>,
-    /// `rotated-pixels`: upper end of the angles.
-    pub largest_degrees: f32,
-    /// `"natural"`, `"seeded"` or a list of names of classes, which may leave some out.
-    pub class_order: toml::Value,
-    /// Training images of each class in the tasks after the first; all where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub later_shots: Option<usize>,
-}
-
-impl Default for StreamRecipe {
-    fn default() -> Self {
-        Self {
-            scenario: StreamKind::Classes,
-            base: None,
-            increment: None,
-            tasks: None,
-            largest_degrees: 180.0,
-            class_order: toml::Value::String("natural".into()),
-            later_shots: None,
-        }
-    }
-}
-
-/// The kinds of network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NetworkKind {
-    /// Pixels, two hidden layers, classes.
-    #[default]
-    Mlp,
-    /// Three strided convolutions without batch-norm.
-    SmallCnn,
-    /// The same with batch-norms.
-    SmallCnnNorms,
-    /// ResNet-18 for small images.
-    Resnet18,
-    /// A member of a space.
-    Member,
-    /// All members of a space, in one set of weights.
-    Supernet,
-}
-
-/// `[network]`
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct NetworkRecipe {
-    /// Which kind.
-    pub kind: NetworkKind,
-    /// How fresh weights are drawn; `oncefit` where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub initialisation: Option<Initialisation>,
-    /// `mlp`: units of a hidden layer, 100 where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hidden: Option<usize>,
-    /// `small-cnn`, `small-cnn-norms`, 16 where it is left out, and `resnet18`, 64: channels of the first layer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub width: Option<usize>,
-    /// `member`: the subnet's text, `largest` or `smallest`; `largest` where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subnet: Option<String>,
-    /// `member`: a checkpoint of the same space; the subnet's weights are cut out of it. `supernet`: one
-    /// of the same space that it starts from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
-    /// `member`, `supernet`, with `weights`: draws the last linear layer anew, for other classes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fresh_classifier: Option<bool>,
-    /// `supernet`: how its members are trained together.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub elastic: Option<ElasticRecipe>,
-    /// `member`, `supernet`: of which space, as in recipes of training.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub space: Option<SpaceRecipe>,
-}
-
-/// How the gradients of a step's networks become one; see [`Aggregation`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AggregationKind {
-    /// Added up.
-    Sum,
-    /// Each weight's mean over the networks that hold it.
-    Mean,
-    /// Each weight's sum, divided by the root of how many networks hold it.
-    RootMean,
-}
-
-impl From<AggregationKind> for Aggregation {
-    fn from(kind: AggregationKind) -> Self {
-        match kind {
-            AggregationKind::Sum => Self::Sum,
-            AggregationKind::Mean => Self::Avg,
-            AggregationKind::RootMean => Self::AvgSqrt,
-        }
-    }
-}
-
-/// `[network.elastic]`; see [`crate::ElasticSettings`].
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ElasticRecipe {
-    /// Random networks of a step, beside the largest and the smallest.
-    pub random: usize,
-    /// Whether the others learn the largest's softmax instead of labels.
-    pub distillation: bool,
-    /// How the networks' gradients become one.
-    pub aggregation: AggregationKind,
-    /// Texts of subnets that are measured after every task beside the smallest, the middle and the
-    /// largest.
-    pub subnets: Vec<String>,
-}
-
-impl Default for ElasticRecipe {
-    fn default() -> Self {
-        Self {
-            random: 2,
-            distillation: false,
-            aggregation: AggregationKind::Mean,
-            subnets: Vec::new(),
-        }
-    }
-}
-
-/// Which images a memory keeps; see [`MemoryPolicy`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PolicyKind {
-    /// Every image of the stream alike.
-    Reservoir,
-    /// The latest of each class.
-    Ring,
-    /// A reservoir for each class.
-    ClassBalanced,
-    /// GDumb's.
-    GreedyBalanced,
-    /// Nearest to the class's mean feature first.
-    Herding,
-}
-
-impl From<PolicyKind> for MemoryPolicy {
-    fn from(kind: PolicyKind) -> Self {
-        match kind {
-            PolicyKind::Reservoir => Self::Reservoir,
-            PolicyKind::Ring => Self::Ring,
-            PolicyKind::ClassBalanced => Self::ClassBalanced,
-            PolicyKind::GreedyBalanced => Self::GreedyBalanced,
-            PolicyKind::Herding => Self::Herding,
-        }
-    }
-}
-
-/// When a memory takes images.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FillKind {
-    /// Each batch after it was learnt.
-    Batch,
-    /// A task's images at its end, with the logits of the network as it is then.
-    TaskEnd,
-}
-
-/// How replayed images are drawn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DrawKind {
-    /// Each step draws anew.
-    Independent,
-    /// In shuffled passes through the memory, each image once in a pass (data loaders of other
-    /// libraries); the memory must be filled at task ends.
-    Passes,
-}
-
 /// Over what the mean of replayed images is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -303,92 +105,6 @@ pub enum ReplayMean {
     Separate,
     /// One mean over new and replayed images.
     Joint,
-}
-
-/// How the learning rate falls in each task.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RateDecayKind {
-    /// Not.
-    #[default]
-    Constant,
-    /// Multiplied by `factor` at each of the `milestones`.
-    Step,
-    /// To 0 at the end of the task's last epoch.
-    Cosine,
-}
-
-/// `[memory]`; methods without memory have none whatever it says.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct MemoryRecipe {
-    /// Images that it holds.
-    pub capacity: usize,
-    /// Which ones, instead of the method's own policy.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<PolicyKind>,
-    /// When; `batch` where it is left out. A herding memory always takes them at a task's end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fill: Option<FillKind>,
-    /// How replayed images are drawn; `independent` where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub draws: Option<DrawKind>,
-}
-
-impl Default for MemoryRecipe {
-    fn default() -> Self {
-        Self {
-            capacity: 200,
-            policy: None,
-            fill: None,
-            draws: None,
-        }
-    }
-}
-
-/// `[optimiser]`
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct UpdateRecipe {
-    /// The rule.
-    pub kind: OptimiserKind,
-    /// Learning rate.
-    pub learning_rate: f32,
-    /// `sgd`, `rmsprop`: momentum.
-    pub momentum: f32,
-    /// `adam`, `adamw`: decay of the mean of gradients, 0.9 where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beta1: Option<f32>,
-    /// `adam`, `adamw`, `rmsprop`: decay of the mean of squared gradients, 0.999 (`rmsprop`: 0.9) where
-    /// it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beta2: Option<f32>,
-    /// Weight decay; not applied to biases and batch-norm.
-    pub weight_decay: f32,
-    /// How the learning rate falls in each task.
-    pub decay: RateDecayKind,
-    /// `step`: epochs of a task at which the rate falls.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub milestones: Vec<f64>,
-    /// `step`: what the rate is multiplied by there, 0.1 where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub factor: Option<f64>,
-}
-
-impl Default for UpdateRecipe {
-    fn default() -> Self {
-        Self {
-            kind: OptimiserKind::Sgd,
-            learning_rate: 0.03,
-            momentum: 0.0,
-            beta1: None,
-            beta2: None,
-            weight_decay: 0.0,
-            decay: RateDecayKind::Constant,
-            milestones: Vec::new(),
-            factor: None,
-        }
-    }
 }
 
 /// `[training]`
@@ -426,6 +142,13 @@ pub struct MetricsRecipe {
     /// is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<usize>,
+    /// Steps between measurements of the accuracy on the tasks so far (anytime accuracy); it is
+    /// measured after tasks only where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_batches: Option<usize>,
+    /// Whether the cosines between the classes' mean features are measured at the end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub class_cosines: bool,
 }
 
 impl MetricsRecipe {
@@ -450,61 +173,6 @@ impl Default for StateRecipe {
             every_seconds: 30.0,
             every_batches: 0,
         }
-    }
-}
-
-impl UpdateRecipe {
-    /// The rule with its constants.
-    pub(crate) fn rule(&self) -> UpdateRule {
-        match self.kind {
-            OptimiserKind::Sgd => UpdateRule::sgd(self.momentum),
-            OptimiserKind::Adam | OptimiserKind::AdamW => UpdateRule::Adam {
-                beta1: self.beta1.unwrap_or(0.9),
-                beta2: self.beta2.unwrap_or(0.999),
-                epsilon: 1e-8,
-                decoupled: self.kind == OptimiserKind::AdamW,
-            },
-            OptimiserKind::RmsProp => UpdateRule::RmsProp {
-                smoothing: self.beta2.unwrap_or(0.9),
-                epsilon: 1e-8,
-                momentum: self.momentum,
-            },
-        }
-    }
-
-    /// The options that belong to other rules.
-    fn validate_rule(&self) -> std::result::Result<(), String> {
-        let is_adam = matches!(self.kind, OptimiserKind::Adam | OptimiserKind::AdamW);
-        let foreign = [
-            (
-                "momentum",
-                is_adam && self.momentum != 0.0,
-                "sgd` and `rmsprop",
-            ),
-            (
-                "beta1",
-                !is_adam && self.beta1.is_some(),
-                "adam` and `adamw",
-            ),
-            (
-                "beta2",
-                self.kind == OptimiserKind::Sgd && self.beta2.is_some(),
-                "adam`, `adamw` and `rmsprop",
-            ),
-        ];
-        if let Some((key, _, owners)) = foreign.iter().find(|(_, is_foreign, _)| *is_foreign) {
-            return Err(format!("`optimiser.{key}` belongs to kinds `{owners}`"));
-        }
-        for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
-            if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
-                let legal = "0 or more and below 1";
-                return Err(format!(
-                    "`optimiser.{key}` is {}, but must be {legal}",
-                    value.unwrap_or_default()
-                ));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -563,35 +231,7 @@ impl LearningRecipe {
     }
 
     fn validate(&self) -> std::result::Result<(), String> {
-        let problem = |key: &str, value: String, legal: &str| {
-            Err(format!("`{key}` is {value}, but must be {legal}"))
-        };
-        let sgd = &self.optimiser;
-        let (rate, momentum, decay) = (sgd.learning_rate, sgd.momentum, sgd.weight_decay);
-        if !(rate > 0.0 && rate.is_finite()) {
-            return problem("optimiser.learning_rate", rate.to_string(), "above 0");
-        }
-        if !(0.0..1.0).contains(&momentum) {
-            let legal = "0 or more and below 1";
-            return problem("optimiser.momentum", momentum.to_string(), legal);
-        }
-        if !(decay >= 0.0 && decay.is_finite()) {
-            return problem("optimiser.weight_decay", decay.to_string(), "0 or more");
-        }
-        sgd.validate_rule()?;
-        let falls = sgd.decay == RateDecayKind::Step;
-        if falls == sgd.milestones.is_empty() || (sgd.factor.is_some() && !falls) {
-            return Err("`optimiser.milestones` and `optimiser.factor` belong to `decay = \"step\"`, which needs milestones".into());
-        }
-        let is_rising = sgd.milestones.is_sorted() && sgd.milestones.iter().all(|at| *at >= 0.0);
-        if !is_rising {
-            let found = format!("{:?}", sgd.milestones);
-            return problem("optimiser.milestones", found, "epochs from 0 on, in order");
-        }
-        let factor = sgd.factor.unwrap_or(0.1);
-        if !(factor > 0.0 && factor.is_finite()) {
-            return problem("optimiser.factor", factor.to_string(), "above 0");
-        }
+        self.optimiser.validate()?;
         let counts = [
             ("training.batch_size", Some(self.training.batch_size)),
             ("training.epochs", Some(self.training.epochs)),
@@ -604,28 +244,21 @@ impl LearningRecipe {
             ("network.hidden", self.network.hidden),
             ("network.width", self.network.width),
             ("metrics.drift", self.metrics.drift),
+            ("metrics.every_batches", self.metrics.every_batches),
         ];
         for (key, value) in counts {
             if value == Some(0) {
-                return problem(key, "0".into(), "at least 1");
+                return illegal(key, "0".into(), "at least 1");
             }
         }
         let seconds = self.checkpoint.every_seconds;
         if seconds.is_nan() || seconds < 0.0 {
-            return problem("checkpoint.every_seconds", seconds.to_string(), "0 or more");
-        }
-        let degrees = self.stream.largest_degrees;
-        if !(degrees > 0.0 && degrees <= 360.0) {
-            return problem(
-                "stream.largest_degrees",
-                degrees.to_string(),
-                "above 0, to 360",
-            );
+            return illegal("checkpoint.every_seconds", seconds.to_string(), "0 or more");
         }
         let name = &self.name;
         if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
             let legal = "a folder name without slashes";
-            return problem("name", format!("`{name}`"), legal);
+            return illegal("name", format!("`{name}`"), legal);
         }
         self.augmentation
             .check_ranges()
@@ -634,6 +267,10 @@ impl LearningRecipe {
         self.validate_head()?;
         self.stream.validate()
     }
+}
+
+fn illegal(key: &str, value: String, legal: &str) -> std::result::Result<(), String> {
+    Err(format!("`{key}` is {value}, but must be {legal}"))
 }
 
 /// The legal keys of each section.
@@ -766,6 +403,17 @@ mod tests {
         assert_eq!(found.unwrap(), Method::er(0.5, 32));
         let found = method("[method]\nname = \"der\"\nalpha = 0.5\nconvention = \"mammoth\"");
         assert_eq!(found.unwrap(), Method::der(0.05, 10));
+        let shared = method("[method]\nname = \"der++\"\ndraws = 1").unwrap();
+        let draws = shared.outputs.iter().map(|term| term.images);
+        let drawn = crate::method::Images::Memory {
+            draw: 0,
+            count: 128,
+        };
+        assert_eq!(Vec::from_iter(draws), [drawn, drawn]);
+        let both = method("[method]\nname = \"der++\"\ndraws = 2").unwrap();
+        assert_eq!(both, Method::preset("der++", 10).unwrap());
+        let wrong = method("[method]\nname = \"der++\"\ndraws = 3").unwrap_err();
+        assert!(wrong.to_string().contains("share"), "{wrong}");
         let wrong = method("[method]\nname = \"er\"\ntemperature = 2.0").unwrap_err();
         assert!(wrong.to_string().contains("weight"), "{wrong}");
         let wrong = method("[method]\nname = \"ewc\"\nbeta = nan").unwrap_err();

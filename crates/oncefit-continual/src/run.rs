@@ -125,9 +125,7 @@ impl LearningRun {
     pub fn experiment(&self, data: &LoadedData) -> Result<Experiment> {
         let stream = self.recipe.build_stream(data)?;
         let mut experiment = Experiment::new(stream, self.recipe.build_learner(data)?);
-        if let Some(directions) = self.recipe.metrics.drift {
-            experiment = experiment.with_drift(directions);
-        }
+        experiment = experiment.with_metrics(&self.recipe.metrics);
         let path = self.file(STATE);
         if path.exists() {
             let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
@@ -196,6 +194,9 @@ impl TaskSummary {
 /// What a run cost.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Costs {
+    /// Steps of the optimiser.
+    #[serde(default)]
+    pub steps: u64,
     /// Images, new and replayed, that ran forward and backward, once for each network of a step.
     pub images: u64,
     /// Multiply-accumulates of training: steps (three times those of a forward pass), the previous
@@ -249,6 +250,7 @@ impl Results {
             method: learner.method().clone(),
             tasks: TaskSummary::all(stream),
             costs: Costs {
+                steps: learner.steps(),
                 images: learner.images(),
                 train_macs: learner.train_macs(),
                 evaluation_macs: finished.evaluation_macs,
@@ -305,6 +307,8 @@ pub enum MetricConvention {
     Mammoth,
     /// Avalanche's: forgetting is measured from the row right after learning.
     Avalanche,
+    /// That of OnPro's and RaptorMai's code: ours, divided by the number of tasks, the last one too.
+    Online,
 }
 
 impl MetricConvention {
@@ -317,6 +321,7 @@ impl MetricConvention {
             Self::Ours => Ok(matrix.metrics()?.forgetting),
             Self::Mammoth => matrix.mammoth_forgetting(),
             Self::Avalanche => matrix.avalanche_forgetting(),
+            Self::Online => matrix.online_forgetting(),
         }
     }
 }

@@ -3,12 +3,15 @@
 //! Draws: "class-order" (seed; 0, 0), "pixel-change" (seed; task, 0), "few-shot" (seed; task, 0) and
 //! "stream-order" (seed; task, epoch).
 
+mod pixels;
+
 use std::collections::HashSet;
 
 use oncefit_data::{Dataset, LoadedData, Normalisation};
 use oncefit_random::Draws;
 use serde::{Deserialize, Serialize};
 
+pub use self::pixels::PixelChange;
 use crate::error::{ContinualError, Result, setting};
 
 /// What changes from task to task.
@@ -80,17 +83,6 @@ impl Default for StreamSettings {
             seed: 0,
         }
     }
-}
-
-/// What a task does to pixels.
-#[derive(Clone, PartialEq, Debug)]
-pub enum PixelChange {
-    /// Nothing.
-    None,
-    /// Pixel i of the result is pixel `order[i]` of the image.
-    Permutation(Vec<u32>),
-    /// Turned around the centre by degrees, bilinear, black outside.
-    Rotation(f32),
 }
 
 /// Images with their labels, as bytes without augmentation.
@@ -423,57 +415,12 @@ fn examples(dataset: &Dataset, pixels: &PixelChange, indices: &[usize]) -> Examp
     let shape = dataset.shape();
     let mut images = Vec::with_capacity(indices.len() * shape.bytes());
     for &index in indices {
-        let image = dataset.image(index);
-        match pixels {
-            PixelChange::None => images.extend_from_slice(image),
-            PixelChange::Permutation(order) => {
-                for &pixel in order {
-                    let at = pixel as usize * shape.channels;
-                    images.extend_from_slice(&image[at..at + shape.channels]);
-                }
-            }
-            PixelChange::Rotation(degrees) => rotate(image, shape, *degrees, &mut images),
-        }
+        pixels.append(dataset.image(index), shape, &mut images);
     }
     let labels = indices.iter().map(|&index| dataset.labels()[index]);
     Examples {
         images,
         labels: labels.collect(),
-    }
-}
-
-fn rotate(image: &[u8], shape: oncefit_data::ImageShape, degrees: f32, out: &mut Vec<u8>) {
-    let (sine, cosine) = f64::from(degrees).to_radians().sin_cos();
-    let middle = |size: usize| (size as f64 - 1.0) / 2.0;
-    let (row_middle, column_middle) = (middle(shape.height), middle(shape.width));
-    let value = |row: f64, column: f64, channel: usize| {
-        let is_inside =
-            row >= 0.0 && column >= 0.0 && row < shape.height as f64 && column < shape.width as f64;
-        match is_inside {
-            true => {
-                let pixel = row as usize * shape.width + column as usize;
-                f64::from(image[pixel * shape.channels + channel])
-            }
-            false => 0.0,
-        }
-    };
-    for row in 0..shape.height {
-        for column in 0..shape.width {
-            let (y, x) = (row as f64 - row_middle, column as f64 - column_middle);
-            let from_row = cosine * y + sine * x + row_middle;
-            let from_column = cosine * x - sine * y + column_middle;
-            let (top, left) = (from_row.floor(), from_column.floor());
-            let (down, right) = (from_row - top, from_column - left);
-            for channel in 0..shape.channels {
-                let mixed = (1.0 - down)
-                    * ((1.0 - right) * value(top, left, channel)
-                        + right * value(top, left + 1.0, channel))
-                    + down
-                        * ((1.0 - right) * value(top + 1.0, left, channel)
-                            + right * value(top + 1.0, left + 1.0, channel));
-                out.push(mixed.round() as u8);
-            }
-        }
     }
 }
 
@@ -491,10 +438,17 @@ pub(crate) fn normalised(images: &[u8], normalisation: &Normalisation) -> Vec<f3
             table[channel * 256 + value] = (value as f32 / 255.0 - mean) / std;
         }
     }
-    let pixels = images.iter().enumerate();
-    pixels
-        .map(|(at, byte)| table[at % channels * 256 + usize::from(*byte)])
-        .collect()
+    let mut values = Vec::with_capacity(images.len());
+    match channels {
+        1 => values.extend(images.iter().map(|byte| table[usize::from(*byte)])),
+        _ => {
+            for pixel in images.chunks(channels) {
+                let bytes = pixel.iter().zip(table.chunks_exact(256));
+                values.extend(bytes.map(|(byte, values)| values[usize::from(*byte)]));
+            }
+        }
+    }
+    values
 }
 
 #[cfg(test)]
@@ -551,13 +505,41 @@ mod tests {
         };
         assert_eq!(sorted(plain.images.clone()), sorted(mixed.images));
         let shape = permuted.data().train.shape();
-        let mut turned = Vec::new();
-        rotate(&plain.images, shape, 0.0, &mut turned);
-        assert_eq!(turned, plain.images);
-        let (mut quarter, mut back) = (Vec::new(), Vec::new());
-        rotate(&plain.images, shape, 90.0, &mut quarter);
-        rotate(&quarter, shape, -90.0, &mut back);
-        assert_eq!(back, plain.images);
+        let turned = |image: &[u8], degrees| {
+            let mut found = Vec::new();
+            PixelChange::Rotation(degrees).append(image, shape, &mut found);
+            found
+        };
+        assert_eq!(turned(&plain.images, 0.0), plain.images);
+        let quarter = turned(&plain.images, 90.0);
+        assert_ne!(quarter, plain.images);
+        assert_eq!(turned(&quarter, -90.0), plain.images);
+    }
+
+    #[test]
+    fn joint_is_one_task_of_all_images() {
+        let parted = stream(StreamSettings {
+            class_order: ClassOrder::Seeded,
+            ..StreamSettings::default()
+        });
+        let parted = parted.unwrap();
+        let joint = parted.joint().unwrap();
+        assert_eq!(joint.tasks().len(), 1);
+        let together = |stream: &Stream, of_test: bool| {
+            let tasks = stream.tasks().iter();
+            let parts = tasks.map(|task| if of_test { &task.test } else { &task.train });
+            let mut all: Vec<usize> = parts.flatten().copied().collect();
+            all.sort_unstable();
+            all
+        };
+        for of_test in [false, true] {
+            assert_eq!(together(&joint, of_test), together(&parted, of_test));
+        }
+        let permuted = stream(StreamSettings {
+            scenario: Scenario::PermutedPixels { tasks: 2 },
+            ..StreamSettings::default()
+        });
+        assert!(permuted.unwrap().joint().is_err());
     }
 
     #[test]

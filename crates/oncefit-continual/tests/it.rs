@@ -1,13 +1,15 @@
 //! Laws that every method must pass, with the embedded data.
 
 use oncefit_continual::{
-    BatchClasses, Classifier, ContinualError, Examples, Experiment, HeadSettings, Images,
-    Initialisation, Learner, LearnerSettings, MemoryPolicy, Method, Stream, StreamSettings, mlp,
-    resnet18, small_cnn,
+    BatchClasses, CalibrationImages, Classifier, ContinualError, Examples, Experiment,
+    HeadSettings, Images, Initialisation, Learner, LearnerSettings, MemoryPolicy, Method, Stream,
+    StreamSettings, mlp, resnet18, small_cnn, small_cnn_with_norms,
 };
 use oncefit_data::{LoadedData, Normalisation};
 use oncefit_nn::{Parameters, UpdateRule};
 use oncefit_train::Decay;
+
+use self::identities::{ALL, cross_entropy, learner_copy, log_softmax, logits, numeric_gradient};
 
 /// A fifth of the embedded images.
 fn data() -> LoadedData {
@@ -120,290 +122,6 @@ fn weight_0_is_fine_tuning_bit_for_bit_and_a_weight_above_0_is_not() {
             "{name}, weight above 0"
         );
     }
-}
-
-/// The loss of a method written out by itself, for finite differences: new images, replayed images
-/// and the quadratic penalty as plain sums in f64.
-fn numeric_gradient(
-    parameters: &Parameters,
-    position: usize,
-    index: usize,
-    loss: &dyn Fn(&Parameters) -> f64,
-) -> f64 {
-    let step = 1e-4f32;
-    let at = |by: f32| {
-        let mut moved = parameters.clone();
-        moved.at_mut(position).data[index] += by;
-        loss(&moved)
-    };
-    (at(step) - at(-step)) / (2.0 * f64::from(step))
-}
-
-/// The network's logits in f64 by plain loops.
-fn logits(parameters: &Parameters, image: &[u8]) -> Vec<f64> {
-    let mut values: Vec<f64> = image
-        .iter()
-        .map(|byte| f64::from((f32::from(*byte) / 255.0 - 0.286) / 0.353))
-        .collect();
-    let layers = ["first", "second", "classifier"];
-    let tensors: Vec<_> = parameters.iter().collect();
-    for (layer, name) in layers.iter().enumerate() {
-        let (weight, bias) = (tensors[2 * layer], tensors[2 * layer + 1]);
-        assert!(
-            weight.name.starts_with(name) && bias.shape.len() == 1,
-            "{}",
-            weight.name
-        );
-        let rows = weight.data.chunks_exact(values.len()).zip(&bias.data);
-        values = rows
-            .map(|(row, bias)| {
-                let sum: f64 = row
-                    .iter()
-                    .zip(&values)
-                    .map(|(w, x)| f64::from(*w) * x)
-                    .sum();
-                let sum = sum + f64::from(*bias);
-                if layer < 2 { sum.max(0.0) } else { sum }
-            })
-            .collect();
-    }
-    values
-}
-
-fn log_softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
-    let sum: f64 = logits.iter().map(|z| (z / temperature).exp()).sum();
-    logits.iter().map(|z| z / temperature - sum.ln()).collect()
-}
-
-fn cross_entropy(parameters: &Parameters, examples: &Examples, classes: &[u32]) -> f64 {
-    let rows = examples.images.chunks_exact(784).zip(&examples.labels);
-    let total: f64 = rows
-        .map(|(image, label)| {
-            let all = logits(parameters, image);
-            let kept: Vec<f64> = classes.iter().map(|&class| all[class as usize]).collect();
-            let place = classes.iter().position(|class| class == label).unwrap();
-            -log_softmax(&kept, 1.0)[place]
-        })
-        .sum();
-    total / examples.len() as f64
-}
-
-/// U1: the step that a learner takes is minus the learning rate times the gradient of the
-/// stand-alone method, here by finite differences of its loss in f64.
-fn check_step(method: Method, loss: &dyn Fn(&Learner, &Examples, &Parameters) -> f64) {
-    let name = method.name.clone();
-    let mut learner = learner(method);
-    train(&mut learner, 1, 12);
-    let examples = stream().iterate(1, 0).next().unwrap();
-    // One more step leaves the anchor, so that penalties have a gradient.
-    learner
-        .step(&stream().iterate(1, 1).next().unwrap())
-        .unwrap();
-    let before = learner.parameters().clone();
-    let mut after = learner_copy(&learner);
-    after.step(&examples).unwrap();
-    let at_start = |parameters: &Parameters| loss(&learner, &examples, parameters);
-    for position in 0..before.len() {
-        let length = before.at(position).data.len();
-        // The strongest gradients of the tensor, where relative errors mean something.
-        let found = |index: usize| {
-            f64::from(before.at(position).data[index] - after.parameters().at(position).data[index])
-                / f64::from(settings().learning_rate)
-        };
-        let mut order: Vec<usize> = (0..length).collect();
-        order.sort_by(|&a, &b| found(b).abs().total_cmp(&found(a).abs()));
-        for &index in order.iter().take(3) {
-            let wanted = numeric_gradient(&before, position, index, &at_start);
-            let error = (found(index) - wanted).abs();
-            assert!(
-                error <= 2e-3 * wanted.abs() + 1e-4,
-                "{name}: {} [{index}]: {} instead of {wanted}",
-                before.at(position).name,
-                found(index)
-            );
-        }
-    }
-}
-
-fn learner_copy(original: &Learner) -> Learner {
-    let mut copy = learner(original.method().clone());
-    copy.restore(&original.state().unwrap()).unwrap();
-    copy
-}
-
-const ALL: [u32; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-
-fn drawn(learner: &Learner, draw: u64, count: usize) -> (Examples, Vec<f32>) {
-    let memory = learner.memory().unwrap();
-    // Steps done so far: 12 of the first task and one of the second.
-    let places = memory.draw(count, 13, draw);
-    let logits = match learner.method().stores_logits() {
-        true => memory.stored_logits(&places),
-        false => Vec::new(),
-    };
-    (memory.examples(&places), logits)
-}
-
-fn squared(parameters: &Parameters, replay: &(Examples, Vec<f32>)) -> f64 {
-    let images = replay
-        .0
-        .images
-        .chunks_exact(784)
-        .zip(replay.1.chunks_exact(10));
-    let total: f64 = images
-        .map(|(image, stored)| {
-            let found = logits(parameters, image);
-            let parts = found.iter().zip(stored);
-            parts.map(|(h, z)| (h - f64::from(*z)).powi(2)).sum::<f64>()
-        })
-        .sum();
-    total / replay.0.len() as f64
-}
-
-#[test]
-fn replay_steps_are_the_gradients_of_the_methods_written_out() {
-    check_step(Method::fine_tune(), &|_, new, p| {
-        cross_entropy(p, new, &ALL)
-    });
-    check_step(Method::er(0.7, 10), &|learner, new, p| {
-        cross_entropy(p, new, &ALL) + 0.7 * cross_entropy(p, &drawn(learner, 0, 10).0, &ALL)
-    });
-    let joint = Method {
-        joint_mean: true,
-        ..Method::er(0.7, 30)
-    };
-    check_step(joint, &|learner, new, p| {
-        let replayed = drawn(learner, 0, 30).0;
-        (cross_entropy(p, new, &ALL) + 3.0 * 0.7 * cross_entropy(p, &replayed, &ALL)) / 4.0
-    });
-    check_step(Method::er_ace(1.0, 10), &|learner, new, p| {
-        cross_entropy(p, new, &[2, 3]) + cross_entropy(p, &drawn(learner, 0, 10).0, &ALL)
-    });
-    check_step(Method::der(0.05, 10), &|learner, new, p| {
-        cross_entropy(p, new, &ALL) + 0.05 * squared(p, &drawn(learner, 0, 10))
-    });
-    check_step(Method::der_plus_plus(0.05, 0.5, 10), &|learner, new, p| {
-        let second = drawn(learner, 1, 10).0;
-        cross_entropy(p, new, &ALL)
-            + 0.05 * squared(p, &drawn(learner, 0, 10))
-            + 0.5 * cross_entropy(p, &second, &ALL)
-    });
-}
-
-#[test]
-fn output_terms_without_memory_are_the_methods_written_out() {
-    check_step(Method::cpr(0.3), &|_, new, p| {
-        let entropy = |image: &[u8]| -> f64 {
-            let log = log_softmax(&logits(p, image), 1.0);
-            -log.iter().map(|log| log.exp() * log).sum::<f64>()
-        };
-        let images = new.images.chunks_exact(784);
-        let mean = images.map(entropy).sum::<f64>() / new.len() as f64;
-        cross_entropy(p, new, &ALL) - 0.3 * mean
-    });
-    let method = Method::lwf(1.5, 2.0);
-    let mut teacher = learner(method.clone());
-    train(&mut teacher, 1, 12);
-    let teacher = teacher.parameters().clone();
-    check_step(method, &move |_, new, p| {
-        let old = |parameters: &Parameters, image: &[u8]| {
-            log_softmax(&logits(parameters, image)[..2], 2.0)
-        };
-        let distillation = |image: &[u8]| -> f64 {
-            let pairs = old(&teacher, image).into_iter().zip(old(p, image));
-            pairs.map(|(t, s)| -t.exp() * s).sum()
-        };
-        let images = new.images.chunks_exact(784);
-        let mean = images.map(distillation).sum::<f64>() / new.len() as f64;
-        cross_entropy(p, new, &[0, 1, 2, 3]) + 1.5 * mean
-    });
-}
-
-#[test]
-fn icarl_is_its_binary_losses_written_out() {
-    let method = Method::icarl(0.7, 10);
-    let mut teacher = learner(method.clone());
-    train(&mut teacher, 1, 12);
-    let teacher = teacher.parameters().clone();
-    check_step(method, &move |learner, new, p| {
-        let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
-        let loss = |examples: &Examples| -> f64 {
-            let images = examples.images.chunks_exact(784).zip(&examples.labels);
-            let total: f64 = images
-                .map(|(image, &label)| {
-                    let (found, old) = (logits(p, image), logits(&teacher, image));
-                    let entropy = |class: usize, aim: f64| {
-                        let q = sigmoid(found[class]);
-                        -aim * q.ln() - (1.0 - aim) * (1.0 - q).ln()
-                    };
-                    let is = |class: u32| f64::from(u8::from(class == label));
-                    let labels = entropy(2, is(2)) + entropy(3, is(3));
-                    labels
-                        + 0.7
-                            * (0..2)
-                                .map(|class| entropy(class, sigmoid(old[class])))
-                                .sum::<f64>()
-                })
-                .sum();
-            total / examples.len() as f64
-        };
-        loss(new) + loss(&drawn(learner, 0, 10).0)
-    });
-}
-
-#[test]
-fn penalties_are_the_methods_written_out() {
-    for name in ["l2", "ewc", "online-ewc", "si", "mas"] {
-        let mut method = with_few_examples(name);
-        method.weights[0].weight = match name {
-            "l2" => 0.5,
-            "mas" => 0.05,
-            _ => 5.0,
-        };
-        let weight = method.weights[0].weight;
-        let mut anchored = learner(method.clone());
-        train(&mut anchored, 1, 12);
-        let state = anchored.state().unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&state).unwrap();
-        let set = |prefix: &str| -> Vec<f32> {
-            let names = anchored
-                .parameters()
-                .iter()
-                .map(|t| format!("{prefix}{}", t.name));
-            names
-                .flat_map(|name| {
-                    let data = tensors.tensor(&name).unwrap().data().to_vec();
-                    let words = data.as_chunks::<4>().0.to_vec();
-                    words.into_iter().map(f32::from_le_bytes)
-                })
-                .collect()
-        };
-        let (importance, anchor) = (set("importance/0/"), set("anchor/0/"));
-        assert!(importance.iter().any(|value| *value != 0.0), "{name}");
-        check_step(method, &move |_, new, p| {
-            let weights = p.iter().flat_map(|tensor| &tensor.data);
-            let parts = weights.zip(&anchor).zip(&importance);
-            let penalty: f64 = parts
-                .map(|((w, a), f)| f64::from(*f) * (f64::from(*w) - f64::from(*a)).powi(2))
-                .sum();
-            cross_entropy(p, new, &ALL) + weight * 0.5 * penalty
-        });
-    }
-}
-
-#[test]
-fn a_gem_does_not_climb_the_memory_loss() {
-    let mut a_gem = learner(Method::a_gem(64));
-    train(&mut a_gem, 1, 12);
-    let stream = stream();
-    let reports: Vec<_> = stream
-        .iterate(1, 0)
-        .map(|b| a_gem.step(&b).unwrap())
-        .collect();
-    assert!(reports.iter().any(|report| report.projected));
-    let mut plain = learner(Method::fine_tune());
-    train(&mut plain, 2, 24);
-    assert!(bits(plain.parameters()) != bits(a_gem.parameters()));
 }
 
 #[test]
@@ -742,6 +460,49 @@ fn train_macs_count_steps_teachers_and_task_ends() {
     assert_eq!(passes("mas"), steps + 2 * 20 * 3);
 }
 
+#[test]
+fn anytime_accuracies_are_measured_between_batches_and_survive_a_restart() {
+    let experiment = || {
+        let learner = learner(Method::preset("er", 10).unwrap());
+        Experiment::new(stream(), learner).with_anytime(9)
+    };
+    let mut whole = experiment();
+    whole.run(&mut |_| true).unwrap();
+    let steps: Vec<u64> = whole
+        .finished
+        .anytime
+        .iter()
+        .map(|point| point.step)
+        .collect();
+    // 5 tasks of 24 batches.
+    assert_eq!(steps, Vec::from_iter((1..=13).map(|point| 9 * point)));
+    let mut first = experiment();
+    first.run(&mut |learner| learner.steps() < 5).unwrap();
+    let mut second = experiment();
+    second.restore(&first.state().unwrap()).unwrap();
+    second.run(&mut |_| true).unwrap();
+    assert_eq!(second.finished.anytime, whole.finished.anytime);
+    assert_eq!(
+        second.finished.evaluation_macs,
+        whole.finished.evaluation_macs
+    );
+    let mean: f64 = whole
+        .finished
+        .anytime
+        .iter()
+        .map(|point| point.accuracy)
+        .sum();
+    assert_eq!(whole.finished.anytime_accuracy(), Some(mean / 13.0));
+    // Measuring changes nothing that is learnt.
+    let mut plain = Experiment::new(stream(), learner(Method::preset("er", 10).unwrap()));
+    plain.run(&mut |_| true).unwrap();
+    assert_eq!(
+        bits(plain.learner.parameters()),
+        bits(whole.learner.parameters())
+    );
+    assert_eq!(plain.finished.anytime_accuracy(), None);
+}
+
 /// Training sees changed images; the memory keeps them as they came.
 #[test]
 fn augmentation_changes_steps_and_not_the_memory() {
@@ -785,5 +546,44 @@ fn augmentation_changes_steps_and_not_the_memory() {
 
 mod elastic;
 mod heads;
+mod identities;
 mod onpro;
 mod refresh;
+
+/// Statistics of batch-norm should be those of all classes, not of the newest task.
+#[test]
+fn networks_are_calibrated_on_every_class_alike() {
+    let space = small_cnn_with_norms(28, 1, 4, 10).unwrap();
+    let stream = Stream::new(
+        &oncefit_data::embedded().unwrap(),
+        StreamSettings::default(),
+    )
+    .unwrap();
+    // Images of classes of earlier tasks, and of the newest, after each of two tasks.
+    let counts = |calibration| {
+        let with = LearnerSettings {
+            memory: 60,
+            calibration,
+            ..settings()
+        };
+        let mut learner = Learner::new(&space, Method::er(1.0, 10), with).unwrap();
+        [0, 1].map(|task| {
+            for examples in stream.iterate(task, 0).take(60) {
+                learner.step(&examples).unwrap();
+            }
+            let few = stream.iterate(task, 0).next().unwrap();
+            learner.end_task(&few).unwrap();
+            let labels = learner.calibration_examples().labels;
+            let is_old = |label: &&u32| **label < 2 * task as u32;
+            let old = labels.iter().filter(is_old).count();
+            (old, labels.len() - old)
+        })
+    };
+    let balanced = counts(CalibrationImages::Balanced);
+    let recent = counts(CalibrationImages::Recent);
+    // In the first task all images are of its classes.
+    assert_eq!((balanced[0], recent[0]), ((0, 572), (0, 572)));
+    let (old, new) = balanced[1];
+    assert!(old > 10 && new + 2 >= old && new <= 2 * old, "{balanced:?}");
+    assert_eq!(recent[1], (old, 572 - old));
+}

@@ -75,12 +75,21 @@ impl Normalisation {
 /// Mean and standard deviation of each channel; 0 is possible for the latter.
 pub(crate) fn channel_statistics(dataset: &Dataset) -> Normalisation {
     let channels = dataset.channels();
+    // Sums of so many bytes and their squares stay in 32 bits, where the loop becomes vector instructions.
+    const PIXELS: usize = 1 << 14;
+    let add = |(sum, squares): (u32, u32), value: &u8| {
+        let value = u32::from(*value);
+        (sum + value, squares + value * value)
+    };
     let mut sums = vec![(0u64, 0u64); channels];
-    for pixel in dataset.images().chunks_exact(channels) {
-        for ((sum, squares), value) in sums.iter_mut().zip(pixel) {
-            let value = u64::from(*value);
-            *sum += value;
-            *squares += value * value;
+    for part in dataset.images().chunks(PIXELS * channels) {
+        for (channel, (sum, squares)) in sums.iter_mut().enumerate() {
+            let (more, more_squares) = match channels {
+                1 => part.iter().fold((0, 0), add),
+                _ => part[channel..].iter().step_by(channels).fold((0, 0), add),
+            };
+            *sum += u64::from(more);
+            *squares += u64::from(more_squares);
         }
     }
     let count = (dataset.images().len() / channels) as u64;

@@ -245,13 +245,14 @@ impl<'n> Writer<'n> {
             Op::Multiply => Ok(self.push(node, "Mul", inputs, vec![], path)),
             Op::Linear { out_features, .. } => {
                 let source = network.graph.nodes[node.inputs[0]].shape;
-                if source.height * source.width != 1 {
-                    return Err(fails(node, "a linear layer reads a 1×1 feature map"));
-                }
                 let flat = self.push(node, "Flatten", inputs, vec![], &format!("{path}.flat"));
                 let weight = format!("{path}.weight");
-                let values = self.tensor(node, "weight")?.to_vec();
-                self.initialiser(&weight, &[out_features, source.channels], values);
+                // A file's map is flattened channel by channel.
+                let stored = self.tensor(node, "weight")?.chunks_exact(source.len());
+                let shape = (source.height, source.width, source.channels);
+                let rows = stored.flat_map(|row| to_channels_first(row, shape.0, shape.1, shape.2));
+                let values = rows.collect();
+                self.initialiser(&weight, &[out_features, source.len()], values);
                 let mut inputs = vec![flat, weight];
                 if let Ok(bias) = self.tensor(node, "bias") {
                     let bias = bias.to_vec();

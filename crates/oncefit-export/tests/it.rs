@@ -129,6 +129,36 @@ fn files_of_every_family_give_the_networks_logits() {
     }
 }
 
+/// Linear layers on maps: behind an activation, a concatenation of elastic widths, and on the image.
+#[test]
+fn files_with_linear_layers_on_maps_give_the_networks_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"
+space maps(classes = 10)
+decide resolution in (5, 7)
+decide width in (2, 3)
+input(resolution, resolution + 1, 2)
+choice kind {
+  flat: seq { linear(6); batch_norm; relu }
+  map: {
+    conv(width, kernel = 3); batch_norm; relu
+    concat { } { decide growth in (1, 3); conv(growth, stride = 1, bias = true) }
+    max_pool(2, stride = 2)
+    hidden: seq { decide units in (4, 6); linear(units); relu }
+  }
+}
+linear(classes)
+"#;
+    let space = Space::parse(text, "maps.space").unwrap();
+    let supernet = supernet(&space);
+    for index in 0..u64::try_from(space.count().unwrap()).unwrap() {
+        let subnet = space.unrank(&index.into()).unwrap();
+        let case = case(&supernet, &subnet, 2, index);
+        let found = write_and_verify(&case, &folder.path().join("model.onnx"));
+        assert!(found.largest_logit > 0.0, "{}", subnet.text());
+    }
+}
+
 #[test]
 fn files_are_functions_of_the_network_and_say_what_they_are() {
     let folder = tempfile::tempdir().unwrap();

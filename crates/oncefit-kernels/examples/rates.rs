@@ -33,6 +33,34 @@ fn line(name: &str, operations: usize, seconds: f64) {
     println!("{name:<64} {milliseconds:8.3} ms  {rate:7.1} GFLOP/s  {share:5.1} %");
 }
 
+/// Bytes per second of copies from memory to memory, all threads together.
+static MEMORY: OnceLock<f64> = OnceLock::new();
+
+/// Bytes read and written by copies on all threads, per second.
+fn copied_bytes_per_second() -> f64 {
+    const VALUES: usize = 16 << 20;
+    let memory =
+        rayon::broadcast(|_| std::sync::Mutex::new((vec![1.0f32; VALUES], vec![0.0f32; VALUES])));
+    let seconds = median(|| {
+        rayon::broadcast(|context| {
+            let mut own = memory[context.index()].lock().expect("no copy panics");
+            let (from, to) = &mut *own;
+            to.copy_from_slice(black_box(from));
+        });
+    });
+    (2 * 4 * VALUES * memory.len()) as f64 / seconds
+}
+
+/// A kernel that moves values more than it computes: `values` of f32 are read or written.
+fn moved(name: &str, values: usize, seconds: f64) {
+    let rate = 4.0 * values as f64 / seconds;
+    let share = MEMORY
+        .get()
+        .map_or(f64::NAN, |memory| 100.0 * rate / memory);
+    let (milliseconds, rate) = (seconds * 1e3, rate / 1e9);
+    println!("{name:<52} {milliseconds:8.3} ms  {rate:7.1} GB/s     {share:5.1} %");
+}
+
 /// Values of a tensor and the batch-norm it is read through.
 struct Tensor {
     shape: Shape,
@@ -234,6 +262,175 @@ fn dense(cpu: Cpu, input: &Tensor, kernel: usize, out: usize) {
         black_box(&target);
     });
     line(&format!("{name}, backward"), 2 * operations, seconds);
+}
+
+/// Batch-norm, activation and squeeze-excite where no convolution carries them.
+fn elementwise(cpu: Cpu, input: &Tensor) {
+    let (shape, length) = (input.shape, input.shape.len());
+    let name = format!("{}×{}×{}", shape.height, shape.width, shape.channels);
+    let mut output = vec![0.0; length];
+    let mut sums = ChannelSums::new(shape.channels);
+    let vectors = shape.images * shape.channels;
+    let (mut pooled, gate) = (vec![0.0; vectors], vec![0.5; vectors]);
+    let gated = Source {
+        gate: Some(&gate),
+        ..input.source()
+    };
+    let seconds = median(|| materialise(cpu, input.source(), &mut output));
+    moved(
+        &format!("batch-norm with h-swish, {name}"),
+        2 * length,
+        seconds,
+    );
+    let seconds = median(|| {
+        activation_backward_in_place(cpu, input.source(), &mut output, Some(&mut sums));
+    });
+    moved(&format!("{:32} backward", "…"), 3 * length, seconds);
+    let seconds = median(|| add(cpu, input.source(), input.source(), &mut output));
+    moved(&format!("sum of two, {name}"), 3 * length, seconds);
+    let seconds = median(|| global_average_pool(cpu, input.source(), &mut pooled));
+    moved(&format!("global average pool, {name}"), length, seconds);
+    let seconds = median(|| {
+        global_average_pool_backward(cpu, &pooled, shape, &mut output, false);
+    });
+    moved(&format!("{:32} backward", "…"), length, seconds);
+    let seconds = median(|| materialise(cpu, gated, &mut output));
+    moved(
+        &format!("gate of squeeze-excite, {name}"),
+        2 * length,
+        seconds,
+    );
+    let seconds = median(|| {
+        gate_gradient(cpu, input.source(), &output, &mut pooled);
+        gated_backward_in_place(cpu, gated, &mut output, &gate, Some(&mut sums));
+    });
+    moved(&format!("{:32} backward", "…"), 5 * length, seconds);
+    let window = PoolWindow {
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+        ceil: false,
+    };
+    let mut small = vec![0.0; window.output_shape(shape).len()];
+    let mut winners = vec![0; small.len()];
+    let both = length + small.len();
+    let seconds = median(|| max_pool(cpu, input.source(), window, &mut small, &mut winners));
+    moved(
+        &format!("max-pool 3×3/2, {name}"),
+        both + small.len(),
+        seconds,
+    );
+    let seconds = median(|| {
+        max_pool_backward(cpu, &winners, &small, window, shape, &mut output, false);
+    });
+    moved(&format!("{:32} backward", "…"), both + small.len(), seconds);
+    let seconds = median(|| average_pool(cpu, input.source(), window, false, &mut small));
+    moved(&format!("average pool 3×3/2, {name}"), both, seconds);
+    let seconds = median(|| {
+        average_pool_backward(cpu, &small, window, false, shape, &mut output, false);
+    });
+    moved(&format!("{:32} backward", "…"), both, seconds);
+}
+
+/// What a step does once for each weight or image: kernel transforms, the loss, the optimisers.
+fn once_a_step(cpu: Cpu) {
+    let channels = 960;
+    let (kernel, matrix) = (vec![0.1; 49 * channels], vec![0.01; 625]);
+    let mut smaller = vec![0.0; 25 * channels];
+    let mut larger_gradient = vec![0.0; 49 * channels];
+    let mut matrix_gradient = vec![0.0; 625];
+    let operations = 2 * 625 * channels;
+    let seconds = median(|| {
+        kernel_transform_forward(cpu, &kernel, 7, 5, channels, Some(&matrix), &mut smaller);
+    });
+    line("kernel transform 7→5 of 960 channels", operations, seconds);
+    let seconds = median(|| {
+        kernel_transform_backward(
+            cpu,
+            &kernel,
+            7,
+            5,
+            channels,
+            Some(&matrix),
+            &smaller,
+            &mut larger_gradient,
+            Some(&mut matrix_gradient),
+        );
+    });
+    line("… backward", 2 * operations, seconds);
+    let (rows, classes) = (64, 1000);
+    let logits: Vec<f32> = (0..rows * classes)
+        .map(|at| (at % 29) as f32 * 0.1)
+        .collect();
+    let labels = vec![3; rows];
+    let mut gradient = vec![0.0; logits.len()];
+    let target = Target::Labels {
+        labels: &labels,
+        smoothing: 0.1,
+    };
+    let seconds = median(|| {
+        black_box(softmax_cross_entropy(
+            &logits,
+            classes,
+            target,
+            &mut gradient,
+            1.0,
+        ));
+    });
+    moved(
+        "softmax cross-entropy, 64 × 1000",
+        2 * logits.len(),
+        seconds,
+    );
+    let length = 8 << 20;
+    let [mut parameter, mut first, mut second] = [(); 3].map(|()| vec![0.1f32; length]);
+    let gradient = vec![1e-3f32; length];
+    let step = SgdStep {
+        learning_rate: 1e-3,
+        momentum: 0.9,
+        nesterov: true,
+        weight_decay: 1e-4,
+    };
+    let seconds = median(|| sgd_step(cpu, &mut parameter, &gradient, &mut first, step));
+    moved("SGD with momentum, 8 M weights", 5 * length, seconds);
+    let step = AdamStep {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 1e-4,
+        decoupled: true,
+        step: 10,
+    };
+    let seconds = median(|| {
+        adam_step(
+            cpu,
+            &mut parameter,
+            &gradient,
+            &mut first,
+            &mut second,
+            step,
+        )
+    });
+    moved("AdamW, 8 M weights", 7 * length, seconds);
+    let step = RmsPropStep {
+        learning_rate: 1e-3,
+        smoothing: 0.9,
+        epsilon: 1e-3,
+        momentum: 0.9,
+        weight_decay: 1e-4,
+    };
+    let seconds = median(|| {
+        rms_prop_step(
+            cpu,
+            &mut parameter,
+            &gradient,
+            &mut first,
+            &mut second,
+            step,
+        )
+    });
+    moved("RMSProp, 8 M weights", 7 * length, seconds);
 }
 
 /// The inference kernels in eight bits beside those in f32.
@@ -459,10 +656,15 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("blocks") {
         return blocks(cpu);
     }
+    let memory = *MEMORY.get_or_init(copied_bytes_per_second);
+    println!(
+        "copies in memory: {:.1} GB/s; shares are of these two",
+        memory / 1e9
+    );
     println!("batch 64, 32×32: the shapes of the reference network of docs/results");
     pointwise(cpu, &Tensor::new(64, 32, 24), 96);
     pointwise(cpu, &Tensor::new(64, 32, 96), 24);
-    for (kernel, stride) in [(3, 1), (5, 1), (3, 2), (5, 2)] {
+    for (kernel, stride) in [(1, 1), (3, 1), (5, 1), (7, 1), (3, 2), (5, 2), (7, 2)] {
         depthwise(cpu, &Tensor::new(64, 32, 96), kernel, stride);
     }
     println!("batch 64, 14×14: the shapes of fm-nano");
@@ -475,6 +677,10 @@ fn main() {
     dense(cpu, &Tensor::new(8, 32, 64), 3, 64);
     dense(cpu, &Tensor::new(8, 8, 256), 3, 256);
     dense(cpu, &Tensor::new(8, 16, 512), 1, 128);
+    dense(cpu, &Tensor::new(8, 4, 720), 3, 720);
+    println!("batch 64: what no convolution carries, and what a step does once");
+    elementwise(cpu, &Tensor::new(64, 32, 96));
+    once_a_step(cpu);
     println!("inference, batch 8 and 1");
     in_bytes(cpu, 8, 28, 96, 96);
     in_bytes(cpu, 1, 14, 240, 80);

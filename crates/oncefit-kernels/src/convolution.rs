@@ -11,10 +11,11 @@
 
 use std::ops::Range;
 
+use crate::columns::Backward;
 use crate::cpu::{Cpu, InstructionSet};
 use crate::gemm::{pack, packed_len};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, is_alone, merge_sums};
-use crate::scratch::{Panels, Scratch};
+use crate::scratch::{Panels, Scratch, ScratchSums};
 use crate::tiles::{BackwardRows, ForwardColumns, ForwardRows};
 use crate::types::{ChannelSums, ConvWeight, InputGradient, OutputGradient, Shape, Source, Window};
 
@@ -78,14 +79,11 @@ pub fn convolution_forward<'a>(
         return forward_by_columns(cpu, &geometry, packed, bias, output);
     }
     let chunks = geometry.forward_chunks();
-    let mut partial = vec![
-        0.0f64;
-        if sums.is_some() {
-            chunks * 2 * out_channels
-        } else {
-            0
-        }
-    ];
+    let mut partial = ScratchSums::zeros(if sums.is_some() {
+        chunks * 2 * out_channels
+    } else {
+        0
+    });
     let (outputs, partials) = (Parts::new(output), Parts::new(&mut partial));
     for_each_chunk(chunks, geometry.operations(), |chunk| {
         let rows = geometry.forward_rows(chunks, chunk);
@@ -166,6 +164,14 @@ pub fn convolution_backward(
         InputGradient::Skip => Scratch::take(0),
         _ => geometry.pack_backward(weight),
     };
+    if geometry.gradient_is_mostly_weight() {
+        let pass = Backward {
+            geometry: &geometry,
+            packed: &packed,
+            gradient,
+        };
+        return pass.by_columns(cpu, input, weight_gradient, bias_gradient);
+    }
     let chunks = geometry.backward_chunks();
     let weight_len = if weight_gradient.is_some() {
         out_channels * geometry.k
@@ -178,9 +184,9 @@ pub fn convolution_backward(
         0
     };
     let channels = source.shape.channels;
-    let mut sums_partial = vec![0.0f64; chunks * 2 * channels];
+    let mut sums_partial = ScratchSums::zeros(chunks * 2 * channels);
     let mut weight_partial = Scratch::take(chunks * weight_len);
-    let mut bias_partial = vec![0.0f64; chunks * bias_len];
+    let mut bias_partial = ScratchSums::zeros(chunks * bias_len);
     let mode = input.mode();
     {
         let target = match &mut input {
@@ -401,7 +407,7 @@ pub(crate) struct Geometry<'a> {
     pub is_pointwise: bool,
     /// Whether weight gradients are summed as `[k][n]`, which wastes fewer lanes.
     pub is_transposed: bool,
-    lanes: usize,
+    pub lanes: usize,
 }
 
 impl<'a> Geometry<'a> {
@@ -433,11 +439,11 @@ impl<'a> Geometry<'a> {
         }
     }
 
-    fn taps(&self) -> usize {
+    pub fn taps(&self) -> usize {
         self.window.kernel * self.window.kernel
     }
 
-    fn check_weight(&self, length: usize, out_stride: usize, in_stride: usize) {
+    pub fn check_weight(&self, length: usize, out_stride: usize, in_stride: usize) {
         let channels = self.source.shape.channels;
         let needed = (self.n - 1) * out_stride + (self.taps() - 1) * in_stride + channels;
         assert!(
@@ -448,7 +454,7 @@ impl<'a> Geometry<'a> {
         );
     }
 
-    fn operations(&self) -> usize {
+    pub fn operations(&self) -> usize {
         2 * self.output.rows() * self.k * self.n
     }
 
@@ -456,6 +462,13 @@ impl<'a> Geometry<'a> {
     fn is_mostly_weight(&self) -> bool {
         let weight = self.k * self.n;
         weight > 1 << 16 && weight > 2 * self.output.rows() * (self.k + self.n)
+    }
+
+    /// Whether the weight is so large that its gradient should be written once, and the few rows be
+    /// kept whole for it.
+    fn gradient_is_mostly_weight(&self) -> bool {
+        let weight = self.k * self.n;
+        weight > 1 << 16 && 2 * weight > self.output.rows() * (self.k + self.n)
     }
 
     /// Rows of a tile, whole blocks of any height: operands of about 64 KB, or of most of a
@@ -482,7 +495,7 @@ impl<'a> Geometry<'a> {
     }
 
     /// Few where the weight is large: each chunk has a weight gradient of its own.
-    fn backward_chunks(&self) -> usize {
+    pub fn backward_chunks(&self) -> usize {
         let most = (2_000_000 / (self.k * self.n)).clamp(2, 16);
         match self.is_pointwise {
             true => self.output.rows().div_ceil(self.tile_rows()).min(most),
@@ -499,7 +512,7 @@ impl<'a> Geometry<'a> {
     }
 
     /// Output rows of a chunk: whole images where windows overlap.
-    fn chunk_rows(&self, chunks: usize, chunk: usize) -> Range<usize> {
+    pub fn chunk_rows(&self, chunks: usize, chunk: usize) -> Range<usize> {
         let unit = if self.is_pointwise {
             1
         } else {

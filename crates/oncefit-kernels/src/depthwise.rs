@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::convolution::{SinkMode, check_output_gradient};
 use crate::cpu::{Cpu, Kernel};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, ScratchSums};
 use crate::simd::Simd;
 use crate::sums::add_lanes;
 use crate::types::{
@@ -36,7 +36,7 @@ pub fn depthwise_forward(
     let channels = source.shape.channels;
     let bands = geometry.bands();
     let chunks = (source.shape.images * bands).min(MOST_CHUNKS);
-    let mut partial = vec![0.0f64; chunks * 2 * channels];
+    let mut partial = ScratchSums::zeros(chunks * 2 * channels);
     let (outputs, partials) = (Parts::new(output), Parts::new(&mut partial));
     let row = geometry.output.width * channels;
     for_each_chunk(chunks, geometry.operations(), |chunk| {
@@ -82,7 +82,7 @@ pub fn depthwise_backward(
         mode != SinkMode::PreActivation || source.gate.is_none(),
         "depthwise_backward: PreActivation of a gated source"
     );
-    let mut sums_partial = vec![0.0f64; chunks * 2 * channels];
+    let mut sums_partial = ScratchSums::zeros(chunks * 2 * channels);
     let mut weight_partial = Scratch::zeros(chunks * weight.len());
     {
         let target = match &mut input {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::cpu::{Cpu, Kernel};
 use crate::parallel::{Parts, chunk_range, for_each_chunk, merge_sums};
 use crate::rows::Prologue;
+use crate::scratch::ScratchSums;
 use crate::simd::Simd;
 use crate::sums::PreActivation;
 use crate::types::{Activation, ChannelSums, Shape, Source};
@@ -135,7 +136,7 @@ fn backward(
     );
     let shape = source.shape;
     let chunks = row_chunks(shape.rows());
-    let mut partial = vec![0.0f64; chunks * 2 * shape.channels];
+    let mut partial = ScratchSums::zeros(chunks * 2 * shape.channels);
     let (parts, partials) = (Parts::new(gradient), Parts::new(&mut partial));
     for_each_chunk(chunks, 6 * source.data.len(), |chunk| {
         let rows = chunk_range(shape.rows(), chunks, chunk);

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::parallel::{Parts, for_each_chunk};
 use crate::simd::Simd;
 
 /// `B[k][n]` (element at `k·k_stride + n·n_stride`) in panels of `lanes` columns, the last one
@@ -17,27 +18,46 @@ pub(crate) fn pack(
     lanes: usize,
     to: &mut [f32],
 ) {
-    for (panel, packed) in to[..packed_len(k, n, lanes)]
-        .chunks_exact_mut(k * lanes)
-        .enumerate()
-    {
-        let first = panel * lanes;
-        let columns = lanes.min(n - first);
-        if columns < lanes {
-            packed.fill(0.0);
+    /// Panels of a part.
+    const PART: usize = 4;
+    let panels = n.div_ceil(lanes);
+    let parts = panels.div_ceil(PART);
+    let length = packed_len(k, n, lanes);
+    let to = Parts::new(&mut to[..length]);
+    for_each_chunk(parts, length, |part| {
+        for panel in part * PART..panels.min((part + 1) * PART) {
+            // SAFETY: panels are disjoint.
+            let packed = unsafe { to.part(panel * k * lanes..(panel + 1) * k * lanes) };
+            pack_panel(from, (k, k_stride), (n, n_stride), lanes, panel, packed);
         }
-        let from = &from[first * n_stride..];
-        if n_stride == 1 {
-            for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
-                values[..columns].copy_from_slice(&from[row * k_stride..][..columns]);
-            }
-        } else if k_stride == 1 {
-            transpose(from, n_stride, columns, k, lanes, packed);
-        } else {
-            for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
-                for (lane, value) in values[..columns].iter_mut().enumerate() {
-                    *value = from[row * k_stride + lane * n_stride];
-                }
+    });
+}
+
+/// One panel of [`pack`].
+fn pack_panel(
+    from: &[f32],
+    (k, k_stride): (usize, usize),
+    (n, n_stride): (usize, usize),
+    lanes: usize,
+    panel: usize,
+    packed: &mut [f32],
+) {
+    let first = panel * lanes;
+    let columns = lanes.min(n - first);
+    if columns < lanes {
+        packed.fill(0.0);
+    }
+    let from = &from[first * n_stride..];
+    if n_stride == 1 {
+        for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
+            values[..columns].copy_from_slice(&from[row * k_stride..][..columns]);
+        }
+    } else if k_stride == 1 {
+        transpose(from, n_stride, columns, k, lanes, packed);
+    } else {
+        for (row, values) in packed.chunks_exact_mut(lanes).enumerate() {
+            for (lane, value) in values[..columns].iter_mut().enumerate() {
+                *value = from[row * k_stride + lane * n_stride];
             }
         }
     }
@@ -351,4 +371,35 @@ unsafe fn transposed_block<S: Simd, const MR: usize, const NV: usize>(
         }
     }
     MR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_panels_hold_the_matrix_and_zeros() {
+        let values: Vec<f32> = (1..=40 * 40).map(|value| value as f32).collect();
+        for lanes in [4, 8, 16] {
+            for (k, n) in [(1, 1), (16, 8), (37, 13), (33, 40), (5, 6)] {
+                for (k_stride, n_stride) in [(1, 40), (40, 1), (3, 1), (2, 3)] {
+                    if (k - 1) * k_stride + (n - 1) * n_stride >= values.len() {
+                        continue;
+                    }
+                    let mut packed = vec![-1.0; packed_len(k, n, lanes)];
+                    let matrix = ((k, k_stride), (n, n_stride));
+                    pack(&values, matrix.0, matrix.1, lanes, &mut packed);
+                    for (at, found) in packed.iter().enumerate() {
+                        let (panel, row, lane) = (at / (k * lanes), at / lanes % k, at % lanes);
+                        let column = panel * lanes + lane;
+                        let wanted = match column < n {
+                            true => values[row * k_stride + column * n_stride],
+                            false => 0.0,
+                        };
+                        assert_eq!(*found, wanted, "{k}x{n}, {lanes} lanes, [{at}]");
+                    }
+                }
+            }
+        }
+    }
 }

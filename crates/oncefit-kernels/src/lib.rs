@@ -13,7 +13,9 @@
 //! Lengths are checked on entry; a mismatch is a bug of the caller and panics.
 
 mod activation;
+mod allocations;
 mod batch_norm;
+mod columns;
 mod convolution;
 mod cpu;
 mod depthwise;
@@ -37,6 +39,7 @@ mod tiles;
 mod types;
 mod window_pooling;
 
+pub use allocations::NotingAllocator;
 pub use batch_norm::{
     BatchNormBackward, batch_norm_affine, batch_norm_backward, batch_norm_statistics,
 };

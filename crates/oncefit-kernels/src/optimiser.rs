@@ -1,7 +1,36 @@
 //! The updates of optimisers: stochastic gradient descent, Adam, RMSProp.
 
 use crate::cpu::{Cpu, Kernel};
+use crate::parallel::{Parts, chunk_range, for_each_chunk};
 use crate::simd::Simd;
+
+/// Values of a chunk at least: they are updated one by one, so that chunks cannot change a bit.
+const CHUNK_VALUES: usize = 1 << 15;
+
+/// Calls `update` with equal parts of the slices; the last one may be empty as a whole.
+fn for_each_part(
+    [parameter, first, second]: [&mut [f32]; 3],
+    gradient: &[f32],
+    update: impl Fn([&mut [f32]; 3], &[f32]) + Sync,
+) {
+    let length = parameter.len();
+    let chunks = (length / CHUNK_VALUES).clamp(1, 64);
+    let has_second = !second.is_empty();
+    let parts = [parameter, first, second].map(Parts::new);
+    for_each_chunk(chunks, 8 * length, |chunk| {
+        let range = chunk_range(length, chunks, chunk);
+        let of_second = if has_second { range.clone() } else { 0..0 };
+        // SAFETY: chunks are disjoint ranges.
+        let parts = unsafe {
+            [
+                parts[0].part(range.clone()),
+                parts[1].part(range.clone()),
+                parts[2].part(of_second),
+            ]
+        };
+        update(parts, &gradient[range]);
+    });
+}
 
 /// The numbers of a step; dampening is 0, as in PyTorch's default.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -17,6 +46,7 @@ pub struct SgdStep {
 }
 
 /// `g += decay·p; buffer = momentum·buffer + g; p −= rate·(nesterov ? g + momentum·buffer : buffer)`.
+/// Without momentum the buffer is not touched.
 pub fn sgd_step(
     cpu: Cpu,
     parameter: &mut [f32],
@@ -29,12 +59,18 @@ pub fn sgd_step(
         "sgd_step: {} parameters",
         parameter.len()
     );
-    cpu.run(Update {
-        parameter,
+    for_each_part(
+        [parameter, buffer, &mut []],
         gradient,
-        buffer,
-        step,
-    });
+        |[parameter, buffer, _], gradient| {
+            cpu.run(Update {
+                parameter,
+                gradient,
+                buffer,
+                step,
+            });
+        },
+    );
 }
 
 struct Update<'a> {
@@ -55,12 +91,14 @@ impl Kernel for Update<'_> {
             nesterov,
             weight_decay,
         } = self.step;
-        let values = self
-            .parameter
-            .iter_mut()
-            .zip(self.gradient)
-            .zip(self.buffer);
-        for ((parameter, gradient), buffer) in values {
+        let values = self.parameter.iter_mut().zip(self.gradient);
+        if momentum == 0.0 {
+            for (parameter, gradient) in values {
+                *parameter -= learning_rate * (gradient + weight_decay * *parameter);
+            }
+            return;
+        }
+        for ((parameter, gradient), buffer) in values.zip(self.buffer) {
             let gradient = gradient + weight_decay * *parameter;
             *buffer = momentum * *buffer + gradient;
             let direction = if nesterov {
@@ -107,13 +145,19 @@ pub fn adam_step(
         "adam_step: {} parameters",
         parameter.len()
     );
-    cpu.run(AdamUpdate {
-        parameter,
+    for_each_part(
+        [parameter, mean, square],
         gradient,
-        mean,
-        square,
-        step,
-    });
+        |[parameter, mean, square], gradient| {
+            cpu.run(AdamUpdate {
+                parameter,
+                gradient,
+                mean,
+                square,
+                step,
+            });
+        },
+    );
 }
 
 struct AdamUpdate<'a> {
@@ -181,13 +225,19 @@ pub fn rms_prop_step(
         "rms_prop_step: {} parameters",
         parameter.len()
     );
-    cpu.run(RmsPropUpdate {
-        parameter,
+    for_each_part(
+        [parameter, buffer, square],
         gradient,
-        buffer,
-        square,
-        step,
-    });
+        |[parameter, buffer, square], gradient| {
+            cpu.run(RmsPropUpdate {
+                parameter,
+                gradient,
+                buffer,
+                square,
+                step,
+            });
+        },
+    );
 }
 
 struct RmsPropUpdate<'a> {
@@ -241,6 +291,21 @@ mod tests {
             // p₂ = 0.9031 − 0.1·(0.509031 + 0.9·0.968031)
             assert!((parameter[0] - 0.765_074_1).abs() < 1e-6, "{parameter:?}");
             assert!((parameter[1] + 1.530_148_2).abs() < 1e-6, "{parameter:?}");
+        }
+    }
+
+    #[test]
+    fn without_momentum_a_step_leaves_the_buffer() {
+        for cpu in Cpu::available() {
+            let (mut parameter, mut buffer) = ([1.0f32, -2.0], [7.0; 2]);
+            let step = SgdStep {
+                learning_rate: 0.5,
+                momentum: 0.0,
+                nesterov: false,
+                weight_decay: 0.25,
+            };
+            sgd_step(cpu, &mut parameter, &[0.5, -1.0], &mut buffer, step);
+            assert_eq!((parameter, buffer), ([0.625, -1.25], [7.0; 2]));
         }
     }
 

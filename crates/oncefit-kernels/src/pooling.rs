@@ -2,6 +2,7 @@
 
 use crate::cpu::{Cpu, Kernel};
 use crate::parallel::{Parts, for_each_chunk, merge_sums};
+use crate::scratch::{Scratch, ScratchSums};
 use crate::simd::Simd;
 use crate::sums::{PreActivation, ValueSums};
 use crate::types::{ChannelSums, Shape, Source};
@@ -50,7 +51,7 @@ pub fn gated_backward_in_place(
         "gated_backward: pool"
     );
     let image = pixels(shape) * shape.channels;
-    let mut partial = vec![0.0f64; shape.images * 2 * shape.channels];
+    let mut partial = ScratchSums::zeros(shape.images * 2 * shape.channels);
     let (parts, partials) = (Parts::new(gradient), Parts::new(&mut partial));
     for_each_chunk(shape.images, 8 * source.data.len(), |n| {
         let channels = n * shape.channels..(n + 1) * shape.channels;
@@ -149,7 +150,7 @@ impl Kernel for PoolImage<'_> {
             output,
         } = self;
         let channels = source.shape.channels;
-        let mut sums = vec![0.0f64; 2 * channels];
+        let mut sums = ScratchSums::zeros(2 * channels);
         ValueSums::new(
             simd,
             Source {
@@ -204,8 +205,11 @@ impl Kernel for GatedImage<'_> {
             sums,
         } = self;
         let pixels = pixels(source.shape);
-        let pooled: Vec<f32> = pooled.iter().map(|value| value / pixels as f32).collect();
+        let mut each = Scratch::take(pooled.len());
+        each.iter_mut()
+            .zip(pooled)
+            .for_each(|(each, sum)| *each = sum / pixels as f32);
         let rows = image * pixels..(image + 1) * pixels;
-        PreActivation::new(simd, source).run_scaled(simd, rows, gradient, (gate, &pooled), sums);
+        PreActivation::new(simd, source).run_scaled(simd, rows, gradient, (gate, &each), sums);
     }
 }

@@ -114,6 +114,38 @@ impl Drop for Scratch {
     }
 }
 
+/// Sums in f64, in such a buffer.
+pub(crate) struct ScratchSums {
+    scratch: Scratch,
+}
+
+impl ScratchSums {
+    /// `length` zeros.
+    pub fn zeros(length: usize) -> Self {
+        Self {
+            scratch: Scratch::zeros(2 * length),
+        }
+    }
+}
+
+impl Deref for ScratchSums {
+    type Target = [f64];
+
+    fn deref(&self) -> &[f64] {
+        let values: &[f32] = &self.scratch;
+        // SAFETY: aligned to 64 bytes; every pattern of bytes is an f64, two f32 long.
+        unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len() / 2) }
+    }
+}
+
+impl DerefMut for ScratchSums {
+    fn deref_mut(&mut self) -> &mut [f64] {
+        let values: &mut [f32] = &mut self.scratch;
+        // SAFETY: as above, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len() / 2) }
+    }
+}
+
 impl Deref for Scratch {
     type Target = [f32];
 

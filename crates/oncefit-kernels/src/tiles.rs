@@ -14,7 +14,7 @@ use crate::types::{OutputGradient, Shape};
 
 impl Geometry<'_> {
     /// End of the tile that begins at row `start`.
-    fn tile_end(&self, start: usize, end: usize) -> usize {
+    pub fn tile_end(&self, start: usize, end: usize) -> usize {
         end.min(start + self.tile_rows())
     }
 
@@ -62,7 +62,7 @@ impl Geometry<'_> {
 }
 
 /// Loads the `A` rows of tiles.
-struct RowLoader<'a> {
+pub(crate) struct RowLoader<'a> {
     geometry: &'a Geometry<'a>,
     prologue: Prologue<'a>,
     /// The image in work with zeros around it, where windows are larger than a pixel.
@@ -72,7 +72,7 @@ struct RowLoader<'a> {
 
 impl<'a> RowLoader<'a> {
     #[inline(always)]
-    fn new<S: Simd>(simd: S, geometry: &'a Geometry<'a>) -> Self {
+    pub fn new<S: Simd>(simd: S, geometry: &'a Geometry<'a>) -> Self {
         let padded = if geometry.is_pointwise {
             0
         } else {
@@ -88,7 +88,7 @@ impl<'a> RowLoader<'a> {
 
     /// The rows: the source's own memory where it is read as stored.
     #[inline(always)]
-    fn load<'s, S: Simd>(
+    pub fn load<'s, S: Simd>(
         &'s mut self,
         simd: S,
         rows: Range<usize>,
@@ -153,7 +153,7 @@ fn copy_run<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
 }
 
 #[inline(always)]
-fn add_run<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+pub(crate) fn add_run<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
     let mut at = 0;
     while at < from.len() {
@@ -369,7 +369,7 @@ impl Kernel for BackwardRows<'_> {
 }
 
 /// Where input gradients go.
-struct Sink<'a> {
+pub(crate) struct Sink<'a> {
     geometry: &'a Geometry<'a>,
     mode: SinkMode,
     /// First image of the chunk.
@@ -381,7 +381,7 @@ struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     #[inline(always)]
-    fn new<S: Simd>(
+    pub fn new<S: Simd>(
         simd: S,
         geometry: &'a Geometry<'a>,
         mode: SinkMode,
@@ -400,7 +400,7 @@ impl<'a> Sink<'a> {
 
     /// Input gradients of some pixels are complete.
     #[inline(always)]
-    fn finish_rows<S: Simd>(
+    pub fn finish_rows<S: Simd>(
         &mut self,
         simd: S,
         rows: Range<usize>,
@@ -414,7 +414,7 @@ impl<'a> Sink<'a> {
 
     /// Adds the gradients under each row's window; the last row of an image completes it.
     #[inline(always)]
-    fn scatter<S: Simd>(
+    pub fn scatter<S: Simd>(
         &mut self,
         simd: S,
         rows: Range<usize>,

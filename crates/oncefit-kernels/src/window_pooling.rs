@@ -347,6 +347,7 @@ impl Kernel for SpreadImage<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference;
 
     const SHAPE: Shape = Shape {
         images: 2,
@@ -400,33 +401,14 @@ mod tests {
             .collect()
     }
 
-    /// Loss `Σ weight · pool(x)`, worked out pixel by pixel in f64.
+    /// Loss `Σ weight · pool(x)` in f64.
     fn loss(x: &[f32], weights: &[f32], window: PoolWindow, average: Option<bool>) -> f64 {
-        let output = window.output_shape(SHAPE);
-        let mut loss = 0.0;
-        for (index, weight) in weights.iter().enumerate() {
-            let (pixel, channel) = (index / SHAPE.channels, index % SHAPE.channels);
-            let (row, out_x) = (pixel / output.width, pixel % output.width);
-            let (image, out_y) = (row / output.height, row % output.height);
-            let mut inside = Vec::new();
-            for tap in 0..window.kernel * window.kernel {
-                let y = out_y * window.stride + tap / window.kernel;
-                let x_at = out_x * window.stride + tap % window.kernel;
-                let range =
-                    |at: usize, size: usize| at.checked_sub(window.padding).filter(|at| *at < size);
-                if let (Some(y), Some(x_at)) = (range(y, SHAPE.height), range(x_at, SHAPE.width)) {
-                    let pixel = (image * SHAPE.height + y) * SHAPE.width + x_at;
-                    inside.push(f64::from(x[pixel * SHAPE.channels + channel]));
-                }
-            }
-            let value = match average {
-                None => inside.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-                Some(true) => inside.iter().sum::<f64>() / window.kernel.pow(2) as f64,
-                Some(false) => inside.iter().sum::<f64>() / inside.len() as f64,
-            };
-            loss += f64::from(*weight) * value;
-        }
-        loss
+        let x: Vec<f64> = x.iter().map(|value| f64::from(*value)).collect();
+        let values = reference::pool(&x, SHAPE, window, average);
+        let weighted = values.iter().zip(weights);
+        weighted
+            .map(|(value, weight)| value * f64::from(*weight))
+            .sum()
     }
 
     #[test]

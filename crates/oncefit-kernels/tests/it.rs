@@ -6,6 +6,7 @@
 mod folded;
 mod int8;
 mod pipeline;
+mod training;
 
 use oncefit_kernels::reference;
 use oncefit_kernels::*;
@@ -272,6 +273,162 @@ fn check_sinks(source: Source, d_value: &[f64], run: impl Fn(InputGradient)) {
     run(InputGradient::Skip);
 }
 
+/// Forward and backward against the reference, a slice against its compact copy.
+fn check_convolution(
+    stored: &Stored,
+    window: Window,
+    out: usize,
+    extra: usize,
+    has_bias: bool,
+    has_norm: bool,
+) {
+    let source = stored.source();
+    let shape = stored.shape;
+    let taps = window.kernel * window.kernel;
+    let (in_stride, rows) = (shape.channels + extra, out + extra);
+    let out_stride = taps * in_stride;
+    let data = values(rows * out_stride, 11);
+    let weight = ConvWeight {
+        data: &data,
+        out_stride,
+        in_stride,
+    };
+    let compact: Vec<f32> = (0..out * taps)
+        .flat_map(|row| {
+            data[row / taps * out_stride + row % taps * in_stride..][..shape.channels].to_vec()
+        })
+        .collect();
+    let bias = values(out, 12);
+    let bias = if has_bias { &bias[..] } else { &[] };
+    let output_shape = window.output_shape(shape, out);
+    let input = reference::load(&source);
+    let forward = |input: &[f64], weight: &[f64]| {
+        reference::convolution(input, shape, window, weight, out, &wide(bias))
+    };
+    let expected = forward(&input, &wide(&compact));
+    let dz = values(output_shape.len(), 13);
+    let norm = NormCase::new(output_shape, 14);
+    let dy = norm.expected(&dz, has_norm, out);
+    let transposed =
+        |input: &[f64]| reference::convolution(input, shape, window, &wide(&compact), out, &[]);
+    for cpu in Cpu::available() {
+        let mut output = vec![0.0; output_shape.len()];
+        let mut sums = ChannelSums::new(out);
+        let bias = has_bias.then_some(bias);
+        convolution_forward(
+            cpu,
+            source,
+            window,
+            weight,
+            out,
+            bias,
+            &mut output,
+            Some(&mut sums),
+        );
+        assert_close(&output, &expected, "output");
+        assert_sums(&sums, &output, &output, "sums");
+
+        let mut whole = vec![0.0; output_shape.len()];
+        let slice = ConvWeight {
+            data: &compact,
+            out_stride: taps * shape.channels,
+            in_stride: shape.channels,
+        };
+        convolution_forward(cpu, source, window, slice, out, bias, &mut whole, None);
+        assert_eq!(&output, &whole, "a slice and its compact copy");
+
+        let packed = PackedWeight::new(cpu, weight, window.kernel, shape.channels, out);
+        whole.fill(0.0);
+        convolution_forward(cpu, source, window, &packed, out, bias, &mut whole, None);
+        assert_eq!(&output, &whole, "a weight that was packed before");
+
+        let mut weight_gradient = vec![0.5; data.len()];
+        let mut bias_gradient = vec![0.25; out];
+        let mut d_value = vec![0.0; shape.len()];
+        convolution_backward(
+            cpu,
+            source,
+            window,
+            weight,
+            out,
+            norm.gradient(&dz, has_norm),
+            InputGradient::Overwrite(&mut d_value),
+            Some((&mut weight_gradient, out_stride, in_stride)),
+            Some(&mut bias_gradient),
+        );
+        check_at_some_indices(
+            &d_value,
+            |index| linear_gradient_at(transposed, &input, &dy, index),
+            "input",
+        );
+        let mut compact_weight_gradient = vec![0.5; compact.len()];
+        let mut compact_d_value = vec![0.0; shape.len()];
+        convolution_backward(
+            cpu,
+            source,
+            window,
+            slice,
+            out,
+            norm.gradient(&dz, has_norm),
+            InputGradient::Overwrite(&mut compact_d_value),
+            Some((
+                &mut compact_weight_gradient,
+                taps * shape.channels,
+                shape.channels,
+            )),
+            None,
+        );
+        assert_eq!(
+            &d_value, &compact_d_value,
+            "input gradient of a slice and its copy"
+        );
+        let compact_gradient: Vec<f32> = (0..out * taps)
+            .flat_map(|row| {
+                let at = row / taps * out_stride + row % taps * in_stride;
+                weight_gradient[at..at + shape.channels].to_vec()
+            })
+            .collect();
+        let by_weight =
+            |weight: &[f64]| reference::convolution(&input, shape, window, weight, out, &[]);
+        check_at_some_indices(
+            &compact_gradient,
+            |index| 0.5 + linear_gradient_at(by_weight, &wide(&compact), &dy, index),
+            "weight",
+        );
+        assert_eq!(
+            &compact_gradient, &compact_weight_gradient,
+            "weight gradient of a slice"
+        );
+        let touched: f64 = weight_gradient
+            .iter()
+            .filter(|value| **value != 0.5)
+            .count() as f64;
+        assert!(
+            touched <= compact.len() as f64,
+            "values outside the slice stay"
+        );
+        let mut by_out = vec![0.25; out];
+        dy.iter()
+            .enumerate()
+            .for_each(|(index, dy)| by_out[index % out] += dy);
+        assert_close(&bias_gradient, &by_out, "bias");
+        let d_value = wide(&d_value);
+        check_sinks(source, &d_value, |sink| {
+            convolution_backward(
+                cpu,
+                source,
+                window,
+                weight,
+                out,
+                norm.gradient(&dz, has_norm),
+                sink,
+                None,
+                None,
+            )
+        });
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -284,86 +441,28 @@ proptest! {
         has_bias: bool,
         has_norm: bool,
     ) {
-        let source = stored.source();
-        let shape = stored.shape;
-        let taps = window.kernel * window.kernel;
-        let (in_stride, rows) = (shape.channels + extra, out + extra);
-        let out_stride = taps * in_stride;
-        let data = values(rows * out_stride, 11);
-        let weight = ConvWeight { data: &data, out_stride, in_stride };
-        let compact: Vec<f32> = (0..out * taps)
-            .flat_map(|row| data[row / taps * out_stride + row % taps * in_stride..][..shape.channels].to_vec())
-            .collect();
-        let bias = values(out, 12);
-        let bias = if has_bias { &bias[..] } else { &[] };
-        let output_shape = window.output_shape(shape, out);
-        let input = reference::load(&source);
-        let forward = |input: &[f64], weight: &[f64]| {
-            reference::convolution(input, shape, window, weight, out, &wide(bias))
+        check_convolution(&stored, window, out, extra, has_bias, has_norm);
+    }
+
+    /// Layers of few rows and many channels, whose gradients are made in another order.
+    #[test]
+    fn convolution_of_large_weights_is_its_reference(
+        stored in stored(3, 9), kernel in 0..2usize, stride in 1..=2usize, channels in 0..9usize,
+        out in 0..9usize, extra in 0..3usize, has_bias: bool, has_norm: bool,
+    ) {
+        let (channels, out) = if kernel == 0 { (257 + channels, 257 + out) } else { (61 + channels, 128 + out) };
+        let images = stored.shape.images.min(2);
+        let shape = Shape { channels, images, ..stored.shape };
+        let stored = Stored {
+            shape,
+            data: values(shape.len(), 1).iter().map(|value| value * 4.0).collect(),
+            scale: values(channels, 2),
+            shift: values(channels, 3),
+            gate: values(images * channels, 4),
+            ..stored
         };
-        let expected = forward(&input, &wide(&compact));
-        let dz = values(output_shape.len(), 13);
-        let norm = NormCase::new(output_shape, 14);
-        let dy = norm.expected(&dz, has_norm, out);
-        let transposed = |input: &[f64]| reference::convolution(input, shape, window, &wide(&compact), out, &[]);
-        for cpu in Cpu::available() {
-            let mut output = vec![0.0; output_shape.len()];
-            let mut sums = ChannelSums::new(out);
-            let bias = has_bias.then_some(bias);
-            convolution_forward(cpu, source, window, weight, out, bias, &mut output, Some(&mut sums));
-            assert_close(&output, &expected, "output");
-            assert_sums(&sums, &output, &output, "sums");
-
-            let mut whole = vec![0.0; output_shape.len()];
-            let slice = ConvWeight { data: &compact, out_stride: taps * shape.channels, in_stride: shape.channels };
-            convolution_forward(cpu, source, window, slice, out, bias, &mut whole, None);
-            prop_assert_eq!(&output, &whole, "a slice and its compact copy");
-
-            let packed = PackedWeight::new(cpu, weight, window.kernel, shape.channels, out);
-            whole.fill(0.0);
-            convolution_forward(cpu, source, window, &packed, out, bias, &mut whole, None);
-            prop_assert_eq!(&output, &whole, "a weight that was packed before");
-
-            let mut weight_gradient = vec![0.5; data.len()];
-            let mut bias_gradient = vec![0.25; out];
-            let mut d_value = vec![0.0; shape.len()];
-            convolution_backward(
-                cpu, source, window, weight, out, norm.gradient(&dz, has_norm),
-                InputGradient::Overwrite(&mut d_value),
-                Some((&mut weight_gradient, out_stride, in_stride)), Some(&mut bias_gradient),
-            );
-            check_at_some_indices(&d_value, |index| linear_gradient_at(transposed, &input, &dy, index), "input");
-            let mut compact_weight_gradient = vec![0.5; compact.len()];
-            let mut compact_d_value = vec![0.0; shape.len()];
-            convolution_backward(
-                cpu, source, window, slice, out, norm.gradient(&dz, has_norm),
-                InputGradient::Overwrite(&mut compact_d_value),
-                Some((&mut compact_weight_gradient, taps * shape.channels, shape.channels)), None,
-            );
-            prop_assert_eq!(&d_value, &compact_d_value, "input gradient of a slice and its copy");
-            let compact_gradient: Vec<f32> = (0..out * taps)
-                .flat_map(|row| {
-                    let at = row / taps * out_stride + row % taps * in_stride;
-                    weight_gradient[at..at + shape.channels].to_vec()
-                })
-                .collect();
-            let by_weight = |weight: &[f64]| reference::convolution(&input, shape, window, weight, out, &[]);
-            check_at_some_indices(
-                &compact_gradient,
-                |index| 0.5 + linear_gradient_at(by_weight, &wide(&compact), &dy, index),
-                "weight",
-            );
-            prop_assert_eq!(&compact_gradient, &compact_weight_gradient, "weight gradient of a slice");
-            let touched: f64 = weight_gradient.iter().filter(|value| **value != 0.5).count() as f64;
-            prop_assert!(touched <= compact.len() as f64, "values outside the slice stay");
-            let mut by_out = vec![0.25; out];
-            dy.iter().enumerate().for_each(|(index, dy)| by_out[index % out] += dy);
-            assert_close(&bias_gradient, &by_out, "bias");
-            let d_value = wide(&d_value);
-            check_sinks(source, &d_value, |sink| convolution_backward(
-                cpu, source, window, weight, out, norm.gradient(&dz, has_norm), sink, None, None,
-            ));
-        }
+        let window = Window { kernel: 2 * kernel + 1, stride };
+        check_convolution(&stored, window, out, extra, has_bias, has_norm);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use oncefit_kernels::{BatchNormGradient, ChannelSums, ConvWeight, InputGradient,
 
 use crate::buffers::Buffer;
 use crate::error::{NnError, Result};
-use crate::execute::{Executor, Tape, apply_dropout, gathered};
+use crate::execute::{Executor, Tape, apply_dropout, gathered, multiply_pixels};
 use crate::parameters::{Gradients, Parameters};
 use crate::plan::{Plan, PoolKind, Step, TensorInfo, View};
 
@@ -203,8 +203,9 @@ impl Pass<'_, '_> {
                 };
                 let mut sink = self.sink(*source);
                 if let Some(gather) = gather {
-                    let own = gathered(self.parameters, plan, *weight, *out, gather);
-                    let mut gradient = self.executor.pool.take(own.data.len());
+                    let pool = &mut self.executor.pool;
+                    let own = gathered(pool, self.parameters, plan, *weight, *out, gather);
+                    let mut gradient = pool.take(own.data.len());
                     gradient.fill(0.0);
                     let bias_gradient = bias.map(|bias| {
                         &mut self.gradients.at_mut(bias)[..plan.tensors[*out].shape.channels]
@@ -225,6 +226,7 @@ impl Pass<'_, '_> {
                     );
                     gather.scatter_add(&gradient, self.gradients.at_mut(*weight), *in_stride);
                     self.executor.pool.give(gradient);
+                    self.executor.pool.give(own.data);
                     self.settle(sink);
                     self.release(*out, dz);
                     return;
@@ -298,6 +300,7 @@ impl Pass<'_, '_> {
                 weight,
                 stored_kernel,
                 stored_channels,
+                channels: places,
                 links,
                 out,
             } => {
@@ -351,13 +354,7 @@ impl Pass<'_, '_> {
                         .give(std::mem::replace(&mut gradient, larger));
                 }
                 let stored = self.gradients.at_mut(*weight);
-                for (tap, taps) in gradient.chunks_exact(channels).enumerate() {
-                    let target = &mut stored[tap * stored_channels..][..channels];
-                    target
-                        .iter_mut()
-                        .zip(taps)
-                        .for_each(|(value, addend)| *value += addend);
-                }
+                places.scatter_add(&gradient, stored, *stored_channels);
                 self.executor.pool.give(gradient);
                 baked
                     .into_iter()
@@ -486,6 +483,44 @@ impl Pass<'_, '_> {
                     &mut gate_gradient,
                 );
                 self.grads[*gate].buffer = Some(gate_gradient);
+            }
+            Step::Scale {
+                feature,
+                factor,
+                out,
+            } => {
+                let Some((mut gradient, _)) = self.output_gradient(*out) else {
+                    return;
+                };
+                let count = self.tape.images.count;
+                let [features, factors] = [feature, factor].map(|view| {
+                    let source = self.tape.source(plan, *view);
+                    let mut values = self.executor.pool.take(source.data.len());
+                    kernels::materialise(self.executor.cpu, source, &mut values);
+                    values
+                });
+                // Of the factor: the sum over the image's pixels.
+                let (image, channels) = (features.len() / count, factors.len() / count);
+                let mut of_factor = self.executor.pool.take(factors.len());
+                of_factor.fill(0.0);
+                for (index, sums) in of_factor.chunks_exact_mut(channels).enumerate() {
+                    let pixels = index * image..(index + 1) * image;
+                    let values = features[pixels.clone()].chunks_exact(channels);
+                    let gradients = gradient[pixels].chunks_exact(channels);
+                    for (values, gradients) in values.zip(gradients) {
+                        let products = values.iter().zip(gradients);
+                        for (sum, (value, gradient)) in sums.iter_mut().zip(products) {
+                            *sum += value * gradient;
+                        }
+                    }
+                }
+                multiply_pixels(&mut gradient, &factors, count);
+                self.pass_through(*feature, &gradient);
+                self.pass_through(*factor, &of_factor);
+                for buffer in [features, factors, of_factor] {
+                    self.executor.pool.give(buffer);
+                }
+                self.release(*out, gradient);
             }
             Step::Dropout { source, rate, out } => {
                 let Some((mut gradient, _)) = self.output_gradient(*out) else {

@@ -41,6 +41,30 @@ impl Channels {
         Self { ranges }
     }
 
+    /// The places of these channels in a map of `stored` channels, pixel by pixel: those of its
+    /// `height` first rows, of each the first `width` of `stored_width` pixels.
+    pub(crate) fn of_pixels(
+        &self,
+        (height, width): (usize, usize),
+        stored_width: usize,
+        stored: usize,
+    ) -> Self {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for row in 0..height {
+            for column in 0..width {
+                let offset = (row * stored_width + column) * stored;
+                for range in &self.ranges {
+                    let moved = range.start + offset..range.end + offset;
+                    match ranges.last_mut() {
+                        Some(last) if last.end == moved.start => last.end = moved.end,
+                        _ => ranges.push(moved),
+                    }
+                }
+            }
+        }
+        Self { ranges }
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.ranges.iter().map(Range::len).sum()
@@ -119,16 +143,23 @@ impl WeightPart {
             .flat_map(move |output| self.taps().map(move |tap| (output * area + tap) * stride))
     }
 
-    /// The part for the first `outputs` output channels.
-    pub fn gather(&self, from: &[f32], outputs: usize, stride: usize) -> Vec<f32> {
-        let values = outputs * self.kernel * self.kernel * self.channels.count();
-        let mut to = Vec::with_capacity(values);
-        for start in self.rows(outputs, stride) {
+    /// Values of the part for `outputs` output channels.
+    pub fn len(&self, outputs: usize) -> usize {
+        outputs * self.kernel * self.kernel * self.channels.count()
+    }
+
+    /// Copies the part for as many output channels as `to` has room for.
+    pub fn gather(&self, from: &[f32], stride: usize, to: &mut [f32]) {
+        let outputs = to.len() / self.len(1);
+        let rows = to.chunks_exact_mut(self.channels.count());
+        for (to, start) in rows.zip(self.rows(outputs, stride)) {
+            let mut at = 0;
             for range in self.channels.ranges() {
-                to.extend_from_slice(&from[start + range.start..start + range.end]);
+                let values = &from[start + range.start..start + range.end];
+                to[at..at + values.len()].copy_from_slice(values);
+                at += values.len();
             }
         }
-        to
     }
 
     /// Adds a part to where it was gathered from.
@@ -156,7 +187,9 @@ mod tests {
         assert_eq!(part.taps().collect::<Vec<_>>(), [4]);
         // Two output channels, 3×3 taps, three stored input channels.
         let stored: Vec<f32> = (0..54).map(|value| value as f32).collect();
-        assert_eq!(part.gather(&stored, 2, 3), [12.0, 14.0, 39.0, 41.0]);
+        let mut own = vec![0.0; part.len(2)];
+        part.gather(&stored, 3, &mut own);
+        assert_eq!(own, [12.0, 14.0, 39.0, 41.0]);
         let mut back = vec![0.0; 54];
         part.scatter_add(&[1.0, 2.0, 3.0, 4.0], &mut back, 3);
         let written = back.iter().enumerate().filter(|(_, value)| **value != 0.0);
@@ -164,6 +197,18 @@ mod tests {
             written.map(|(at, value)| (at, *value)).collect::<Vec<_>>(),
             [(12, 1.0), (14, 2.0), (39, 3.0), (41, 4.0)]
         );
+    }
+
+    #[test]
+    fn channels_of_pixels_are_those_of_the_leading_pixels() {
+        let channels = Channels::first(1).followed_by(&Channels::first(1), 2);
+        // A 2×2 part of a map three pixels wide, of three channels.
+        assert_eq!(
+            channels.of_pixels((2, 2), 3, 3).ranges(),
+            [0..1, 2..4, 5..6, 9..10, 11..13, 14..15]
+        );
+        let whole = Channels::first(3).of_pixels((2, 3), 3, 3);
+        assert_eq!(whole, Channels::first(18));
     }
 
     #[test]

@@ -52,18 +52,19 @@ impl Plan {
                     weight,
                     stored_kernel,
                     stored_channels,
+                    channels,
                     links,
-                    out,
                     ..
                 } => {
-                    let channels = self.tensors[*out].shape.channels;
                     // The first link reads the centre of the stored kernel, the next its result.
                     let kernel = links.first().map_or(window.kernel, |link| link.kernel);
                     let border = (stored_kernel - kernel) / 2;
                     for row in border..border + kernel {
                         for column in border..border + kernel {
                             let tap = row * stored_kernel + column;
-                            add(*weight, tap * stored_channels, channels);
+                            for range in channels.ranges() {
+                                add(*weight, tap * stored_channels + range.start, range.len());
+                            }
                         }
                     }
                     for link in links {

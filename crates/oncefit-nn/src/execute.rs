@@ -279,7 +279,7 @@ impl Executor {
                 let mut output = new_tensor(*out);
                 let gathered = gather
                     .as_ref()
-                    .map(|part| gathered(parameters, plan, *weight, *out, part));
+                    .map(|part| gathered(&mut self.pool, parameters, plan, *weight, *out, part));
                 let channels = plan.tensors[*out].shape.channels;
                 let mut sums = norm_sums(plan, *out, takes_statistics);
                 let weight = gathered.as_ref().map_or(
@@ -301,6 +301,9 @@ impl Executor {
                     &mut output,
                     sums.as_mut(),
                 );
+                if let Some(own) = gathered {
+                    self.pool.give(own.data);
+                }
                 tape.tensors[*out] = Some(output);
                 tape.take_statistics(plan, parameters, *out, sums);
             }
@@ -387,6 +390,20 @@ impl Executor {
                 tape.take_statistics(plan, parameters, *out, sums);
             }
             Step::Gate { .. } => {}
+            Step::Scale {
+                feature,
+                factor,
+                out,
+            } => {
+                let mut output = new_tensor(*out);
+                kernels::materialise(self.cpu, tape.source(plan, *feature), &mut output);
+                let factor = tape.source(plan, *factor);
+                let mut factors = self.pool.take(factor.data.len());
+                kernels::materialise(self.cpu, factor, &mut factors);
+                multiply_pixels(&mut output, &factors, count);
+                self.pool.give(factors);
+                tape.tensors[*out] = Some(output);
+            }
             Step::Dropout { source, rate, out } => {
                 let mut output = new_tensor(*out);
                 kernels::materialise(self.cpu, tape.source(plan, *source), &mut output);
@@ -476,7 +493,7 @@ impl NormInfo {
 
 /// A convolution's weight with the kernel and the input channels of one subnet only.
 pub(crate) struct GatheredWeight {
-    pub data: Vec<f32>,
+    pub data: Buffer,
     pub out_stride: usize,
     pub in_stride: usize,
 }
@@ -493,6 +510,7 @@ impl GatheredWeight {
 
 /// The weight of a convolution behind a concatenation, or with a smaller kernel than the stored one.
 pub(crate) fn gathered(
+    pool: &mut BufferPool,
     parameters: &Parameters,
     plan: &Plan,
     weight: usize,
@@ -501,10 +519,13 @@ pub(crate) fn gathered(
 ) -> GatheredWeight {
     let stored = parameters.at(weight);
     let outputs = plan.tensors[out].shape.channels;
-    let stride = stored.shape[stored.shape.len() - 1];
+    let taps = stored.shape[0] * part.stored_kernel * part.stored_kernel;
+    let stride = stored.data.len() / taps;
     let in_stride = part.channels.count();
+    let mut data = pool.take(part.len(outputs));
+    part.gather(&stored.data, stride, &mut data);
     GatheredWeight {
-        data: part.gather(&stored.data, outputs, stride),
+        data,
         out_stride: part.kernel * part.kernel * in_stride,
         in_stride,
     }
@@ -538,6 +559,7 @@ pub(crate) fn bake_kernel(
         weight,
         stored_kernel,
         stored_channels,
+        channels: ref places,
         ref links,
         out,
         ..
@@ -549,7 +571,12 @@ pub(crate) fn bake_kernel(
     let stored = &parameters.at(weight).data;
     let mut kernel = pool.take(stored_kernel * stored_kernel * channels);
     for (tap, taps) in kernel.chunks_exact_mut(channels).enumerate() {
-        taps.copy_from_slice(&stored[tap * stored_channels..][..channels]);
+        let mut start = 0;
+        for range in places.ranges() {
+            let part = &stored[tap * stored_channels..][range.clone()];
+            taps[start..start + part.len()].copy_from_slice(part);
+            start += part.len();
+        }
     }
     let mut baked = vec![kernel];
     let mut from = stored_kernel;
@@ -568,6 +595,18 @@ pub(crate) fn bake_kernel(
         from = link.kernel;
     }
     baked
+}
+
+/// Multiplies each pixel of `count` images by a pixel of the image.
+pub(crate) fn multiply_pixels(values: &mut [f32], factors: &[f32], count: usize) {
+    let (image, channels) = (values.len() / count, factors.len() / count);
+    let images = values.chunks_exact_mut(image);
+    for (image, factors) in images.zip(factors.chunks_exact(channels)) {
+        for pixel in image.chunks_exact_mut(channels) {
+            let values = pixel.iter_mut().zip(factors);
+            values.for_each(|(value, factor)| *value *= factor);
+        }
+    }
 }
 
 /// Multiplies by the mask of a site.

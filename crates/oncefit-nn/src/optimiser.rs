@@ -1,5 +1,7 @@
 //! Optimisers: how weights follow the gradients of a step.
 
+use std::ops::Range;
+
 use oncefit_kernels as kernels;
 use oncefit_kernels::Cpu;
 use serde::{Deserialize, Serialize};
@@ -121,13 +123,39 @@ impl Optimiser {
         }
     }
 
-    /// One step.
+    /// One step. Values of a present parameter that no network of the step read have a gradient of 0:
+    /// weight decay and momentum move them on, as in Once-for-All's code.
     pub fn step(
         &mut self,
         cpu: Cpu,
         parameters: &mut Parameters,
         gradients: &mut Gradients,
         learning_rate: f32,
+    ) {
+        self.step_where(cpu, parameters, gradients, learning_rate, None);
+    }
+
+    /// One step of those values alone that the networks of the step read, where `coverage` is above 0
+    /// ([`Plan::add_coverage`](crate::Plan::add_coverage)); the others keep their place and their
+    /// buffers.
+    pub fn step_within(
+        &mut self,
+        cpu: Cpu,
+        parameters: &mut Parameters,
+        gradients: &mut Gradients,
+        learning_rate: f32,
+        coverage: &Gradients,
+    ) {
+        self.step_where(cpu, parameters, gradients, learning_rate, Some(coverage));
+    }
+
+    fn step_where(
+        &mut self,
+        cpu: Cpu,
+        parameters: &mut Parameters,
+        gradients: &mut Gradients,
+        learning_rate: f32,
+        coverage: Option<&Gradients>,
     ) {
         self.steps += 1;
         for position in 0..parameters.len() {
@@ -146,57 +174,79 @@ impl Optimiser {
                     .step_by(diagonal)
                     .for_each(|value| *value -= weight_decay);
             }
-            let gradient = gradients.at(position);
-            let weights = &mut parameter.data[..];
-            let mut buffers = self.buffers.iter_mut();
-            let mut buffer = || {
-                &mut buffers
-                    .next()
-                    .expect("one for each name")
-                    .at_mut(position)
-                    .data[..]
-            };
-            match self.rule {
-                UpdateRule::Sgd { momentum, nesterov } => {
-                    let step = kernels::SgdStep {
-                        learning_rate,
-                        momentum,
-                        nesterov,
-                        weight_decay,
-                    };
-                    kernels::sgd_step(cpu, weights, gradient, buffer(), step);
-                }
-                UpdateRule::Adam {
+            let all = 0..parameter.data.len();
+            let whole = coverage.is_none().then_some(all);
+            let covered = coverage.map(|coverage| covered(coverage.at(position)));
+            for range in whole.into_iter().chain(covered.into_iter().flatten()) {
+                let gradient = &gradients.at(position)[range.clone()];
+                let weights = &mut parameter.data[range.clone()];
+                self.update(
+                    cpu,
+                    position,
+                    range,
+                    weights,
+                    gradient,
+                    (learning_rate, weight_decay),
+                );
+            }
+        }
+    }
+
+    /// Moves a part of the parameter at `position`.
+    fn update(
+        &mut self,
+        cpu: Cpu,
+        position: usize,
+        range: Range<usize>,
+        weights: &mut [f32],
+        gradient: &[f32],
+        (learning_rate, weight_decay): (f32, f32),
+    ) {
+        let mut buffers = self.buffers.iter_mut();
+        let mut buffer = || {
+            let buffer = buffers.next().expect("one for each name");
+            &mut buffer.at_mut(position).data[range.clone()]
+        };
+        match self.rule {
+            UpdateRule::Sgd { momentum, nesterov } => {
+                let step = kernels::SgdStep {
+                    learning_rate,
+                    momentum,
+                    nesterov,
+                    weight_decay,
+                };
+                kernels::sgd_step(cpu, weights, gradient, buffer(), step);
+            }
+            UpdateRule::Adam {
+                beta1,
+                beta2,
+                epsilon,
+                decoupled,
+            } => {
+                let step = kernels::AdamStep {
+                    learning_rate,
                     beta1,
                     beta2,
                     epsilon,
+                    weight_decay,
                     decoupled,
-                } => {
-                    let step = kernels::AdamStep {
-                        learning_rate,
-                        beta1,
-                        beta2,
-                        epsilon,
-                        weight_decay,
-                        decoupled,
-                        step: self.steps,
-                    };
-                    kernels::adam_step(cpu, weights, gradient, buffer(), buffer(), step);
-                }
-                UpdateRule::RmsProp {
+                    step: self.steps,
+                };
+                kernels::adam_step(cpu, weights, gradient, buffer(), buffer(), step);
+            }
+            UpdateRule::RmsProp {
+                smoothing,
+                epsilon,
+                momentum,
+            } => {
+                let step = kernels::RmsPropStep {
+                    learning_rate,
                     smoothing,
                     epsilon,
                     momentum,
-                } => {
-                    let step = kernels::RmsPropStep {
-                        learning_rate,
-                        smoothing,
-                        epsilon,
-                        momentum,
-                        weight_decay,
-                    };
-                    kernels::rms_prop_step(cpu, weights, gradient, buffer(), buffer(), step);
-                }
+                    weight_decay,
+                };
+                kernels::rms_prop_step(cpu, weights, gradient, buffer(), buffer(), step);
             }
         }
     }
@@ -210,6 +260,17 @@ impl Optimiser {
             self.weight_decay
         }
     }
+}
+
+/// The ranges of values above 0.
+fn covered(coverage: &[f32]) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    let runs = coverage.chunk_by(|left, right| (*left > 0.0) == (*right > 0.0));
+    runs.filter_map(move |run| {
+        let start = end;
+        end += run.len();
+        (run[0] > 0.0).then_some(start..end)
+    })
 }
 
 #[cfg(test)]
@@ -255,9 +316,53 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_covered_keeps_its_value_and_buffers() {
+        let rules = [
+            UpdateRule::sgd(0.9),
+            UpdateRule::Adam {
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                decoupled: true,
+            },
+            UpdateRule::RmsProp {
+                smoothing: 0.9,
+                epsilon: 1e-3,
+                momentum: 0.9,
+            },
+        ];
+        for rule in rules {
+            let mut weights = parameters(ParameterKind::LinearWeight);
+            let mut gradients = Gradients::zeros(&weights);
+            gradients.at_mut(0).copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
+            let mut optimiser = Optimiser::new(&weights, rule, 0.1, TransformDecay::Zero);
+            let cpu = Cpu::detect();
+            optimiser.step(cpu, &mut weights, &mut gradients, 0.1);
+            let (before, state) = (weights.clone(), optimiser.clone());
+            gradients.at_mut(0).copy_from_slice(&[1.0, 0.0, 1.0, 0.0]);
+            let mut coverage = Gradients::zeros(&weights);
+            coverage.at_mut(0).copy_from_slice(&[1.0, 0.0, 2.0, 0.0]);
+            optimiser.step_within(cpu, &mut weights, &mut gradients, 0.1, &coverage);
+            // The covered ones move as in a step of all.
+            let (mut all, mut whole) = (before.clone(), state.clone());
+            whole.step(cpu, &mut all, &mut gradients, 0.1);
+            let sets = |weights: &Parameters, optimiser: &Optimiser| -> Vec<Vec<f32>> {
+                let sets = std::iter::once(weights).chain(&optimiser.buffers);
+                sets.map(|set| set.at(0).data.clone()).collect()
+            };
+            let found = sets(&weights, &optimiser);
+            let (kept, moved) = (sets(&before, &state), sets(&all, &whole));
+            for (found, (kept, moved)) in found.iter().zip(kept.iter().zip(&moved)) {
+                assert_eq!(*found, [moved[0], kept[1], moved[2], kept[3]], "{rule:?}");
+                assert_ne!(kept, moved);
+            }
+        }
+    }
+
+    #[test]
     fn absent_parameters_keep_their_values_and_buffers() {
         let rules = [
-            SGD,
+            UpdateRule::sgd(0.9),
             UpdateRule::Adam {
                 beta1: 0.9,
                 beta2: 0.999,

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+
 use crate::error::{NnError, Result};
 
 /// What a parameter is for; decides its initialisation and whether weight decay applies.
@@ -15,7 +17,7 @@ pub enum ParameterKind {
     ConvolutionWeight,
     /// Weight of a depthwise convolution, `[k, k, channels]`.
     DepthwiseWeight,
-    /// Weight of a linear layer, `[out, in]`.
+    /// Weight of a linear layer, `[out, in]`, or on a map of several pixels `[out, height, width, in]`.
     LinearWeight,
     /// Additive bias of a convolution or linear layer, `[out]`.
     Bias,
@@ -160,9 +162,9 @@ impl Parameters {
 
 /// Whether no value is infinite or NaN; written so that it becomes vector instructions.
 fn are_finite(values: &[f32]) -> bool {
-    let magnitude = |value: &f32| value.to_bits() & 0x7fff_ffff;
-    let largest = values.iter().map(magnitude).fold(0, u32::max);
-    largest < f32::INFINITY.to_bits()
+    let exponent = f32::INFINITY.to_bits();
+    let is_not = |value: &f32| u32::from(value.to_bits() & exponent == exponent);
+    values.iter().map(is_not).fold(0, |any, one| any | one) == 0
 }
 
 /// The gradients of a step: one tensor for each parameter, with its presence.
@@ -189,11 +191,12 @@ impl Gradients {
 
     /// Sets every gradient to zero and absent; keeps the memory.
     pub fn clear(&mut self) {
-        for (data, present) in self.data.iter_mut().zip(&mut self.present) {
+        let tensors = self.data.par_iter_mut().zip(&mut self.present);
+        tensors.for_each(|(data, present)| {
             if std::mem::take(present) {
                 data.fill(0.0);
             }
-        }
+        });
     }
 
     /// The gradient of the parameter at `position`.

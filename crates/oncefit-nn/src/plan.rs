@@ -100,6 +100,8 @@ pub(crate) enum Step {
         weight: usize,
         stored_kernel: usize,
         stored_channels: usize,
+        /// Which of the stored channels it reads.
+        channels: Channels,
         links: Vec<KernelLink>,
         out: usize,
     },
@@ -124,7 +126,8 @@ pub(crate) enum Step {
         right: View,
         out: usize,
     },
-    /// Makes a view a stored tensor.
+    /// Makes a view a stored tensor; one that a linear layer reads as a single pixel with all values of
+    /// the map.
     Activate {
         source: View,
         out: usize,
@@ -137,6 +140,12 @@ pub(crate) enum Step {
     Dropout {
         source: View,
         rate: f32,
+        out: usize,
+    },
+    /// A map times a pixel that is not made from its pool.
+    Scale {
+        feature: View,
+        factor: View,
         out: usize,
     },
 }
@@ -153,6 +162,9 @@ impl Step {
             | Self::Dropout { source, .. } => (source, None),
             Self::Add { left, right, .. } | Self::Concat { left, right, .. } => (left, Some(right)),
             Self::Gate { feature, .. } => (feature, None),
+            Self::Scale {
+                feature, factor, ..
+            } => (feature, Some(factor)),
         };
         [Some(first), second].into_iter().flatten().copied()
     }
@@ -168,6 +180,9 @@ impl Step {
             | Self::Dropout { source, .. } => (source, None),
             Self::Add { left, right, .. } | Self::Concat { left, right, .. } => (left, Some(right)),
             Self::Gate { feature, .. } => (feature, None),
+            Self::Scale {
+                feature, factor, ..
+            } => (feature, Some(factor)),
         };
         [Some(first), second].into_iter().flatten()
     }
@@ -185,6 +200,11 @@ impl Step {
                 ([left.tensor, right.tensor], Some(*out))
             }
             Self::Gate { feature, gate } => ([feature.tensor, *gate], None),
+            Self::Scale {
+                feature,
+                factor,
+                out,
+            } => ([feature.tensor, factor.tensor], Some(*out)),
         };
         first.into_iter().chain(second)
     }
@@ -221,7 +241,7 @@ impl Plan {
             parameters,
             consumers: graph.consumers(),
             views: Vec::with_capacity(graph.nodes.len()),
-            channels: stored_channels(graph)?,
+            channels: stored_channels(graph),
             plan: Self {
                 tensors: Vec::new(),
                 norms: Vec::new(),
@@ -425,26 +445,40 @@ impl Lowering<'_> {
             }
             Op::Linear { out_features, bias } => {
                 let shape = self.shape_of(node.inputs[0]);
-                if shape.height * shape.width != 1 {
-                    return Err(self.unsupported(
-                        node,
-                        "a linear layer reads a 1×1 feature map; put a global_average_pool before it",
-                    ));
-                }
                 let weight = self.parameter(node, "weight")?;
                 let stored = self.parameters.at(weight).shape.clone();
-                let fits = stored.len() == 2
-                    && stored[0] >= *out_features
-                    && (stored[1] == shape.channels
-                        || stored[1] >= self.channels[node.inputs[0]].end());
+                let (outputs, height, width, channels) = match stored[..] {
+                    [outputs, channels] => (outputs, 1, 1, channels),
+                    [outputs, height, width, channels] => (outputs, height, width, channels),
+                    _ => (0, 0, 0, 0),
+                };
+                let arriving = &self.channels[node.inputs[0]];
+                let fits = outputs >= *out_features
+                    && height >= shape.height
+                    && width >= shape.width
+                    && (channels == shape.channels || channels >= arriving.end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
-                        format!("[≥{out_features}, ≥{}] is needed", shape.channels),
+                        format!("≥{:?} is needed", shape.linear_weight(*out_features)),
                     ));
                 }
-                let gather = self.weight_part(node, stored[1], 1, 1);
+                let columns = arriving.within(channels).of_pixels(
+                    (shape.height, shape.width),
+                    width,
+                    channels,
+                );
+                let gather = (!columns.are_first()).then_some(WeightPart {
+                    channels: columns,
+                    stored_kernel: 1,
+                    kernel: 1,
+                });
                 let bias = self.optional_vector(node, "bias", *bias, *out_features)?;
+                let source = match (shape.height, shape.width) {
+                    (1, 1) => source,
+                    _ => View::stored(self.flattened(source)),
+                };
+                let step = self.plan.steps.len();
                 let out = self.new_tensor(node.shape);
                 self.read(source, step);
                 self.plan.steps.push(Step::Convolution {
@@ -454,8 +488,8 @@ impl Lowering<'_> {
                         stride: 1,
                     },
                     weight,
-                    out_stride: stored[1],
-                    in_stride: stored[1],
+                    out_stride: height * width * channels,
+                    in_stride: height * width * channels,
                     gather,
                     bias,
                     out,
@@ -466,22 +500,18 @@ impl Lowering<'_> {
                 let weight = self.parameter(node, "weight")?;
                 let shape = self.parameters.at(weight).shape.clone();
                 let channels = node.shape.channels;
+                let places = &self.channels[node.inputs[0]];
                 let fits = shape.len() == 3
                     && shape[0] == shape[1]
                     && shape[0] >= *kernel
-                    && shape[2] >= channels;
+                    && (shape[2] == channels || shape[2] >= places.end());
                 if !fits {
                     return Err(self.too_small(
                         weight,
                         format!("[≥{kernel}, ≥{kernel}, ≥{channels}] is needed"),
                     ));
                 }
-                if self.gather(node, shape[2]).is_some() {
-                    return Err(self.unsupported(
-                        node,
-                        "a depthwise convolution cannot directly follow a concat of elastic widths; put a conv between them",
-                    ));
-                }
+                let places = places.within(shape[2]);
                 let links = self
                     .parameters
                     .kernel_links(&node.path, shape[0], *kernel)?;
@@ -496,6 +526,7 @@ impl Lowering<'_> {
                     weight,
                     stored_kernel: shape[0],
                     stored_channels: shape[2],
+                    channels: places,
                     links,
                     out,
                 });
@@ -561,9 +592,6 @@ impl Lowering<'_> {
             }
             Op::Add => {
                 let right = self.second(node)?;
-                if source.tensor == right.tensor {
-                    return Err(self.unsupported(node, "both inputs are the same tensor"));
-                }
                 let (left, right, out) = self.read_both(node, source, right);
                 self.plan.steps.push(Step::Add { left, right, out });
                 Ok(View::stored(out))
@@ -584,10 +612,14 @@ impl Lowering<'_> {
                                 && self.graph.nodes[consumer].op == Op::GlobalAveragePool)
                     });
                 if !is_pooled_once || source.gate.is_some() || source.tensor == 0 {
-                    return Err(self.unsupported(
-                        node,
-                        "a gate must be made from the global_average_pool of the feature map it multiplies, and nothing else may read that map",
-                    ));
+                    let (feature, factor, out) = self.read_both(node, source, gate);
+                    self.plan.steps.push(Step::Scale {
+                        feature,
+                        factor,
+                        out,
+                    });
+                    // What follows is applied to a copy, so that its own step is a product only.
+                    return Ok(View::stored(self.copied(View::stored(out))));
                 }
                 let gate = self.stored(gate);
                 self.plan.steps.push(Step::Gate {
@@ -721,7 +753,22 @@ impl Lowering<'_> {
 
     /// A new stored tensor with the value of `view`.
     fn copied(&mut self, view: View) -> usize {
-        let out = self.new_tensor(self.plan.tensors[view.tensor].shape);
+        self.copied_as(view, self.plan.tensors[view.tensor].shape)
+    }
+
+    /// A new stored tensor of one pixel with all values of `view`.
+    fn flattened(&mut self, view: View) -> usize {
+        let channels = self.plan.tensors[view.tensor].shape.len();
+        let pixel = FeatureShape {
+            height: 1,
+            width: 1,
+            channels,
+        };
+        self.copied_as(view, pixel)
+    }
+
+    fn copied_as(&mut self, view: View, shape: FeatureShape) -> usize {
+        let out = self.new_tensor(shape);
         let step = self.plan.steps.len();
         self.read(view, step);
         self.plan.steps.push(Step::Activate { source: view, out });
@@ -781,34 +828,21 @@ impl Lowering<'_> {
     }
 }
 
-/// Which of a supernet's stored channels each node of `graph` has.
-///
-/// # Errors
-/// If two inputs that are added or multiplied are different channels of what is stored.
-pub fn stored_channels(graph: &Graph) -> Result<Vec<Channels>> {
+/// Which of a supernet's stored channels each node of `graph` has. A sum or product has those of its
+/// first input: where the second one's lie in other places, channels meet in the order in which they stand.
+pub fn stored_channels(graph: &Graph) -> Vec<Channels> {
     let mut all: Vec<Channels> = Vec::with_capacity(graph.nodes.len());
     for node in &graph.nodes {
         let of = |input: usize| &all[node.inputs[input]];
-        let channels = match node.op {
+        all.push(match node.op {
             Op::Input | Op::Convolution { .. } | Op::Linear { .. } => {
                 Channels::first(node.shape.channels)
             }
             Op::Concat { offset } => of(0).followed_by(of(1), offset),
-            Op::Add | Op::Multiply if of(0) != of(1) => {
-                return Err(NnError::Unsupported {
-                    path: node.path.clone(),
-                    reason: format!(
-                        "its inputs are different channels of what is stored, {:?} and {:?}: put a conv between the concat and this",
-                        of(0).ranges(),
-                        of(1).ranges()
-                    ),
-                });
-            }
             _ => of(0).clone(),
-        };
-        all.push(channels);
+        });
     }
-    Ok(all)
+    all
 }
 
 impl Parameters {

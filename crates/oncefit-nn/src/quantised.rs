@@ -212,9 +212,10 @@ impl QuantisedSession {
                 bias,
                 out,
             } => {
+                let mut pool = BufferPool::default();
                 let gathered = gather
                     .as_ref()
-                    .map(|part| gathered(parameters, &self.plan, *weight, *out, part));
+                    .map(|part| gathered(&mut pool, parameters, &self.plan, *weight, *out, part));
                 let weight = match &gathered {
                     Some(weight) => weight.as_weight(),
                     None => ConvWeight {
@@ -493,6 +494,28 @@ impl Pass<'_> {
                     session.affine(plan.tensors[*out].view),
                     activation(*out),
                     None,
+                    session.steps[*out],
+                    &mut made,
+                );
+                (*out, made)
+            }
+            Step::Scale {
+                feature,
+                factor,
+                out,
+            } => {
+                let mut made = pool.take(self.shape(*out).len());
+                let factor = self.source(*factor);
+                let gate = QuantisedGate {
+                    data: factor.data,
+                    quantisation: factor.quantisation,
+                };
+                kernels::quantised_map(
+                    cpu,
+                    self.source(*feature),
+                    None,
+                    activation(*out),
+                    Some(gate),
                     session.steps[*out],
                     &mut made,
                 );

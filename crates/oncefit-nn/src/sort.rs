@@ -254,11 +254,6 @@ fn groups(envelope: &Envelope) -> Vec<Group> {
         if let (Op::Add | Op::Multiply, [left, right]) = (&node.op, &node.inputs[..]) {
             same.merge(&runs[*left], &runs[*right]);
         }
-        let source = node.inputs.first().map(|&input| nodes[input].out_channels);
-        let reads_all = source.is_none_or(|channels| channels == node.in_channels);
-        if makes_channels(&node.op) && !reads_all {
-            same.freeze(of_input(0));
-        }
         if node.op == Op::Input || index + 1 == nodes.len() {
             same.freeze(&own);
         }

@@ -2,7 +2,7 @@
 
 use oncefit_kernels::Cpu;
 use oncefit_random::{Draws, fnv1a64};
-use oncefit_space::{Envelope, EnvelopeNode, Graph, Op, Space, Subnet};
+use oncefit_space::{Envelope, EnvelopeNode, FeatureShape, Graph, Op, Space, Subnet};
 
 use crate::buffers::BufferPool;
 use crate::calibration::Calibration;
@@ -114,8 +114,9 @@ impl Supernet {
                 ..
             } = step
             {
-                let own = gathered(&self.parameters, &plan, *weight, *out, gather);
-                baked.insert(*weight, own.data);
+                let mut pool = BufferPool::default();
+                let own = gathered(&mut pool, &self.parameters, &plan, *weight, *out, gather);
+                baked.insert(*weight, own.data.to_vec());
             }
             if let Step::Depthwise { weight, .. } = step {
                 let mut pool = BufferPool::default();
@@ -135,6 +136,10 @@ impl Supernet {
             let stored = self.parameters.at(position);
             let data = match baked.remove(&position) {
                 Some(kernel) => kernel,
+                // A linear layer that reads one pixel of the largest map.
+                None if spec.shape.len() < stored.shape.len() => {
+                    leading_slice(stored, &[spec.shape[0], 1, 1, spec.shape[1]])
+                }
                 None => leading_slice(stored, &spec.shape),
             };
             parameters.insert(Parameter {
@@ -191,7 +196,14 @@ fn layout(envelope: &Envelope) -> Parameters {
                 }
             }
             Op::Linear { bias, .. } => {
-                insert("weight", ParameterKind::LinearWeight, vec![outputs, inputs]);
+                let (height, width) = envelope.nodes[node.inputs[0]].spatial;
+                let map = FeatureShape {
+                    height,
+                    width,
+                    channels: inputs,
+                };
+                let shape = map.linear_weight(outputs);
+                insert("weight", ParameterKind::LinearWeight, shape);
                 if *bias {
                     insert("bias", ParameterKind::Bias, vec![outputs]);
                 }
@@ -250,7 +262,8 @@ fn initialise(parameter: &mut Parameter, seed: u64) {
             }
         }
         ParameterKind::LinearWeight => {
-            let bound = 1.0 / (shape[1] as f32).sqrt();
+            let inputs: usize = shape[1..].iter().product();
+            let bound = 1.0 / (inputs as f32).sqrt();
             for value in &mut parameter.data {
                 *value = draws.uniform_f32(-bound, bound);
             }

@@ -158,6 +158,62 @@ linear(classes)
     Space::parse(text, "tiny-genetic.space").unwrap()
 }
 
+/// Linear layers on maps, as AlexNet and VGG have: behind channels with room between, an activation, an
+/// elastic width and an elastic resolution.
+fn tiny_alexnet() -> Space {
+    let text = r#"
+space tiny-alexnet(channels = 2, classes = 10)
+
+decide resolution in (6, 7, 9)
+decide width in (3, 5)
+input(resolution, resolution, channels)
+conv(width, kernel = 3, stride = 2); batch_norm; relu
+mixed: concat { } { decide growth in (2, 4); conv(growth, kernel = 3); batch_norm; relu }
+depthwise: seq { decide kernel in (1, 3); depthwise(kernel, transform = true); batch_norm; relu }
+hidden: seq { decide units in (8, 12); linear(units); batch_norm; relu }
+dropout(0.1)
+linear(classes)
+"#;
+    Space::parse(text, "tiny-alexnet.space").unwrap()
+}
+
+/// Sums of tensors whose channels lie in different places, and of a tensor with itself; parts of a
+/// concatenation that are left out; a gate that is not made from the pool of what it multiplies.
+fn tiny_mixed() -> Space {
+    let text = r#"
+space tiny-mixed(channels = 2, classes = 10)
+
+decide resolution in (6, 8)
+decide width in (3, 5)
+input(resolution, resolution, channels)
+first: seq { conv(width, kernel = 3, stride = 2); batch_norm; relu }
+mixed: concat { } { choice more { no: nothing
+  yes: { decide growth in (2, 4); conv(growth, kernel = 3); batch_norm; relu } } } { conv(4) }
+other: residual { conv(in, bias = true) }
+sum { read mixed } { read other }
+batch_norm
+sum { } { }
+relu
+gate { conv(in, kernel = 3); global_average_pool; hard_sigmoid }
+relu
+conv(6, kernel = 3)
+global_average_pool
+linear(classes)
+"#;
+    Space::parse(text, "tiny-mixed.space").unwrap()
+}
+
+fn all_kinds() -> [Space; 6] {
+    [
+        nano(),
+        tiny_resnet(),
+        tiny_densenet(),
+        tiny_genetic(),
+        tiny_alexnet(),
+        tiny_mixed(),
+    ]
+}
+
 fn some_subnets(space: &Space) -> Vec<Subnet> {
     let mut draws = Draws::new(11, "subnets", 0, 0);
     let mut subnets = vec![space.largest().unwrap(), space.smallest().unwrap()];
@@ -223,7 +279,7 @@ fn add_pass(
 /// Each parameter's gradient against the loss's change along a random direction.
 #[test]
 fn gradients_are_finite_differences_for_every_parameter() {
-    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
+    all_kinds()
         .iter()
         .for_each(check_gradients_are_finite_differences_for_every_parameter);
 }
@@ -298,7 +354,7 @@ fn check_gradients(supernet: &Supernet, subnet: &Subnet, data: &[f32], mode: Mod
 #[test]
 fn gradients_with_recomputation_are_the_same_bits() {
     let gated = Space::builtin("cifar-nano").unwrap();
-    for space in [nano(), tiny_resnet(), tiny_densenet(), gated] {
+    for space in all_kinds().into_iter().chain([gated]) {
         let supernet = supernet(&space);
         for (index, subnet) in some_subnets(&space).iter().enumerate() {
             let data = images(subnet, index as u64);
@@ -373,7 +429,7 @@ fn resized(subnet: &Subnet) -> String {
 
 #[test]
 fn extracted_networks_give_the_same_bits() {
-    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
+    all_kinds()
         .iter()
         .for_each(check_extracted_networks_give_the_same_bits);
 }
@@ -758,6 +814,72 @@ fn sorting_channels_before_a_concat_keeps_the_function() {
     assert!((loss - after).abs() < 1e-5, "{loss} {after}");
 }
 
+/// A linear layer reads a channel once for each pixel.
+#[test]
+fn sorting_channels_before_a_linear_layer_on_a_map_keeps_the_function() {
+    let space = tiny_alexnet();
+    let mut supernet = supernet(&space);
+    let envelope = space.envelope().unwrap();
+    let subnet = space.largest().unwrap();
+    let data = images(&subnet, 8);
+    let before = supernet.parameters.clone();
+    // Dropout does not know where a unit has gone.
+    let mode = Mode::Train { dropout: None };
+    let (loss, _) = pass_in(&supernet, &subnet, &data, mode);
+    sort_channels(&mut supernet.parameters, &envelope, Tiers::Global);
+    let (after, _) = pass_in(&supernet, &subnet, &data, mode);
+    assert!((loss - after).abs() < 1e-5, "{loss} {after}");
+    let weight = supernet.parameters.get("hidden.linear.weight").unwrap();
+    assert_eq!(weight.shape, [12, 5, 5, 9]);
+    assert_ne!(
+        weight,
+        before.get("hidden.linear.weight").unwrap(),
+        "channels of the map"
+    );
+    // Channels that only this layer reads are sorted by all of its columns.
+    let mut importance = vec![0.0f32; 4];
+    for pixel in weight.data.chunks(9) {
+        for (sum, weight) in importance.iter_mut().zip(&pixel[5..]) {
+            *sum += weight.abs();
+        }
+    }
+    assert!(
+        importance.is_sorted_by(|left, right| left >= right),
+        "{importance:?}"
+    );
+}
+
+/// A linear layer on a map is a matrix times the image's values, row by row of pixels.
+#[test]
+fn a_linear_layer_on_the_image_is_a_matrix() {
+    let text = "space mlp\ninput(2, 3, 2)\nhidden: linear(4)\nrelu\nlinear(10)\n";
+    let space = Space::parse(text, "mlp.space").unwrap();
+    let (supernet, subnet) = (supernet(&space), space.largest().unwrap());
+    let data = images(&subnet, 1);
+    let batch = Images {
+        data: &data,
+        count: COUNT,
+    };
+    let plan = supernet.plan(&subnet).unwrap();
+    let mode = Mode::Evaluate(&Calibration::None);
+    let tape = Executor::default()
+        .forward(&plan, &supernet.parameters, batch, mode)
+        .unwrap();
+    let layer = |name: &str, input: &[f32]| -> Vec<f32> {
+        let weight = supernet.parameters.get(&format!("{name}.weight")).unwrap();
+        let bias = supernet.parameters.get(&format!("{name}.bias")).unwrap();
+        let rows = weight.data.chunks(input.len()).zip(&bias.data);
+        rows.map(|(row, bias)| row.iter().zip(input).map(|(w, x)| w * x).sum::<f32>() + bias)
+            .collect()
+    };
+    for (image, found) in data.chunks(12).zip(tape.output().chunks(10)) {
+        let hidden: Vec<f32> = layer("hidden", image).iter().map(|x| x.max(0.0)).collect();
+        for (found, expected) in found.iter().zip(layer("linear", &hidden)) {
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+}
+
 /// Sorting in the middle of a run, the optimiser's buffers with it, and then a step is a step and then
 /// sorting.
 #[test]
@@ -896,7 +1018,7 @@ fn optimiser_leaves_absent_parameters_alone() {
 /// What a subnet reads is where its gradient can be other than zero, and nowhere else.
 #[test]
 fn coverage_is_where_gradients_are() {
-    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
+    all_kinds()
         .iter()
         .for_each(check_coverage_is_where_gradients_are);
 }
@@ -933,7 +1055,7 @@ fn check_coverage_is_where_gradients_are(space: &Space) {
 
 #[test]
 fn training_passes_give_the_same_bits_with_any_number_of_threads() {
-    [nano(), tiny_resnet(), tiny_densenet(), tiny_genetic()]
+    all_kinds()
         .iter()
         .for_each(check_training_passes_give_the_same_bits_with_any_number_of_threads);
 }

@@ -9,6 +9,8 @@
 //! ```
 //!
 //! Fixing the decision that most terms share (the resolution) lets the rest fall apart into blocks.
+//! What a condition on decisions leads to is opened once all that it reads is fixed; until then it belongs
+//! to the part of those decisions.
 //! Costs are integers; with a resolution above 1 each share's cost is rounded up to a multiple of
 //! it, so that what is found is always within the limits and the answer is exact for rounded costs.
 
@@ -64,8 +66,7 @@ enum Link {
 ///
 /// # Errors
 /// If no member is within the limits, with the closest feasible value; if a limit is on a metric
-/// that the model lacks; if the space has conditions on decisions, which this solver cannot treat;
-/// if there are too many partial choices for this resolution.
+/// that the model lacks; if there are too many partial choices for this resolution.
 pub fn solve(model: &AdditiveModel, limits: &[Limit], resolution: &[u64]) -> Result<Vec<Solved>> {
     let metrics = model.metrics();
     if let Some(limit) = limits.iter().find(|limit| !metrics.contains(&limit.metric)) {
@@ -182,7 +183,7 @@ impl<'m> Solver<'m> {
     fn solve(&mut self) -> Result<Option<Vec<Solved>>> {
         let space = self.model.space().clone();
         let mut nodes = Vec::new();
-        self.open(space.decision_nodes(), &mut nodes)?;
+        self.open(space.decision_nodes(), &mut nodes);
         let constant = self.share(self.model.constant());
         let points = self.front(&nodes)?;
         let points = points.into_iter().map(|point| self.plus(point, &constant));
@@ -200,24 +201,34 @@ impl<'m> Solver<'m> {
     }
 
     /// Appends the nodes that still decide something.
-    fn open<'n>(&self, nodes: &'n [DecisionNode], found: &mut Vec<&'n DecisionNode>) -> Result<()> {
+    fn open<'n>(
+        &self,
+        nodes: impl IntoIterator<Item = &'n DecisionNode>,
+        found: &mut Vec<&'n DecisionNode>,
+    ) {
         for node in nodes {
             match node {
                 DecisionNode::Let(_) => {}
-                DecisionNode::If { .. } => {
-                    return Err(SearchError::Settings(format!(
-                        "space `{}` has conditions on decisions, which the exact solver cannot treat; use another searcher",
-                        self.model.space().name()
-                    )));
+                DecisionNode::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => {
+                    let space = self.model.space();
+                    match space.condition_holds(condition, &|slot| self.fixed[slot]) {
+                        Some(true) => self.open(then, found),
+                        Some(false) => self.open(otherwise, found),
+                        None => found.push(node),
+                    }
                 }
                 DecisionNode::Repeat {
                     slot: None,
                     counts,
                     copies,
                 } => {
-                    for copy in &copies[..counts[0]] {
-                        self.open(copy, found)?;
-                    }
+                    copies[..counts[0]]
+                        .iter()
+                        .for_each(|copy| self.open(copy, found));
                 }
                 DecisionNode::Decide { slot, .. }
                 | DecisionNode::Choose { slot, .. }
@@ -233,7 +244,6 @@ impl<'m> Solver<'m> {
                 }
             }
         }
-        Ok(())
     }
 
     /// All partial choices for some nodes that no other beats.
@@ -261,8 +271,9 @@ impl<'m> Solver<'m> {
             }
             return Ok(sum);
         }
-        // The node whose terms reach into most others is fixed first.
+        // The decision whose terms and conditions reach into most others is fixed first.
         let place = (0..nodes.len())
+            .filter(|&place| slot_of(nodes[place]).is_some())
             .max_by_key(|&place| (shared[place], std::cmp::Reverse(place)))
             .unwrap_or(0);
         let mut rest: Vec<&DecisionNode> = nodes.to_vec();
@@ -279,12 +290,13 @@ impl<'m> Solver<'m> {
         let values = self.model.space().decisions()[slot].domain.values.len();
         for index in 0..values {
             self.fixed[slot] = Some(index);
-            let mut nodes = rest.to_vec();
+            let mut nodes = Vec::with_capacity(rest.len());
+            self.open(rest.iter().copied(), &mut nodes);
             match node {
-                DecisionNode::Choose { branches, .. } => self.open(&branches[index], &mut nodes)?,
+                DecisionNode::Choose { branches, .. } => self.open(&branches[index], &mut nodes),
                 DecisionNode::Repeat { counts, copies, .. } => {
                     for copy in &copies[..counts[index]] {
-                        self.open(copy, &mut nodes)?;
+                        self.open(copy, &mut nodes);
                     }
                 }
                 _ => {}
@@ -326,8 +338,8 @@ impl<'m> Solver<'m> {
         sum
     }
 
-    /// Groups of nodes that share open terms, by place, and for each node how many other nodes its
-    /// own decision shares terms with.
+    /// Groups of nodes that share open terms or conditions, by place, and for each node how many other
+    /// nodes its own decision shares them with.
     fn parts(&self, nodes: &[&DecisionNode]) -> (Vec<Vec<usize>>, Vec<usize>) {
         let mut owners: Vec<Vec<usize>> = vec![Vec::new(); self.fixed.len()];
         for (place, node) in nodes.iter().enumerate() {
@@ -351,6 +363,16 @@ impl<'m> Solver<'m> {
         let mut reached: Vec<Vec<bool>> = vec![vec![false; nodes.len()]; nodes.len()];
         for owners in &owners {
             owners.windows(2).for_each(|pair| join(pair[0], pair[1]));
+        }
+        for (place, node) in nodes.iter().enumerate() {
+            each_read(node, &mut |slot| {
+                for &owner in &owners[slot] {
+                    join(owner, place);
+                    if slot_of(nodes[owner]) == Some(slot) {
+                        reached[owner][place] = true;
+                    }
+                }
+            });
         }
         for term in self.model.terms() {
             let open = || {
@@ -552,6 +574,30 @@ fn each_slot(node: &DecisionNode, found: &mut dyn FnMut(usize)) {
     }
 }
 
+/// Calls `found` for every decision that conditions in a node read.
+fn each_read(node: &DecisionNode, found: &mut dyn FnMut(usize)) {
+    match node {
+        DecisionNode::If {
+            condition,
+            then,
+            otherwise,
+        } => {
+            condition.reads().iter().for_each(|&slot| found(slot));
+            let both = then.iter().chain(otherwise);
+            both.for_each(|node| each_read(node, found));
+        }
+        DecisionNode::Choose { branches, .. } => {
+            let inner = branches.iter().flatten();
+            inner.for_each(|node| each_read(node, found));
+        }
+        DecisionNode::Repeat { copies, .. } => {
+            let inner = copies.iter().flatten();
+            inner.for_each(|node| each_read(node, found));
+        }
+        DecisionNode::Decide { .. } | DecisionNode::Let(_) => {}
+    }
+}
+
 /// Proposes the front of an additive model, the highest score first: what a search by a linear
 /// predictor should evaluate.
 #[derive(Clone, Debug)]
@@ -610,164 +656,4 @@ impl Searcher for ExactSearch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::additive::Term;
-    use oncefit_random::Draws;
-
-    /// A model with random terms: one per block over its decisions and the resolution, one per
-    /// depth, as a table of latencies has.
-    fn random_model(space: &Space, metrics: &[Metric], seed: u64) -> AdditiveModel {
-        let mut draws = Draws::new(seed, "additive", 0, 0);
-        let mut model = AdditiveModel::new(space, metrics);
-        let slots = space.decisions();
-        let mut groups: Vec<Vec<usize>> = vec![vec![0]];
-        for (number, slot) in slots.iter().enumerate().skip(1) {
-            match slot.name.as_str() {
-                "kernel" => groups.push(vec![0, number, number + 1]),
-                "expand" => {}
-                _ => groups.push(vec![0, number]),
-            }
-        }
-        for group in groups {
-            let size = group
-                .iter()
-                .map(|&slot| slots[slot].domain.values.len())
-                .product();
-            let shares = (0..size).map(|_| Share {
-                score: draws.unit_f64(),
-                costs: metrics.iter().map(|_| draws.below(40) as u64).collect(),
-            });
-            let shares = shares.collect();
-            let slots = group;
-            model.add_term(Term { slots, shares }).unwrap();
-        }
-        let costs = vec![3; metrics.len()];
-        model.add_constant(&Share { score: 0.5, costs }).unwrap();
-        model
-    }
-
-    fn all(space: &Space) -> Vec<Candidate> {
-        let mut next = Some(space.candidate(|_, _| 0).unwrap());
-        let mut found = Vec::new();
-        while let Some(candidate) = next {
-            next = space.next_candidate(&candidate).unwrap();
-            found.push(candidate);
-        }
-        found
-    }
-
-    fn small_space() -> Space {
-        let space = Space::builtin("fm-nano").unwrap();
-        let keep = |values: &[i64]| -> Vec<oncefit_space::Value> {
-            values
-                .iter()
-                .map(|value| oncefit_space::Value::Int(*value))
-                .collect()
-        };
-        let space = space.restrict("expand", &keep(&[3, 6])).unwrap();
-        space.restrict("depth", &keep(&[1, 2])).unwrap()
-    }
-
-    #[test]
-    fn fronts_are_those_of_trying_everything() {
-        let space = small_space();
-        let members = all(&space);
-        for (seed, metrics) in [
-            (1, vec![Metric::Latency]),
-            (2, vec![Metric::Latency]),
-            (3, vec![Metric::Latency, Metric::Macs]),
-            (4, vec![]),
-        ] {
-            let model = random_model(&space, &metrics, seed);
-            let limits: Vec<Limit> = metrics
-                .iter()
-                .map(|&metric| Limit {
-                    metric,
-                    at_most: 110,
-                })
-                .collect();
-            let front = solve(&model, &limits, &vec![1; metrics.len()]).unwrap();
-            let mut best = f64::NEG_INFINITY;
-            for member in &members {
-                let share = model.of(member);
-                if share.costs.iter().any(|cost| *cost > 110) {
-                    continue;
-                }
-                best = best.max(share.score);
-                // Nothing that is feasible beats the front.
-                let is_covered = front.iter().any(|solved| {
-                    let mut costs = solved.share.costs.iter().zip(&share.costs);
-                    solved.share.score >= share.score - 1e-9
-                        && costs.all(|(solved, other)| solved <= other)
-                });
-                assert!(is_covered, "{share:?}");
-            }
-            assert!((front[0].share.score - best).abs() < 1e-9);
-            assert!(
-                front
-                    .iter()
-                    .all(|solved| solved.share.costs.iter().all(|cost| *cost <= 110))
-            );
-        }
-    }
-
-    #[test]
-    fn rounded_costs_stay_within_the_limit() {
-        let space = small_space();
-        let model = random_model(&space, &[Metric::Latency], 5);
-        let limit = Limit {
-            metric: Metric::Latency,
-            at_most: 130,
-        };
-        let exact = solve(&model, &[limit], &[1]).unwrap();
-        let rounded = solve(&model, &[limit], &[4]).unwrap();
-        assert!(rounded[0].share.costs[0] <= 130);
-        assert!(rounded[0].share.score <= exact[0].share.score);
-    }
-
-    #[test]
-    fn infeasible_limits_are_answered_with_the_closest_value() {
-        let space = small_space();
-        let model = random_model(&space, &[Metric::Latency], 6);
-        let cheapest = all(&space)
-            .iter()
-            .map(|member| model.of(member).costs[0])
-            .min()
-            .unwrap();
-        let limit = |at_most| Limit {
-            metric: Metric::Latency,
-            at_most,
-        };
-        let error = solve(&model, &[limit(cheapest - 1)], &[1]).unwrap_err();
-        let SearchError::Infeasible { closest, .. } = error else {
-            panic!("{error}");
-        };
-        assert_eq!(closest, cheapest);
-        let front = solve(&model, &[limit(cheapest)], &[1]).unwrap();
-        assert_eq!(front[0].share.costs[0], cheapest);
-    }
-
-    #[test]
-    fn a_large_space_is_solved_at_a_stated_resolution() {
-        let space = Space::builtin("ofa-mobilenet-v3").unwrap();
-        let model = random_model(&space, &[Metric::Latency], 7);
-        let limit = Limit {
-            metric: Metric::Latency,
-            at_most: 400,
-        };
-        let front = solve(&model, &[limit], &[1]).unwrap();
-        assert!(front[0].share.costs[0] <= 400);
-        // Local search cannot improve on it.
-        let mut draws = Draws::new(8, "test", 0, 0);
-        let mut best = front[0].candidate.clone();
-        for _ in 0..20_000 {
-            let other = crate::variation::mutate_one(&space, &best, &mut draws).unwrap();
-            let share = model.of(&other);
-            assert!(share.costs[0] > 400 || share.score <= front[0].share.score + 1e-9);
-            if share.costs[0] <= 400 && share.score >= model.of(&best).score - 0.3 {
-                best = other;
-            }
-        }
-    }
-}
+mod tests;

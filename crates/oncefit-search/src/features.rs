@@ -147,7 +147,7 @@ pub(crate) fn modules(
     space: &Space,
     candidate: &Candidate,
     of_decisions: bool,
-) -> Result<Vec<u64>, String> {
+) -> oncefit_space::Result<Vec<u64>> {
     if of_decisions {
         let slots = space.decisions();
         let values = candidate.active().map(|(slot, index)| {
@@ -157,8 +157,7 @@ pub(crate) fn modules(
         });
         return Ok(values.collect());
     }
-    let subnet = space.subnet_of(candidate);
-    let subnet = subnet.map_err(|error| error.to_string())?;
+    let subnet = space.subnet_of(candidate)?;
     let nodes = subnet.graph().nodes.iter().skip(1);
     Ok(nodes
         .map(|node| fnv1a64(format!("{:?}", node.op).as_bytes()))
@@ -221,9 +220,8 @@ pub(crate) fn hashed_row(
     space: &Space,
     candidate: &Candidate,
     buckets: usize,
-) -> Result<SparseRow, String> {
-    let subnet = space.subnet_of(candidate);
-    let subnet = subnet.map_err(|error| error.to_string())?;
+) -> oncefit_space::Result<SparseRow> {
+    let subnet = space.subnet_of(candidate)?;
     let nodes = &subnet.graph().nodes;
     let mut counts = vec![0.0; buckets.max(1)];
     let mut count = |text: String| {

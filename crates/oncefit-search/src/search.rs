@@ -108,7 +108,7 @@ impl Evaluate for OnSubnets<'_> {
         };
         let mut scores = scores.into_iter();
         let outcomes = built.into_iter().map(|subnet| match subnet {
-            Err(hole) => Outcome::Failed(hole.to_string()),
+            Err(hole) => Outcome::Failed(hole.reason()),
             Ok(_) => match scores.next() {
                 Some(Ok(score)) => Outcome::of(score),
                 Some(Err(reason)) => Outcome::Failed(reason),
@@ -168,7 +168,7 @@ pub fn search(
                     subnets.push(subnet);
                     built.push(trial);
                 }
-                Err(hole) => searcher.tell(&trial, &Outcome::Failed(hole.to_string())),
+                Err(hole) => searcher.tell(&trial, &Outcome::Failed(hole.reason())),
             }
         }
         if subnets.is_empty() {

@@ -154,6 +154,8 @@ pub struct TableObjective {
     space: Space,
     table: Table,
     key: TableKey,
+    /// Rising; none if every trial is evaluated in full.
+    budgets: Vec<u64>,
 }
 
 impl TableObjective {
@@ -163,7 +165,45 @@ impl TableObjective {
             space: space.clone(),
             table,
             key,
+            budgets: Vec::new(),
         }
+    }
+
+    /// The same for a table of learning curves: a row has the same number of scores for each of these
+    /// budgets, which rise. A trial without a budget is evaluated at the last one.
+    ///
+    /// # Errors
+    /// If budgets do not rise, or a row has other than `scores` numbers for each.
+    pub fn with_budgets(mut self, budgets: &[u64], scores: usize) -> Result<Self> {
+        let wanted = budgets.len() * scores;
+        let short = self.table.rows.iter().find(|(_, row)| row.len() != wanted);
+        if !budgets.is_sorted_by(|one, next| one < next) || budgets.is_empty() {
+            return Err(SearchError::Settings(format!(
+                "the budgets of a table rise, these are {budgets:?}"
+            )));
+        }
+        if let Some((key, row)) = short {
+            return Err(SearchError::Settings(format!(
+                "a table with {} budgets and {scores} scores for each needs {wanted} numbers in a row, `{key}` has {}",
+                budgets.len(),
+                row.len()
+            )));
+        }
+        self.budgets = budgets.to_vec();
+        Ok(self)
+    }
+
+    /// The scores of a row at a budget.
+    fn at_budget<'r>(&self, row: &'r [f64], budget: Option<u64>) -> Option<&'r [f64]> {
+        let Some(last) = self.budgets.len().checked_sub(1) else {
+            return Some(row);
+        };
+        let place = match budget {
+            None => last,
+            Some(budget) => self.budgets.iter().position(|other| *other == budget)?,
+        };
+        let scores = row.len() / self.budgets.len();
+        row.get(place * scores..(place + 1) * scores)
     }
 
     /// The key of a candidate.
@@ -187,9 +227,16 @@ impl Evaluate for TableObjective {
     fn evaluate(&mut self, trials: &[Trial]) -> Vec<Outcome> {
         let each = trials.iter().map(|trial| {
             let key = self.key(&trial.candidate);
-            match self.table.get(&key) {
-                Some(numbers) => Outcome::of_all(numbers.to_vec()),
-                None => Outcome::Failed(format!("the table has no `{key}`")),
+            let Some(row) = self.table.get(&key) else {
+                return Outcome::Failed(format!("the table has no `{key}`"));
+            };
+            match self.at_budget(row, trial.budget) {
+                Some(scores) => Outcome::of_all(scores.to_vec()),
+                None => Outcome::Failed(format!(
+                    "the table has no budget {}; it has {:?}",
+                    trial.budget.unwrap_or(0),
+                    self.budgets
+                )),
             }
         });
         each.collect()
@@ -234,6 +281,41 @@ mod tests {
         let csv = "subnet,score,other\n\"a=3:b=4\",0.25,x\na=5:b=1,0.75,y\n";
         let table = Table::from_csv(csv, "t", &["score"]).unwrap();
         assert_eq!(outcome(table, TableKey::Text, [0, 2]), Outcome::of(0.25));
+    }
+
+    #[test]
+    fn learning_curves_have_scores_for_each_budget() {
+        let csv = "key,first,cost,last\n02,0.3,7,0.6\n11,0.4,9,0.5\n";
+        let columns = ["first", "cost", "last", "cost"];
+        let table = Table::from_csv(csv, "t", &columns).unwrap();
+        let space = space();
+        let curves = TableObjective::new(&space, table.clone(), TableKey::Digits);
+        let mut curves = curves.with_budgets(&[1, 9], 2).unwrap();
+        let mut at = |budget: Option<u64>| {
+            let trial = Trial {
+                number: 0,
+                candidate: space.candidate(|slot, _| [0, 2][slot]).unwrap(),
+                budget,
+                rung: None,
+            };
+            curves.evaluate(&[trial]).remove(0)
+        };
+        assert_eq!(at(Some(1)), Outcome::of_all(vec![0.3, 7.0]));
+        assert_eq!(at(Some(9)), Outcome::of_all(vec![0.6, 7.0]));
+        assert_eq!(at(None), at(Some(9)));
+        let Outcome::Failed(reason) = at(Some(3)) else {
+            panic!();
+        };
+        assert!(reason.contains("no budget 3; it has [1, 9]"), "{reason}");
+        for (budgets, part) in [
+            (&[9, 1][..], "rise"),
+            (&[], "rise"),
+            (&[1, 3, 9], "needs 6 numbers in a row"),
+        ] {
+            let curves = TableObjective::new(&space, table.clone(), TableKey::Digits);
+            let message = curves.with_budgets(budgets, 2).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]

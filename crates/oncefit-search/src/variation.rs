@@ -44,6 +44,26 @@ pub fn mutate_one(space: &Space, parent: &Candidate, draws: &mut Draws) -> Resul
     })?)
 }
 
+/// All members that differ from `member` in one decision, in the order of its decisions and their
+/// values; decisions that become active take their first value, those that stay keep theirs.
+///
+/// # Errors
+/// If `member` is a candidate of another space.
+pub fn neighbours(space: &Space, member: &Candidate) -> Result<Vec<Candidate>> {
+    let mut found = Vec::new();
+    for (changed, own) in member.active() {
+        for index in 0..space.decisions()[changed].domain.values.len() {
+            if index != own {
+                found.push(space.candidate(|slot, _| match slot == changed {
+                    true => index,
+                    false => member.get(slot).unwrap_or(0),
+                })?);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// A candidate that has each decision from one of two parents; decisions that neither has are
 /// drawn.
 ///
@@ -87,6 +107,34 @@ mod tests {
                 .filter(|&(slot, index)| child.get(slot).is_some_and(|other| other != index));
             assert_eq!(changed.count(), 1);
         }
+    }
+
+    #[test]
+    fn neighbours_differ_in_one_decision() {
+        let text = "space s\ninput(4, 4, 1)\ndecide a in (1, 2, 3)\noptional b { decide c in (1, 2); conv(c) }\nconv(a)\n";
+        let space = Space::parse(text, "s").unwrap();
+        let texts = |text: &str| -> Vec<String> {
+            let member = space.parse_subnet(text).unwrap();
+            let member = space.candidate_of(member.trace()).unwrap();
+            let found = neighbours(&space, &member).unwrap();
+            found
+                .iter()
+                .map(|other| space.trace_of(other).text())
+                .collect()
+        };
+        assert_eq!(
+            texts("a=2:b=false"),
+            ["a=1:b=false", "a=3:b=false", "a=2:b=true:c=1"]
+        );
+        assert_eq!(
+            texts("a=1:b=true:c=2"),
+            [
+                "a=2:b=true:c=2",
+                "a=3:b=true:c=2",
+                "a=1:b=false",
+                "a=1:b=true:c=1"
+            ]
+        );
     }
 
     #[test]

@@ -45,7 +45,9 @@ use crate::error::{Result, SpaceError};
 use crate::expression::{Expression, Word};
 use crate::parser::{is_label, legal_name, parse};
 use crate::space::Space;
-use crate::tree::{self, Definition, DomainText, Node, Source, Statement, Tree, Written};
+use crate::tree::{
+    self, Argument, Definition, DomainText, Node, Parameter, Source, Statement, Tree, Written,
+};
 use crate::value::Value;
 pub use operations::{AveragePool, BatchNorm, Convolution, Depthwise, Linear, MaxPool};
 pub use terms::{Arguments, Term, Values};
@@ -136,7 +138,8 @@ impl SpaceBuilder {
     }
 
     /// A template: each use decides afresh. `body` gets its parameters; of other names it knows
-    /// only the space's parameters.
+    /// only the space's parameters. A parameter `read NAME` is a tensor: the template reads it as a
+    /// label, and is given [`Term::tensor`].
     pub fn define<const N: usize>(
         &mut self,
         name: &str,
@@ -167,7 +170,7 @@ impl SpaceBuilder {
         self.shared.templates.borrow_mut().push(name.to_owned());
         self.tree.definitions.push(Definition {
             name: name.to_owned(),
-            parameters: parameters.map(str::to_owned).to_vec(),
+            parameters: parameters.map(parameter).to_vec(),
             body: Vec::new(),
         });
         let mut block = Block {
@@ -177,7 +180,13 @@ impl SpaceBuilder {
             shared: self.shared.clone(),
             place,
         };
-        let terms = parameters.map(|name| block.bind("the name of a parameter", name));
+        let terms = parameters.map(|name| {
+            let Parameter { name, is_tensor } = parameter(name);
+            match is_tensor {
+                true => Term::tensor(&name),
+                false => block.bind("the name of a parameter", &name),
+            }
+        });
         body(&mut block, terms, &template);
         self.tree.definitions[template.definition].body = block.finish();
         template
@@ -196,17 +205,19 @@ impl SpaceBuilder {
         let names = self.tree.definitions.iter();
         let names = names.map(|definition| definition.name.clone());
         self.shared.templates.replace(names.collect());
-        let parameters = &self.tree.definitions[definition].parameters;
+        let place = definition;
+        let definition = &self.tree.definitions[place];
+        let parameters = &definition.parameters;
         if parameters.len() != N {
             return Err(SpaceError::Illegal(format!(
                 "template `{template}` of `{family}` takes {} arguments ({}), not {N}",
                 parameters.len(),
-                parameters.join(", ")
+                definition.parameter_list()
             )));
         }
         Ok(Template {
             name: template.to_owned(),
-            definition,
+            definition: place,
         })
     }
 
@@ -232,6 +243,15 @@ impl SpaceBuilder {
             )));
         }
         Space::new(parse(&self.tree.to_text(), &self.tree.source.file)?)
+    }
+}
+
+/// A parameter as it is written: `width`, or `read before`.
+fn parameter(text: &str) -> Parameter {
+    let tensor = text.strip_prefix("read ");
+    Parameter {
+        name: tensor.unwrap_or(text).trim().to_owned(),
+        is_tensor: tensor.is_some(),
     }
 }
 
@@ -297,8 +317,10 @@ impl Block {
 
     /// A template with its arguments: an array, or a tuple of different kinds.
     pub fn call<const N: usize>(&mut self, template: &Template<N>, arguments: impl Arguments<N>) {
-        let arguments = arguments.terms();
-        let arguments = arguments.map(|term| self.term(term)).to_vec();
+        let arguments = arguments.terms().map(|term| match term.label() {
+            Some(label) => Argument::Tensor(label.to_owned()),
+            None => Argument::Value(self.term(term)),
+        });
         let known = self
             .shared
             .templates
@@ -316,7 +338,7 @@ impl Block {
         }
         self.node(Node::Call {
             definition: template.definition,
-            arguments,
+            arguments: arguments.to_vec(),
         });
     }
 
@@ -408,8 +430,8 @@ impl Block {
         self.node(Node::Read(label.to_owned()));
     }
 
-    /// Ends a branch of a `sum` that adds nothing. A sum of which all branches add nothing passes
-    /// its input on.
+    /// Ends a branch of a `sum` or a `concat`, but for its first, that is left out. A sum of which all
+    /// branches are left out passes its input on.
     pub fn nothing(&mut self) {
         self.node(Node::Nothing);
     }
@@ -493,6 +515,9 @@ impl Block {
         let message = match found {
             Some((_, number)) if *number == word.at => return,
             None if word.at == Term::WORD => return,
+            _ if word.at == Term::TENSOR => {
+                format!("`{name}` is a tensor: it is read, or given to a template")
+            }
             Some(_) => format!(
                 "`{name}` means something else here: give one of the two another name, or use each where it is known"
             ),

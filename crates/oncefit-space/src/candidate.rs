@@ -15,7 +15,7 @@ use num_bigint::BigUint;
 use oncefit_random::Draws;
 
 use crate::count;
-use crate::decisions::DecisionNode;
+use crate::decisions::{Condition, DecisionNode};
 use crate::error::{Result, SpaceError};
 use crate::sampling::below;
 use crate::space::Space;
@@ -69,6 +69,17 @@ impl Space {
     /// What is decided, as a tree.
     pub fn decision_nodes(&self) -> &[DecisionNode] {
         &self.decision_tree().nodes
+    }
+
+    /// Whether a condition of [`Space::decision_nodes`] holds: `value_of` gives the index of a
+    /// decision's value. `None` if it reads a decision that has none.
+    pub fn condition_holds(
+        &self,
+        condition: &Condition,
+        value_of: &dyn Fn(usize) -> Option<usize>,
+    ) -> Option<bool> {
+        self.decision_tree()
+            .holds(self.decisions(), condition, value_of)
     }
 
     /// The candidate that a trace of this space describes.
@@ -128,6 +139,18 @@ impl Space {
         }
         let chosen = count::unrank(self.program(), rank.clone())?;
         self.candidate(|slot, _| chosen[slot].unwrap_or(usize::MAX))
+    }
+
+    /// The number of a candidate: the inverse of [`Space::unrank_candidate`]; its shapes need not meet.
+    ///
+    /// # Errors
+    /// If it is a candidate of another space, or the space cannot be counted.
+    pub fn rank_candidate(&self, candidate: &Candidate) -> Result<BigUint> {
+        // Walked once, so that what is missing is found.
+        let own = self.candidate(|slot, _| candidate.get(slot).unwrap_or(usize::MAX))?;
+        let slots = 0..self.decisions().len();
+        let chosen: Vec<Option<usize>> = slots.map(|slot| own.get(slot)).collect();
+        count::rank(self.program(), &chosen)
     }
 
     /// A random candidate, uniform over members, as [`Space::sample_uniform`].

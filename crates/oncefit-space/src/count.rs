@@ -101,6 +101,8 @@ impl<'p> Counter<'p> {
     /// Members of a step by itself. Follows the variables that conditions may read.
     fn step(&mut self, step: &'p Step) -> Result<BigUint> {
         match step {
+            // Its condition may read what was not followed.
+            Step::If { .. } if !step.decides() => Ok(BigUint::from(1u32)),
             Step::Input { .. }
             | Step::Setting { .. }
             | Step::Keep { .. }
@@ -204,6 +206,7 @@ impl<'p> Counter<'p> {
 
     fn unrank_step(&mut self, step: &'p Step, mut rank: BigUint) -> Result<()> {
         match step {
+            Step::If { .. } if !step.decides() => Ok(()),
             Step::Input { .. }
             | Step::Setting { .. }
             | Step::Keep { .. }
@@ -301,6 +304,7 @@ impl<'p> Counter<'p> {
 
     fn rank_step(&mut self, step: &'p Step, member: &[Option<usize>]) -> Result<BigUint> {
         match step {
+            Step::If { .. } if !step.decides() => Ok(BigUint::ZERO),
             Step::Input { .. }
             | Step::Setting { .. }
             | Step::Keep { .. }

@@ -74,16 +74,69 @@ pub struct Binding {
 #[derive(Debug)]
 pub(crate) struct DecisionTree {
     pub nodes: Vec<DecisionNode>,
-    variables: usize,
+    /// What each variable stands for; none if there are no conditions.
+    variables: Vec<Meaning>,
+}
+
+/// What a variable stands for.
+#[derive(Clone, Debug, Default)]
+enum Meaning {
+    /// Something that no condition reads.
+    #[default]
+    Unread,
+    Decision(usize),
+    Expression(Formula),
 }
 
 impl DecisionTree {
     pub fn new(program: &Program) -> Self {
         let has_conditions = reads_decisions(&program.body);
-        Self {
-            nodes: nodes(&program.body, has_conditions),
-            variables: if has_conditions { program.variables } else { 0 },
+        let nodes = nodes(&program.body, has_conditions);
+        let mut variables = Vec::new();
+        if has_conditions {
+            variables.resize(program.variables, Meaning::Unread);
+            note_meanings(&nodes, &mut variables);
         }
+        Self { nodes, variables }
+    }
+
+    /// Whether a condition holds, given the index of each decision's value: `None` if it reads one
+    /// that has no value.
+    pub fn holds(
+        &self,
+        slots: &[DecisionSlot],
+        condition: &Condition,
+        value_of: &dyn Fn(usize) -> Option<usize>,
+    ) -> Option<bool> {
+        match self.value(slots, &condition.formula, value_of)? {
+            Value::Bool(holds) => Some(holds),
+            _ => None,
+        }
+    }
+
+    /// The value of a formula if all of its names have one.
+    fn value(
+        &self,
+        slots: &[DecisionSlot],
+        formula: &Formula,
+        value_of: &dyn Fn(usize) -> Option<usize>,
+    ) -> Option<Value> {
+        let value = |name: &Name| match name {
+            Name::Channels => None,
+            Name::Variable(variable) => match &self.variables[*variable] {
+                Meaning::Unread => None,
+                Meaning::Decision(slot) => {
+                    let values = &slots[*slot].domain.values;
+                    value_of(*slot).and_then(|index| values.get(index).cloned())
+                }
+                Meaning::Expression(formula) => self.value(slots, formula, value_of),
+            },
+        };
+        let mut is_known = true;
+        formula.names(&mut |name| is_known &= value(name).is_some());
+        let found =
+            is_known.then(|| formula.evaluate(&|name| value(name).unwrap_or(Value::Int(0))));
+        found?.ok()
     }
 
     /// Walks one member; `choose` gets the number of each decision and how many values it has.
@@ -102,17 +155,47 @@ impl DecisionTree {
             inactive,
             choose,
             chosen: vec![inactive; slots.len()].into_boxed_slice(),
-            variables: vec![None; self.variables],
+            variables: vec![None; self.variables.len()],
         };
         walk.nodes(&self.nodes)?;
         Ok(walk.chosen)
     }
 }
 
+/// Finds what variables stand for.
+fn note_meanings(nodes: &[DecisionNode], found: &mut [Meaning]) {
+    for node in nodes {
+        match node {
+            DecisionNode::Decide { slot, variable } => {
+                if let Variable(Some(variable)) = variable {
+                    found[*variable] = Meaning::Decision(*slot);
+                }
+            }
+            DecisionNode::Let(binding) => {
+                found[binding.variable] = Meaning::Expression(binding.formula.clone());
+            }
+            DecisionNode::Choose { branches, .. } => {
+                branches
+                    .iter()
+                    .for_each(|branch| note_meanings(branch, found));
+            }
+            DecisionNode::Repeat { copies, .. } => {
+                copies.iter().for_each(|copy| note_meanings(copy, found));
+            }
+            DecisionNode::If {
+                then, otherwise, ..
+            } => {
+                note_meanings(then, found);
+                note_meanings(otherwise, found);
+            }
+        }
+    }
+}
+
 /// Whether a condition is left that decisions settle.
 fn reads_decisions(sequence: &Sequence) -> bool {
     sequence.steps.iter().any(|step| match step {
-        Step::If { .. } => true,
+        Step::If { .. } => step.decides(),
         Step::Residual { body, .. } | Step::Gate { body, .. } => reads_decisions(body),
         Step::Parallel { branches, .. } | Step::Choose { branches, .. } => {
             branches.iter().any(reads_decisions)
@@ -164,6 +247,7 @@ fn nodes(sequence: &Sequence, has_conditions: bool) -> Vec<DecisionNode> {
                 found.extend(nodes(body, has_conditions));
             }
             Step::Parallel { branches, .. } => found.extend(all(branches).into_iter().flatten()),
+            Step::If { .. } if !step.decides() => {}
             Step::If {
                 condition,
                 then,

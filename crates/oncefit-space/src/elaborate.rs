@@ -10,7 +10,9 @@ use crate::expression::Expression;
 use crate::operation::operation;
 use crate::program::{Combine, Formula, Name, Program, Sequence, Step, Times};
 use crate::scope::Scope;
-use crate::tree::{Block, DomainText, Node, SettingText, Source, Statement, Tree, Written};
+use crate::tree::{
+    Argument, Block, DomainText, Fix, Node, SettingText, Source, Statement, Tree, Written,
+};
 use crate::value::{DecisionSlot, Domain, Value};
 use values::Fact;
 
@@ -59,13 +61,14 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
         in_settings: false,
     };
     let body = elaborator.sequence(&tree.body)?;
-    body.check_nothing(false)
+    body.check_nothing()
         .map_err(|(at, message)| tree.source.error(at, message))?;
     if !elaborator.has_input {
-        return Err(SpaceError::Illegal(format!(
+        let message = format!(
             "space `{}` has no network: it needs an input and operations",
             tree.name
-        )));
+        );
+        return Err(tree.source.error(tree.source.text.len(), message));
     }
     for slot in elaborator.slots.iter().filter(|slot| !slot.is_setting) {
         if elaborator.settings.contains(&slot.name) {
@@ -87,13 +90,14 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
             fixes: Vec::new(),
             ..tree.clone()
         })?;
-        for ((name, _), _) in unused {
-            if !whole
-                .slots
-                .iter()
-                .any(|slot| slot.path == *name || slot.name == *name)
-            {
-                return Err(unknown_decision(&tree.name, &whole.slots, name));
+        for (Fix { name, at, .. }, _) in unused {
+            let mut slots = whole.slots.iter();
+            if !slots.any(|slot| slot.path == *name || slot.name == *name) {
+                let error = unknown_decision(&tree.name, &whole.slots, name);
+                return Err(match at {
+                    Some(at) => tree.source.error(*at, error.to_string()),
+                    None => error,
+                });
             }
         }
     }
@@ -110,8 +114,18 @@ pub(crate) fn elaborate(tree: &Tree) -> Result<Program> {
 fn collect_reads<'t>(block: &'t Block, found: &mut HashSet<&'t str>) {
     for statement in block {
         if let Statement::Node { node, .. } = statement {
-            if let Node::Read(label) = node {
-                found.insert(label);
+            match node {
+                Node::Read(label) => {
+                    found.insert(label);
+                }
+                Node::Call { arguments, .. } => {
+                    for argument in arguments {
+                        if let Argument::Tensor(label) = argument {
+                            found.insert(label);
+                        }
+                    }
+                }
+                _ => {}
             }
             let inner = node.blocks().into_iter();
             inner.for_each(|inner| collect_reads(inner, found));
@@ -296,17 +310,25 @@ impl<'t> Elaborator<'t> {
                 first = format!("{first_copy}{rest}");
             }
         }
-        for ((fixed, legal), is_used) in self.tree.fixes.iter().zip(&mut self.fixed) {
-            if *fixed == first || fixed == name {
+        let all = match self.tree.fixes.is_empty() {
+            true => String::new(),
+            false => domain.list(),
+        };
+        let mut place = None;
+        for (fix, is_used) in self.tree.fixes.iter().zip(&mut self.fixed) {
+            if fix.name == first || fix.name == name {
                 *is_used = true;
-                domain.values.retain(|value| legal.contains(value));
+                place = fix.at.or(place);
+                domain.values.retain(|value| fix.values.contains(value));
             }
         }
         match &domain.values[..] {
             [] => {
-                return Err(SpaceError::Illegal(format!(
-                    "decision `{path}` has no values left"
-                )));
+                let message = format!("decision `{path}` has no values left; its values: {all}");
+                return Err(match place {
+                    Some(place) => self.source().error(place, message),
+                    None => SpaceError::Illegal(message),
+                });
             }
             [_] => return Ok(Decided::Single(domain.values.remove(0))),
             _ => {}
@@ -411,12 +433,19 @@ impl<'t> Elaborator<'t> {
             } => {
                 let definition = &self.tree.definitions[*definition];
                 let mut inner = self.environment[..self.tree.parameters.len()].to_vec();
-                for (name, argument) in definition.parameters.iter().zip(arguments) {
-                    inner.push((name, self.bind(argument, at, steps)?));
+                let mut tensors = Vec::new();
+                for (parameter, argument) in definition.parameters.iter().zip(arguments) {
+                    let name = parameter.name.as_str();
+                    match argument {
+                        Argument::Value(value) => inner.push((name, self.bind(value, at, steps)?)),
+                        Argument::Tensor(label) => {
+                            tensors.push((name, Some(self.tensor(label, at)?)));
+                        }
+                    }
                 }
                 // A template sees the space's parameters and its own, not its caller's names.
                 let outer = std::mem::replace(&mut self.environment, inner);
-                let labels = std::mem::take(&mut self.labels);
+                let labels = std::mem::replace(&mut self.labels, tensors);
                 self.labelled(label, |elaborator| {
                     elaborator.block(&definition.body, steps)
                 })?;
@@ -437,13 +466,13 @@ impl<'t> Elaborator<'t> {
             Node::Residual(body) => self.labelled(label, |elaborator| {
                 let body = elaborator.sequence(body)?;
                 let path = elaborator.scope.path("add");
-                steps.push(Step::Residual { path, body });
+                steps.push(Step::Residual { path, body, at });
                 Ok(())
             }),
             Node::Gate(body) => self.labelled(label, |elaborator| {
                 let body = elaborator.sequence(body)?;
                 let path = elaborator.scope.path("multiply");
-                steps.push(Step::Gate { path, body });
+                steps.push(Step::Gate { path, body, at });
                 Ok(())
             }),
             Node::Sum(blocks) => self.labelled(label, |elaborator| {
@@ -458,6 +487,7 @@ impl<'t> Elaborator<'t> {
                     paths,
                     branches,
                     combine: Combine::Add,
+                    at,
                 });
                 Ok(())
             }),
@@ -473,6 +503,7 @@ impl<'t> Elaborator<'t> {
                     paths,
                     branches,
                     combine: Combine::Concat(Vec::new()),
+                    at,
                 });
                 Ok(())
             }),
@@ -482,6 +513,7 @@ impl<'t> Elaborator<'t> {
                     paths: vec![elaborator.scope.path("concat")],
                     branches: vec![Sequence::new(Vec::new()), body],
                     combine: Combine::Concat(Vec::new()),
+                    at,
                 });
                 Ok(())
             }),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::error::{Result, SpaceError};
+use crate::error::Result;
 use crate::graph::{FeatureShape, Op, output_shape};
 use crate::program::{
     Combine, Formula, Name, Operation, Program, Sequence, Step, Times, range, size, with_kernel,
@@ -31,7 +31,7 @@ pub struct EnvelopeNode {
     pub op: Op,
     /// Nodes of the envelope that it reads.
     pub inputs: Vec<usize>,
-    /// Most input channels; for a linear layer its input features.
+    /// Most input channels.
     pub in_channels: usize,
     /// Most output channels.
     pub out_channels: usize,
@@ -121,18 +121,19 @@ impl<'p> Walk<'p> {
             Step::Keep { tensor } => self.kept[*tensor] = self.current,
             Step::Read { tensor } => self.current = self.kept[*tensor],
             Step::Nothing { .. } => self.current = NOTHING,
-            Step::Residual { path, body } => {
+            Step::Residual { path, body, at } => {
                 self.sequence(body)?;
-                self.shortcut(path, before)?;
+                self.shortcut(path, before, *at)?;
             }
-            Step::Gate { path, body } => {
+            Step::Gate { path, body, at } => {
                 self.sequence(body)?;
-                self.push(path, Op::Multiply, vec![before, self.current], None)?;
+                self.push(path, Op::Multiply, vec![before, self.current], None, *at)?;
             }
             Step::Parallel {
                 paths,
                 branches,
                 combine,
+                at,
             } => {
                 let mut sum = None;
                 for (index, branch) in branches.iter().enumerate() {
@@ -145,11 +146,13 @@ impl<'p> Walk<'p> {
                         let path = &paths[index - 1];
                         match combine {
                             Combine::Add => {
-                                self.push(path, Op::Add, vec![sum, self.current], None)?;
+                                self.push(path, Op::Add, vec![sum, self.current], None, *at)?;
                             }
                             Combine::Concat(offsets) => {
                                 let offset = offsets.get(index - 1).copied();
-                                self.concatenate(path, offset, sum, self.current)?;
+                                let is_always = !branch.may_be_nothing();
+                                let sides = [sum, self.current];
+                                self.concatenate(path, offset, sides, is_always, *at)?;
                             }
                         }
                     }
@@ -258,7 +261,7 @@ impl<'p> Walk<'p> {
 
     /// Members add the input of a residual block to its output where shapes agree: all of them if
     /// the channels are the same ones, some if the two have numbers of channels in common.
-    fn shortcut(&mut self, path: &str, before: usize) -> Result<()> {
+    fn shortcut(&mut self, path: &str, before: usize, at: usize) -> Result<()> {
         let (left, right) = (&self.nodes[before], &self.nodes[self.current]);
         let is_common = |channels: &usize| right.out_channel_choices.contains(channels);
         if before == self.current
@@ -267,20 +270,22 @@ impl<'p> Walk<'p> {
         {
             Ok(())
         } else if left.out_channel_choices == right.out_channel_choices {
-            self.push(path, Op::Add, vec![self.current, before], None)
+            self.push(path, Op::Add, vec![self.current, before], None, at)
         } else {
             self.current = self.add_where_equal(path.to_owned(), before, self.current);
             Ok(())
         }
     }
 
-    /// The right side begins where the widest left side ends, or further on at `offset`.
+    /// The right side begins where the widest left side ends, or further on at `offset`; some members
+    /// leave it out if it is not `always` there.
     fn concatenate(
         &mut self,
         path: &str,
         offset: Option<usize>,
-        left: usize,
-        right: usize,
+        [left, right]: [usize; 2],
+        is_always: bool,
+        at: usize,
     ) -> Result<()> {
         let offset = offset.unwrap_or(0).max(self.nodes[left].out_channels);
         let (first, second) = (
@@ -299,6 +304,9 @@ impl<'p> Walk<'p> {
             .iter()
             .flat_map(|left| second.iter().map(move |right| left + right))
             .collect();
+        if !is_always {
+            channels.extend(first);
+        }
         channels.sort_unstable();
         channels.dedup();
         let width = offset + self.nodes[right].out_channels;
@@ -307,6 +315,7 @@ impl<'p> Walk<'p> {
             Op::Concat { offset },
             vec![left, right],
             Some(channels),
+            at,
         )?;
         self.nodes[self.current].out_channels = width;
         Ok(())
@@ -344,7 +353,7 @@ impl<'p> Walk<'p> {
             }
             _ => None,
         };
-        self.push(path, op, vec![self.current], channels)?;
+        self.push(path, op, vec![self.current], channels, *at)?;
         self.nodes[self.current].kernels = kernels;
         Ok(())
     }
@@ -356,21 +365,17 @@ impl<'p> Walk<'p> {
         op: Op,
         inputs: Vec<usize>,
         channels: Option<Vec<usize>>,
+        at: usize,
     ) -> Result<()> {
         let shapes: Vec<FeatureShape> = inputs
             .iter()
             .map(|&input| self.nodes[input].largest_shape())
             .collect();
-        let shape = output_shape(&op, &shapes).map_err(|message| SpaceError::Shape {
-            path: path.to_owned(),
-            message,
-        })?;
+        let shape = output_shape(&op, &shapes)
+            .map_err(|message| self.source.error(at, format!("`{path}`: {message}")))?;
         let source = &self.nodes[inputs[0]];
         let arriving = source.out_channel_choices.clone();
-        let in_channels = match op {
-            Op::Linear { .. } => source.largest_shape().len(),
-            _ => source.out_channels,
-        };
+        let in_channels = source.out_channels;
         self.current = self.nodes.len();
         self.paths.insert(path.to_owned());
         self.nodes.push(EnvelopeNode {

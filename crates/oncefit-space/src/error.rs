@@ -22,14 +22,30 @@ pub enum SpaceError {
     /// A request that the space cannot meet: an unknown decision, an illegal value.
     #[error("{0}")]
     Illegal(String),
-    /// A network that cannot be built: shapes that do not meet.
+    /// A graph that comes from outside and is no network: [`crate::Graph::validate`].
     #[error("`{path}`: {message}")]
-    Shape {
-        /// Path of the operation.
+    Graph {
+        /// Path of the node.
         path: String,
-        /// The shapes and what they would have to be.
+        /// What is wrong with it.
         message: String,
     },
+}
+
+impl SpaceError {
+    /// The message in one line: without the line of the text that an error shows.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Text {
+                file,
+                line,
+                column,
+                message,
+                ..
+            } => format!("{file}:{line}:{column}: {message}"),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// The result of this crate's functions.

@@ -4,7 +4,7 @@ use crate::error::{Result, SpaceError, suggestion};
 use crate::space::Space;
 use crate::value::Value;
 
-const FAMILIES: [(&str, &str); 13] = [
+const FAMILIES: [(&str, &str); 14] = [
     ("fm-nano", include_str!("../spaces/fm-nano.space")),
     ("cifar-nano", include_str!("../spaces/cifar-nano.space")),
     (
@@ -34,6 +34,7 @@ const FAMILIES: [(&str, &str); 13] = [
         include_str!("../spaces/densenet-nano.space"),
     ),
     ("genetic-nano", include_str!("../spaces/genetic-nano.space")),
+    ("nasnet-nano", include_str!("../spaces/nasnet-nano.space")),
     ("resnet50", include_str!("../spaces/resnet50.space")),
     (
         "deps-cifar-mobilenet-v3",

@@ -22,6 +22,15 @@ impl FeatureShape {
         self.height * self.width * self.channels
     }
 
+    /// Shape of the weight of a linear layer that reads it: `[out, channels]`, or on several pixels
+    /// `[out, height, width, channels]`.
+    pub fn linear_weight(&self, out_features: usize) -> Vec<usize> {
+        match (self.height, self.width) {
+            (1, 1) => vec![out_features, self.channels],
+            (height, width) => vec![out_features, height, width, self.channels],
+        }
+    }
+
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -214,8 +223,8 @@ pub struct Graph {
 pub struct ParameterSpec {
     /// `<path>.weight` or `<path>.bias`; a batch-norm's weight is its scale, its bias its shift.
     pub name: String,
-    /// Convolution `[out, k, k, in]`, depthwise `[k, k, channels]`, linear `[out, in]`, vectors
-    /// `[n]`.
+    /// Convolution `[out, k, k, in]`, depthwise `[k, k, channels]`, linear `[out, in]`, or on a map of
+    /// several pixels `[out, height, width, in]`, vectors `[n]`.
     pub shape: Vec<usize>,
 }
 
@@ -327,7 +336,7 @@ impl Graph {
                     add("bias", vec![source.channels]);
                 }
                 Op::Linear { out_features, bias } => {
-                    add("weight", vec![out_features, source.len()]);
+                    add("weight", source.linear_weight(out_features));
                     if bias {
                         add("bias", vec![out_features]);
                     }
@@ -347,7 +356,7 @@ impl Graph {
         let mut paths = std::collections::HashSet::new();
         for (index, node) in self.nodes.iter().enumerate() {
             let fails = |message: String| {
-                Err(SpaceError::Shape {
+                Err(SpaceError::Graph {
                     path: node.path.clone(),
                     message,
                 })
@@ -463,7 +472,7 @@ fn shape_of_output(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<Feat
         let along = |size: usize| {
             if kernel == 0 || stride == 0 || size + 2 * padding < kernel || 2 * padding > kernel {
                 return Err(format!(
-                    "a pool of kernel {kernel}, stride {stride}, padding {padding} does not fit into {source}"
+                    "a pool of kernel {kernel}, stride {stride}, padding {padding} does not fit into {source}: its kernel is at most the image with its padding, the padding at most half the kernel"
                 ));
             }
             let room = size + 2 * padding - kernel;
@@ -516,12 +525,15 @@ fn shape_of_output(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<Feat
             channels: out_features,
         }),
         Op::Add if inputs[1] == source => Ok(source),
-        Op::Add => Err(format!("{source} and {} cannot be added", inputs[1])),
+        Op::Add => Err(format!(
+            "{source} and {} cannot be added: both need one shape",
+            inputs[1]
+        )),
         Op::Concat { offset } => {
             let right = inputs[1];
             if (right.height, right.width) != (source.height, source.width) {
                 return Err(format!(
-                    "{source} and {right} cannot be concatenated: height and width differ"
+                    "{source} and {right} cannot be concatenated: both need one height and width"
                 ));
             }
             if offset < source.channels {
@@ -545,7 +557,7 @@ fn shape_of_output(op: &Op, inputs: &[FeatureShape]) -> std::result::Result<Feat
                 Ok(source)
             } else {
                 Err(format!(
-                    "a gate of {source} is {gate}, this one is {}",
+                    "a gate of {source} needs {gate}, this one is {}",
                     inputs[1]
                 ))
             }

@@ -190,24 +190,25 @@ impl<'p> Walk<'p, '_> {
                 self.current = NOTHING;
                 Ok(())
             }
-            Step::Residual { path, body } => {
+            Step::Residual { path, body, at } => {
                 let before = self.current;
                 self.sequence(body)?;
                 let is_kept = self.nodes[before].shape == self.nodes[self.current].shape;
                 match is_kept && before != self.current {
-                    true => self.push(path, Op::Add, vec![self.current, before]),
+                    true => self.push(path, Op::Add, vec![self.current, before], *at),
                     false => Ok(()),
                 }
             }
-            Step::Gate { path, body } => {
+            Step::Gate { path, body, at } => {
                 let before = self.current;
                 self.sequence(body)?;
-                self.push(path, Op::Multiply, vec![before, self.current])
+                self.push(path, Op::Multiply, vec![before, self.current], *at)
             }
             Step::Parallel {
                 paths,
                 branches,
                 combine,
+                at,
             } => {
                 let before = self.current;
                 let mut sum = None;
@@ -224,7 +225,7 @@ impl<'p> Walk<'p, '_> {
                                 offset: offsets[index - 1],
                             },
                         };
-                        self.push(&paths[index - 1], op, vec![sum, self.current])?;
+                        self.push(&paths[index - 1], op, vec![sum, self.current], *at)?;
                     }
                     sum = Some(self.current);
                 }
@@ -290,19 +291,16 @@ impl<'p> Walk<'p, '_> {
         if let Some(formula) = kernel {
             op = with_kernel(op, self.size(formula, *at, "the kernel of a convolution")?);
         }
-        self.push(&operation.path, op, vec![self.current])
+        self.push(&operation.path, op, vec![self.current], *at)
     }
 
-    fn push(&mut self, path: &str, op: Op, inputs: Vec<usize>) -> Result<()> {
+    fn push(&mut self, path: &str, op: Op, inputs: Vec<usize>, at: usize) -> Result<()> {
         let mut shapes = [FeatureShape::default(); 2];
         for (shape, &input) in shapes.iter_mut().zip(&inputs) {
             *shape = self.nodes[input].shape;
         }
-        let shape =
-            output_shape(&op, &shapes[..inputs.len()]).map_err(|message| SpaceError::Shape {
-                path: path.to_owned(),
-                message,
-            })?;
+        let shape = output_shape(&op, &shapes[..inputs.len()])
+            .map_err(|message| self.source.error(at, format!("`{path}`: {message}")))?;
         self.current = self.nodes.len();
         self.nodes.push(GraphNode {
             path: path.to_owned(),

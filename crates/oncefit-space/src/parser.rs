@@ -6,7 +6,8 @@ mod lexer;
 use crate::error::{Result, suggestion};
 use crate::space::Space;
 use crate::tree::{
-    Block, Definition, Fallback, Node, OPS, SettingText, Source, Statement, Tree, Written,
+    Argument, Block, Definition, Fallback, Fix, Node, OPS, Parameter, SettingText, Source,
+    Statement, Tree, Written,
 };
 use crate::value::Value;
 use lexer::{Token, tokenize};
@@ -155,7 +156,9 @@ impl Parser<'_> {
         let mut parameters = Vec::new();
         self.expect("(")?;
         while !self.take(")") {
-            parameters.push(self.name("the name of a parameter")?);
+            let is_tensor = self.take_read();
+            let name = self.name("the name of a parameter")?;
+            parameters.push(Parameter { name, is_tensor });
             if !self.take(",") {
                 self.expect(")")?;
                 break;
@@ -192,7 +195,8 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn fix(&mut self) -> Result<(String, Vec<Value>)> {
+    fn fix(&mut self) -> Result<Fix> {
+        let place = self.offset();
         let name = match self.next() {
             (Token::Word(word), _) | (Token::Quoted(word), _) => word,
             (other, at) => {
@@ -209,7 +213,12 @@ impl Parser<'_> {
                 break;
             }
         }
-        Ok((name, values))
+        if values.is_empty() {
+            let message = format!("decision `{name}` needs at least one value");
+            return Err(self.source.error(place, message));
+        }
+        let at = Some(place);
+        Ok(Fix { name, values, at })
     }
 
     fn block(&mut self) -> Result<Block> {
@@ -401,7 +410,7 @@ impl Parser<'_> {
                 let has_else = matches!(self.peek(), Token::Word(word) if word == "else");
                 let otherwise = if has_else {
                     self.at += 1;
-                    self.block()?
+                    self.otherwise()?
                 } else {
                     self.at = mark;
                     Vec::new()
@@ -445,6 +454,19 @@ impl Parser<'_> {
             }
             _ => self.operation(&word, at),
         }
+    }
+
+    /// What follows `else`: a block, or another `if`.
+    fn otherwise(&mut self) -> Result<Block> {
+        let at = self.offset();
+        if !matches!(self.peek(), Token::Word(word) if word == "if") {
+            return self.block();
+        }
+        self.descend()?;
+        let node = self.node()?;
+        self.depth -= 1;
+        let label = None;
+        Ok(vec![Statement::Node { label, node, at }])
     }
 
     /// Two or more blocks.
@@ -499,15 +521,46 @@ impl Parser<'_> {
 
     fn operation(&mut self, word: &str, at: usize) -> Result<Node> {
         if let Some(definition) = self.definitions.iter().position(|found| found.name == word) {
-            let arguments = self.arguments()?;
-            let wanted = &self.definitions[definition].parameters;
-            if arguments.len() != wanted.len() {
+            let mut arguments = Vec::new();
+            let mut places = Vec::new();
+            self.expect("(")?;
+            while !self.take(")") {
+                places.push(self.offset());
+                arguments.push(match self.take_read() {
+                    true => Argument::Tensor(self.word("the label of a node")?),
+                    false => Argument::Value(self.expression()?),
+                });
+                if !self.take(",") {
+                    self.expect(")")?;
+                    break;
+                }
+            }
+            let wanted = &self.definitions[definition];
+            let list = wanted.parameter_list();
+            if arguments.len() != wanted.parameters.len() {
                 let message = format!(
-                    "`{word}` takes {} arguments ({}), this gives {}",
-                    wanted.len(),
-                    wanted.join(", "),
+                    "`{word}` takes {} arguments ({list}), this gives {}",
+                    wanted.parameters.len(),
                     arguments.len()
                 );
+                return Err(self.source.error(at, message));
+            }
+            for ((parameter, argument), at) in wanted.parameters.iter().zip(&arguments).zip(places)
+            {
+                let is_tensor = matches!(argument, Argument::Tensor(_));
+                if parameter.is_tensor == is_tensor {
+                    continue;
+                }
+                let message = match is_tensor {
+                    false => format!(
+                        "argument `{}` of `{word}` is a tensor, given as `read LABEL`; `{word}` takes ({list})",
+                        parameter.name
+                    ),
+                    true => format!(
+                        "argument `{}` of `{word}` is a value, not a tensor; `{word}` takes ({list})",
+                        parameter.name
+                    ),
+                };
                 return Err(self.source.error(at, message));
             }
             return Ok(Node::Call {
@@ -552,7 +605,12 @@ impl Parser<'_> {
                         found.ok_or_else(|| {
                             let names: Vec<&str> =
                                 kind.arguments.iter().map(|(name, _)| *name).collect();
-                            let hint = suggestion(&name, names.iter().copied());
+                            let hint = match (word, name.as_str()) {
+                                ("conv", "transform") => {
+                                    ": only `depthwise` makes small kernels by learnt matrices, a `conv` has the centre of its largest kernel".to_owned()
+                                }
+                                _ => suggestion(&name, names.iter().copied()),
+                            };
                             let message = format!(
                                 "`{word}` has no argument `{name}`{hint}; legal: {}",
                                 names.join(", ")
@@ -586,6 +644,14 @@ impl Parser<'_> {
             }
         }
         Ok(Node::Op { kind, arguments })
+    }
+
+    /// Takes the word that marks a tensor among parameters and arguments, if it is next.
+    fn take_read(&mut self) -> bool {
+        self.skip_lines();
+        let is_read = matches!(self.peek(), Token::Word(word) if word == "read");
+        self.at += usize::from(is_read);
+        is_read
     }
 
     /// The name of an argument that is given as `name = value`.

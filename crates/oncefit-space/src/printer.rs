@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use crate::expression::Expression;
-use crate::tree::{Block, Definition, DomainText, Node, SettingText, Statement, Tree, Written};
+use crate::tree::{
+    Argument, Block, Definition, DomainText, Fix, Node, SettingText, Statement, Tree, Written,
+};
 use crate::value::Value;
 
 impl Tree {
@@ -27,7 +29,7 @@ impl Tree {
             printer.definition(definition);
         }
         printer.statements(&self.body);
-        for (name, values) in &self.fixes {
+        for Fix { name, values, .. } in &self.fixes {
             let values: Vec<String> = values.iter().map(Value::to_string).collect();
             let name = match name.contains(['.', '[']) {
                 true => format!("\"{name}\""),
@@ -58,12 +60,9 @@ struct Printer<'t> {
 
 impl Printer<'_> {
     fn definition(&mut self, definition: &Definition) {
-        let Definition {
-            name,
-            parameters,
-            body,
-        } = definition;
-        let _ = write!(self.text, "define {name}({}) ", parameters.join(", "));
+        let Definition { name, body, .. } = definition;
+        let parameters = definition.parameter_list();
+        let _ = write!(self.text, "define {name}({parameters}) ");
         self.block(body);
         self.text.push_str("\n\n");
     }
@@ -139,7 +138,14 @@ impl Printer<'_> {
                 arguments,
             } => {
                 let name = &self.definitions[*definition].name;
-                let _ = write!(self.text, "{name}({})", list(arguments));
+                let arguments: Vec<String> = arguments
+                    .iter()
+                    .map(|argument| match argument {
+                        Argument::Value(value) => expression(value, 0),
+                        Argument::Tensor(label) => format!("read {label}"),
+                    })
+                    .collect();
+                let _ = write!(self.text, "{name}({})", arguments.join(", "));
             }
             Node::Settings(body) => self.named("settings", body),
             Node::Seq(body) => self.named("seq", body),
@@ -244,6 +250,7 @@ fn domain_text(domain: &DomainText) -> String {
 
 fn expression(value: &Written, around: u8) -> String {
     match value {
+        Expression::Constant(Value::Text(word)) => format!("\"{word}\""),
         Expression::Constant(value) => value.to_string(),
         Expression::Name(word) => word.text.clone(),
         Expression::Binary(operator, left, right) => {

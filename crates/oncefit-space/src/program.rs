@@ -38,8 +38,11 @@ pub(crate) struct Program {
 #[derive(Default, Debug)]
 pub(crate) struct Sequence {
     pub steps: Vec<Step>,
-    /// For each step, and for the end: the decisions before it that conditions from there on read.
+    /// For each step, and for the end: the decisions before it that conditions from there on read, of
+    /// those conditions on which other decisions depend.
     pub needs: Vec<Arc<[usize]>>,
+    /// Whether anything is decided within.
+    pub decides: bool,
 }
 
 impl Sequence {
@@ -51,6 +54,7 @@ impl Sequence {
                     paths,
                     branches,
                     combine,
+                    ..
                 } => {
                     if let Combine::Concat(offsets) = combine {
                         found(paths, offsets);
@@ -93,35 +97,42 @@ impl Sequence {
         self.steps.last().is_some_and(Step::may_be_nothing)
     }
 
-    /// Checks that [`Step::Nothing`] ends branches of sums only.
+    /// Checks that [`Step::Nothing`] ends branches of sums and concatenations only.
     ///
     /// # Errors
     /// The place of one that does not, and what is wrong with it.
-    pub fn check_nothing(&self, may_end: bool) -> Result<(), (usize, &'static str)> {
+    pub fn check_nothing(&self) -> Result<(), (usize, &'static str)> {
+        self.check_ends(Some(ELSEWHERE))
+    }
+
+    /// `forbids` says why the sequence may not end in nothing.
+    fn check_ends(&self, forbids: Option<&'static str>) -> Result<(), (usize, &'static str)> {
         for (index, step) in self.steps.iter().enumerate() {
-            let may_end = may_end && index + 1 == self.steps.len();
-            match step {
-                Step::Nothing { at } if !may_end => {
-                    let message = "`nothing` is the last word of a branch of a `sum`, or of a \
-                                   `choice`, an `if` or an `optional` that ends one";
-                    return Err((*at, message));
-                }
-                Step::Parallel {
-                    branches, combine, ..
-                } => {
-                    let is_sum = *combine == Combine::Add;
-                    for branch in branches {
-                        branch.check_nothing(is_sum)?;
+            let forbids = match index + 1 == self.steps.len() {
+                true => forbids,
+                false => Some(ELSEWHERE),
+            };
+            match (step, forbids) {
+                (Step::Nothing { at }, Some(message)) => return Err((*at, message)),
+                (
+                    Step::Parallel {
+                        branches, combine, ..
+                    },
+                    _,
+                ) => {
+                    for (number, branch) in branches.iter().enumerate() {
+                        let is_first = number == 0 && *combine != Combine::Add;
+                        branch.check_ends(is_first.then_some(FIRST))?;
                     }
                 }
-                Step::If { .. } | Step::Choose { .. } => {
+                (Step::If { .. } | Step::Choose { .. }, _) => {
                     for body in step.bodies() {
-                        body.check_nothing(may_end)?;
+                        body.check_ends(forbids)?;
                     }
                 }
                 _ => {
                     for body in step.bodies() {
-                        body.check_nothing(false)?;
+                        body.check_ends(Some(ELSEWHERE))?;
                     }
                 }
             }
@@ -148,9 +159,21 @@ impl Sequence {
             });
         }
         needs.reverse();
-        Self { steps, needs }
+        Self {
+            decides: steps.iter().any(Step::decides),
+            steps,
+            needs,
+        }
     }
 }
+
+/// Why `nothing` does not stand in most places.
+const ELSEWHERE: &str = "`nothing` is the last word of a branch of a `sum` or `concat`, or of a \
+                         `choice`, an `if` or an `optional` that ends one";
+
+/// Why it does not stand in the first branch of a concatenation, where the channels begin.
+const FIRST: &str = "the first branch of a `concat` is always there: put one that may be `nothing` \
+                     behind another";
 
 /// A step of a walk. `at` is the place in the text, `slot` a decision of [`Program::slots`].
 #[derive(Debug)]
@@ -194,11 +217,13 @@ pub(crate) enum Step {
     Residual {
         path: String,
         body: Sequence,
+        at: usize,
     },
     /// Multiplies its input by what the body makes of it.
     Gate {
         path: String,
         body: Sequence,
+        at: usize,
     },
     /// What each branch makes of the input, combined from left to right; `paths` are those of the
     /// additions or concatenations. A sum of which all branches are left out passes its input on.
@@ -206,6 +231,7 @@ pub(crate) enum Step {
         paths: Vec<String>,
         branches: Vec<Sequence>,
         combine: Combine,
+        at: usize,
     },
     /// A condition on decisions.
     If {
@@ -411,6 +437,20 @@ impl Step {
         }
     }
 
+    /// Whether anything is decided in it.
+    pub fn decides(&self) -> bool {
+        let decides_itself = matches!(
+            self,
+            Self::Decide { .. }
+                | Self::Choose { .. }
+                | Self::Repeat {
+                    times: Times::Decided { .. },
+                    ..
+                }
+        );
+        decides_itself || self.bodies().into_iter().any(|body| body.decides)
+    }
+
     fn may_be_nothing(&self) -> bool {
         match self {
             Self::Nothing { .. } => true,
@@ -433,8 +473,12 @@ impl Step {
         }
     }
 
-    /// Calls `found` for the decisions taken before this step that conditions in it read.
+    /// Calls `found` for the decisions taken before this step that conditions in it read, of those
+    /// conditions on which other decisions depend.
     pub fn reads(&self, found: &mut dyn FnMut(usize)) {
+        if !self.decides() {
+            return;
+        }
         let mut body = |body: &Sequence| body.needs[0].iter().for_each(|slot| found(*slot));
         match self {
             Self::Input { .. }

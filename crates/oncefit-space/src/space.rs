@@ -14,7 +14,7 @@ use crate::member;
 use crate::parser::parse;
 use crate::program::Program;
 use crate::trace::{Subnet, Trace};
-use crate::tree::{Source, Tree};
+use crate::tree::{Fix, Source, Tree};
 use crate::value::{DecisionSlot, Value};
 
 /// A search space. Cheap to clone; serialised as its text.
@@ -205,7 +205,7 @@ impl Space {
         }
         match (open, given.next(), built) {
             (Some(slot), ..) => Ok(Step::Decide(slot)),
-            (None, _, Err(error)) => Ok(Step::Hole(error.to_string())),
+            (None, _, Err(error)) => Ok(Step::Hole(error.reason())),
             (None, Some(choice), Ok(_)) => Err(SpaceError::Illegal(format!(
                 "the network is complete; decision `{}` does not belong to it",
                 choice.path
@@ -391,7 +391,11 @@ impl Space {
             )));
         }
         let mut tree = self.inner.tree.clone();
-        tree.fixes.push((name.to_owned(), values.to_vec()));
+        tree.fixes.push(Fix {
+            name: name.to_owned(),
+            values: values.to_vec(),
+            at: None,
+        });
         Self::new(tree)
     }
 }

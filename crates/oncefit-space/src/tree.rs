@@ -15,10 +15,19 @@ pub(crate) struct Tree {
     pub parameters: Vec<(String, Value)>,
     pub definitions: Vec<Definition>,
     pub body: Block,
-    /// Decisions, by name or path, that are narrowed to some of their values.
-    pub fixes: Vec<(String, Vec<Value>)>,
+    pub fixes: Vec<Fix>,
     /// What it was read from, for messages.
     pub source: Source,
+}
+
+/// Decisions that are narrowed to some of their values.
+#[derive(Clone, Debug)]
+pub(crate) struct Fix {
+    /// Name or path.
+    pub name: String,
+    pub values: Vec<Value>,
+    /// Its place, if it stands in the text.
+    pub at: Option<usize>,
 }
 
 /// A text and its name.
@@ -53,8 +62,48 @@ impl Source {
 #[derive(Clone, Debug)]
 pub(crate) struct Definition {
     pub name: String,
-    pub parameters: Vec<String>,
+    pub parameters: Vec<Parameter>,
     pub body: Block,
+}
+
+/// A parameter of a template.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Parameter {
+    pub name: String,
+    /// Whether it stands for a tensor: `read before`.
+    pub is_tensor: bool,
+}
+
+impl std::fmt::Display for Parameter {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let mark = if self.is_tensor { "read " } else { "" };
+        write!(formatter, "{mark}{}", self.name)
+    }
+}
+
+impl Definition {
+    /// Its parameters as they are written.
+    pub fn parameter_list(&self) -> String {
+        let names: Vec<String> = self.parameters.iter().map(Parameter::to_string).collect();
+        names.join(", ")
+    }
+}
+
+/// What a template is given.
+#[derive(Clone, Debug)]
+pub(crate) enum Argument {
+    Value(Written),
+    /// What the node with this label made.
+    Tensor(String),
+}
+
+impl Argument {
+    fn value_mut(&mut self) -> Option<&mut Written> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Tensor(_) => None,
+        }
+    }
 }
 
 pub(crate) type Block = Vec<Statement>;
@@ -144,7 +193,7 @@ pub(crate) enum Node {
     },
     Call {
         definition: usize,
-        arguments: Vec<Written>,
+        arguments: Vec<Argument>,
     },
     Seq(Block),
     Residual(Block),
@@ -161,7 +210,7 @@ pub(crate) enum Node {
     },
     /// Goes on from what the node with this label made.
     Read(String),
-    /// Ends a branch that adds nothing.
+    /// Ends a branch that is left out.
     Nothing,
     If {
         condition: Written,
@@ -241,7 +290,10 @@ impl Node {
         match self {
             Self::Input(extents) => extents.iter_mut().collect(),
             Self::Op { arguments, .. } => arguments.iter_mut().flatten().collect(),
-            Self::Call { arguments, .. } => arguments.iter_mut().collect(),
+            Self::Call { arguments, .. } => {
+                let values = arguments.iter_mut();
+                values.filter_map(Argument::value_mut).collect()
+            }
             Self::If { condition, .. } => vec![condition],
             Self::Repeat { domain, .. } => domain.terms_mut(),
             Self::Settings(_)

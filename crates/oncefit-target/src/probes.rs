@@ -142,7 +142,7 @@ fn operator_graph(operator: &Operator) -> Option<Graph> {
             },
             vec![0],
         ),
-        OperatorKind::Linear if input.height * input.width == 1 => (
+        OperatorKind::Linear => (
             Op::Linear {
                 out_features: output.channels,
                 bias: true,
@@ -173,7 +173,6 @@ fn operator_graph(operator: &Operator) -> Option<Graph> {
         OperatorKind::Multiply
         | OperatorKind::Concat
         | OperatorKind::BatchNorm
-        | OperatorKind::Linear
         | OperatorKind::InvertedResidual => return None,
     };
     let node = |path: &str, op, inputs, shape| GraphNode {

@@ -307,6 +307,30 @@ fn aggregation_of_one_network_is_its_gradient() {
     assert!(weights[0] == weights[1] && weights[0] == weights[2]);
 }
 
+/// The largest network reads every weight that is present; random small networks do not.
+#[test]
+fn keeping_what_is_inactive_changes_nothing_where_all_is_active() {
+    let folder = tempfile::tempdir().unwrap();
+    let results = |kind: &str, epochs: usize| {
+        [false, true].map(|keeps| {
+            let schedule = format!("kind = \"{kind}\"");
+            let epochs = format!("epochs = {epochs}");
+            let sections = format!("[optimiser]\nkeep_inactive = {keeps}\n[training]");
+            let recipe = recipe(&[
+                ("kind = \"deps\"", schedule.as_str()),
+                ("epochs = 4", epochs.as_str()),
+                ("[training]", sections.as_str()),
+            ]);
+            let (bytes, _) = train(&folder.path().join(format!("{kind}{keeps}")), &recipe);
+            weights(&bytes, folder.path(), &recipe)
+        })
+    };
+    let [moves, keeps] = results("plain", 1);
+    assert!(moves == keeps);
+    let [moves, keeps] = results("progressive", 6);
+    assert!(moves != keeps);
+}
+
 #[test]
 fn deps_with_weight_zero_is_training_the_largest_network_alone() {
     let folder = tempfile::tempdir().unwrap();

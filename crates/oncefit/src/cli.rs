@@ -233,8 +233,8 @@ pub struct FitArgs {
 
 #[derive(Debug, Args)]
 pub struct ReproduceArgs {
-    /// Paper (deep-architect, deps, elastic-continual, ofa, refresh), or `table` to write the page of
-    /// all that was found
+    /// Paper (ofa, deps, deep-architect, onpro, refresh, lingocl, elastic-continual), or `table` to
+    /// write the page and the pictures of all that was found
     pub paper: Option<String>,
     /// Only this claim: deep-architect.P1, or P1
     #[arg(long, value_name = "ID")]
@@ -242,7 +242,8 @@ pub struct ReproduceArgs {
     /// List all claims with their state
     #[arg(long)]
     pub list: bool,
-    /// Fewer seeds and shorter trainings, kept apart in DIR/quick: does it run, and roughly what comes?
+    /// Fewer seeds and shorter trainings, kept apart in DIR/claims/quick: does it run, and roughly what
+    /// comes?
     #[arg(long)]
     pub quick: bool,
     /// Fresh seeds, from 1000 on
@@ -251,9 +252,17 @@ pub struct ReproduceArgs {
     /// Folder of NAS tables [default: the environment variable ONCEFIT_NAS]
     #[arg(long, value_name = "DIR")]
     pub nas: Option<PathBuf>,
-    /// Folder of what was found; claims that are there with the same seeds are not tried again
-    #[arg(long, default_value = "docs/results/claims", value_name = "DIR")]
+    /// Where what was found is kept, in DIR/claims; claims and runs that are there with the same seeds
+    /// are not tried again
+    #[arg(long, default_value = "docs/results", value_name = "DIR")]
     pub out: PathBuf,
+}
+
+impl ReproduceArgs {
+    /// The folder of findings.
+    pub fn claims(&self) -> PathBuf {
+        self.out.join("claims")
+    }
 }
 
 #[derive(Debug, Args)]

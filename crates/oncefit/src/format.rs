@@ -44,22 +44,42 @@ const LINES: TableStyle = TableStyle::new()
     .header_separator(LineStyle::none().fill('─').junction('─'))
     .bottom_border(LineStyle::none().fill('─').junction('─'));
 
-/// A table; columns after the first are aligned to the right.
+/// A table; columns of numbers after the first are aligned to the right.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let is_number = |cell: &String| {
+        let first = cell.chars().next();
+        first.is_none_or(|first| first.is_ascii_digit() || "+-−–".contains(first))
+    };
     let mut table = Table::new();
     table.load_style(LINES).set_header(header);
-    for row in rows {
-        table.add_row(row);
+    for (index, column) in table.column_iter_mut().enumerate().skip(1) {
+        if rows.iter().filter_map(|row| row.get(index)).all(is_number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    table.add_rows(rows);
     table.to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_begin_and_numbers_end_where_the_others_of_their_column_do() {
+        let rows = [["a", "7 of 8", "short"], ["b", "–", "not so short"]];
+        let text = table(
+            &["", "count", "what it is"],
+            rows.map(|row| row.map(String::from).to_vec()),
+        );
+        let at = |word: &str| {
+            let line = text.lines().find(|line| line.contains(word)).unwrap();
+            line[..line.find(word).unwrap()].chars().count()
+        };
+        assert_eq!(at("short"), at("not so"), "{text}");
+        assert_eq!(at("7 of 8") + 5, at("–"), "{text}");
+    }
 
     #[test]
     fn numbers_read_well() {

@@ -2,7 +2,7 @@
 
 use maud::{Markup, PreEscaped, html};
 use oncefit_continual::{
-    AccuracyMatrix, Learner, LearningRun, Memory, Metrics, Results, SubnetAccuracies,
+    AccuracyMatrix, Learner, LearningRun, Memory, Metrics, Results, Rows, SubnetAccuracies, Targets,
 };
 use oncefit_data::{Dataset, LoadedData, contact_sheet};
 
@@ -50,10 +50,12 @@ pub fn report(
         h2 { "Over the stream" }
         div.charts {
             (figure(&mean_chart(results), "Mean accuracy on the tasks learnt so far, and accuracy on each task's images right before they were learnt."))
+            @if let Some(found) = finished.anytime_accuracy() { (figure(&anytime_chart(results), &format!("Mean accuracy on the tasks so far, the running one too, among all classes seen; the mean of the {} points, the anytime accuracy, is {}.", finished.anytime.len(), percent(found)))) }
             @if results.tasks.len() <= MOST_TASKS_DRAWN { (figure(&task_chart(&finished.class_incremental), "Accuracy on each task, from when it was learnt, among all classes seen.")) }
         }
         (forgetting(results))
         (subnets(results))
+        (features(results, learner, data.train.class_names()))
         @if let Some((memory, png)) = &sheet {
             h2 { "Memory" }
             p {
@@ -106,10 +108,10 @@ fn subnets(results: &Results) -> Markup {
             .collect(),
     };
     let accuracy = curves("mean accuracy of subnets over the stream", &|subnet| {
-        seen_so_far(&subnet.class_incremental)
+        subnet.class_incremental.mean_after_each_task()
     });
     let forgotten = curves("forgetting of subnets over the stream", &|subnet| {
-        forgotten_so_far(&subnet.class_incremental)
+        subnet.class_incremental.forgotten_after_each_task()
     });
     html! {
         h2 { "Subnets" }
@@ -137,16 +139,74 @@ fn subnets(results: &Results) -> Markup {
     }
 }
 
-/// After each task but the first: the mean over the tasks before it of what is lost since their best.
-fn forgotten_so_far(matrix: &AccuracyMatrix) -> Vec<f64> {
-    let lost = |learnt: usize| -> f64 {
-        let of_task = |task: usize| {
-            let before = matrix.rows[task..learnt].iter().map(|row| row[task]);
-            before.fold(0.0, f64::max) - matrix.rows[learnt][task]
-        };
-        (0..learnt).map(of_task).sum::<f64>() / learnt.max(1) as f64
+/// Classes beyond which a map of their cosines is not readable.
+const MOST_CLASSES_DRAWN: usize = 20;
+
+/// How features lie and how far they turned, where it was measured.
+fn features(results: &Results, learner: &Learner, names: &[String]) -> Markup {
+    let finished = &results.finished;
+    let targets = match &learner.settings().head.rows {
+        Rows::Given { targets, .. } => Some(cosines(targets)),
+        Rows::Learnt => None,
     };
-    (0..matrix.rows.len()).map(lost).collect()
+    let found = &finished.class_cosines;
+    if found.is_empty() && finished.drift.is_empty() {
+        return html! {};
+    }
+    let pairs = |matrix: &[Vec<f64>]| -> Vec<f64> {
+        let rows = matrix.iter().enumerate();
+        rows.flat_map(|(at, row)| row[at + 1..].to_vec()).collect()
+    };
+    let is_small = names.len() <= MOST_CLASSES_DRAWN;
+    let of_classes = |matrix: &[Vec<f64>], caption: &str| {
+        square_map("cosines between classes", names.to_vec(), matrix, caption)
+    };
+    html! {
+        h2 { "Features" }
+        @if !found.is_empty() {
+            @if let Some(targets) = &targets {
+                p {
+                    "Rank correlation, over all pairs of classes, of the cosines of the head's targets and those of the classes' mean features: "
+                    (format!("{:.2}", oncefit_target::spearman(&pairs(targets), &pairs(found)))) "."
+                }
+            }
+        }
+        div.charts {
+            @if is_small && !found.is_empty() {
+                @if let Some(targets) = &targets { (of_classes(targets, "Cosines of the head's targets, in %; empty: 0 or below.")) }
+                (of_classes(found, "Cosines of the mean features of each class's test images at the end, in %; empty: 0 or below."))
+            }
+            @if !finished.drift.is_empty() {
+                @let tasks = (1..=finished.drift.len()).map(|task| format!("task {task}")).collect();
+                (square_map("drift of features", tasks, &finished.drift, "Drift of features, in %: a row for each task learnt, a column for each earlier task whose test images are looked at. 0: their principal directions are as they were right after that task."))
+            }
+        }
+    }
+}
+
+fn cosines(targets: &Targets) -> Vec<Vec<f64>> {
+    let rows: Vec<&[f32]> = targets.values().chunks_exact(targets.width()).collect();
+    let dot = |one: &[f32], other: &[f32]| -> f64 {
+        let pairs = one.iter().zip(other);
+        pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let cosine =
+        |one: &[f32], other: &[f32]| dot(one, other) / (dot(one, one) * dot(other, other)).sqrt();
+    let of_row = |one: &&[f32]| rows.iter().map(|other| cosine(one, other)).collect();
+    rows.iter().map(of_row).collect()
+}
+
+fn square_map(title: &str, names: Vec<String>, matrix: &[Vec<f64>], caption: &str) -> Markup {
+    let map = HeatMap {
+        title: title.into(),
+        rows: names.clone(),
+        columns: names,
+        cells: matrix
+            .iter()
+            .map(|row| row.iter().map(|share| Some(*share)).collect())
+            .collect(),
+    };
+    html! { figure { (PreEscaped(map.to_svg())) figcaption { (caption) } } }
 }
 
 fn optional(value: Option<f64>) -> String {
@@ -208,13 +268,7 @@ fn map(matrix: &AccuracyMatrix, caption: &str) -> Markup {
     html! { figure { (PreEscaped(map.to_svg())) figcaption { (caption) } } }
 }
 
-fn seen_so_far(matrix: &AccuracyMatrix) -> Vec<f64> {
-    let rows = matrix.rows.iter().enumerate();
-    rows.map(|(last, row)| row[..=last].iter().sum::<f64>() / (last + 1) as f64)
-        .collect()
-}
-
-fn over_tasks(name: &str, colour: usize, values: &[f64]) -> Series {
+pub(crate) fn over_tasks(name: &str, colour: usize, values: &[f64]) -> Series {
     let points = values.iter().enumerate().map(|(index, share)| {
         let text = format!("{name}, task {}: {}", index + 1, percent(*share));
         ((index + 1) as f64, 100.0 * share, text)
@@ -234,14 +288,36 @@ fn mean_chart(results: &Results) -> Chart {
         x_label: "tasks learnt".into(),
         y_label: "accuracy, %".into(),
         series: vec![
-            over_tasks("all classes", 0, &seen_so_far(&finished.class_incremental)),
+            over_tasks(
+                "all classes",
+                0,
+                &finished.class_incremental.mean_after_each_task(),
+            ),
             over_tasks(
                 "task's classes",
                 2,
-                &seen_so_far(&finished.task_incremental),
+                &finished.task_incremental.mean_after_each_task(),
             ),
             over_tasks("before learning", 3, &finished.prequential),
         ],
+    }
+}
+
+fn anytime_chart(results: &Results) -> Chart {
+    let points = results.finished.anytime.iter().map(|point| {
+        let text = format!("after step {}: {}", point.step, percent(point.accuracy));
+        (point.step as f64, 100.0 * point.accuracy, text)
+    });
+    Chart {
+        title: "accuracy between batches".into(),
+        x_label: "steps".into(),
+        y_label: "accuracy, %".into(),
+        series: vec![Series {
+            name: "all classes".into(),
+            mark: Mark::Line,
+            colour: 0,
+            points: points.collect(),
+        }],
     }
 }
 
@@ -298,6 +374,7 @@ fn costs(results: &Results) -> Markup {
     let tasks = results.finished.task_seconds.iter();
     let tasks: Vec<String> = tasks.map(|seconds| duration(*seconds)).collect();
     let rows = [
+        ("steps of the optimiser", count(costs.steps)),
         (
             "images forward and backward, replayed ones too",
             count(costs.images),
@@ -358,7 +435,11 @@ pub fn comparison(
     command: &str,
 ) -> String {
     let over_stream = compared.methods.iter().enumerate().map(|(index, method)| {
-        let runs: Vec<Vec<f64>> = method.matrices.iter().map(seen_so_far).collect();
+        let runs: Vec<Vec<f64>> = method
+            .matrices
+            .iter()
+            .map(AccuracyMatrix::mean_after_each_task)
+            .collect();
         let tasks = runs.iter().map(Vec::len).min().unwrap_or(0);
         let means: Vec<f64> = (0..tasks)
             .map(|task| runs.iter().map(|run| run[task]).sum::<f64>() / runs.len() as f64)
@@ -402,7 +483,7 @@ pub fn comparison(
         h1 { "Methods compared" }
         p { "Seeds " (compared.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")) "; forgetting by the definition of " (compared.convention_name) "." }
         div.wide { table {
-            thead { tr { @for name in header { th { (name) } } } }
+            thead { tr { @for name in header { th style="white-space:normal" { (name) } } } }
             tbody { @for row in rows { tr { @for cell in row { td { (cell) } } } } }
         } }
         p {

@@ -38,6 +38,11 @@ pub(crate) fn open(learning: &LearningRun) -> Result<LoadedRun> {
     if learner.steps() == 0 {
         return refuse("nothing is learnt yet; `oncefit learn` goes on with `--resume`");
     }
+    if !learner.settings().head.is_network() {
+        return refuse(
+            "its head is not its networks' own last layer; `results.json` and `report.html` have what was measured of its subnets",
+        );
+    }
     let kept = learner.calibration_examples();
     let names = data.train.class_names().to_vec();
     let shape = data.train.shape();

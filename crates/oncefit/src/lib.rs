@@ -25,6 +25,7 @@ pub mod report;
 pub mod reproduce;
 mod stop;
 mod study;
+mod study_inputs;
 mod study_recipe;
 mod study_report;
 

@@ -54,14 +54,15 @@ impl Progress {
         self.update_with(position, left, message);
     }
 
-    /// As [`Progress::update`], with the seconds that are left.
-    fn update_with(&mut self, position: u64, left: f64, message: impl Fn() -> String) {
+    /// As [`Progress::update`], with the seconds that are left, if that is known.
+    fn update_with(&mut self, position: u64, left: Option<f64>, message: impl Fn() -> String) {
+        let left = || left.map_or(String::new(), |left| format!("{} left  ", duration(left)));
         match &self.bar {
             Some(bar) => {
                 bar.set_position(position);
                 // Drawing is limited by the bar; making the text is limited here.
                 if self.last_line.elapsed() >= REDRAW || position == self.total {
-                    bar.set_message(format!("{} left  {}", duration(left), message()));
+                    bar.set_message(format!("{}{}", left(), message()));
                     self.last_line = Instant::now();
                 }
             }
@@ -69,11 +70,7 @@ impl Progress {
                 || position == self.total =>
             {
                 let (name, total) = (self.name, self.total);
-                eprintln!(
-                    "{name} {position}/{total}  {}  {} left",
-                    message(),
-                    duration(left)
-                );
+                eprintln!("{name} {position}/{total}  {}{}", left(), message());
                 self.last_line = Instant::now();
             }
             None => {}
@@ -109,10 +106,11 @@ impl Progress {
         }
     }
 
-    fn seconds_left(&self, position: u64) -> f64 {
-        let done = position.saturating_sub(self.start_position).max(1) as f64;
+    /// By what was done since the display began; unknown as long as that is nothing.
+    fn seconds_left(&self, position: u64) -> Option<f64> {
+        let done = position.saturating_sub(self.start_position);
         let left = self.total.saturating_sub(position) as f64;
-        self.started.elapsed().as_secs_f64() / done * left
+        (done > 0).then(|| self.started.elapsed().as_secs_f64() / done as f64 * left)
     }
 }
 
@@ -188,7 +186,7 @@ impl TrainingProgress {
                 if let Some(mut progress) = self.progress.take() {
                     let is_live = progress.is_live();
                     let lines = || self.lines(&report, rate, is_live);
-                    progress.update_with(report.step, left, lines);
+                    progress.update_with(report.step, Some(left), lines);
                     self.progress = Some(progress);
                 }
             }
@@ -358,7 +356,7 @@ impl LearningProgress {
 }
 
 /// Latest rows and columns of an accuracy matrix that a live display shows.
-const MOST_TASKS_SHOWN: usize = 10;
+const MOST_TASKS_SHOWN: usize = 8;
 
 /// Accuracies of the tasks learnt so far, in %, the latest of many.
 fn row_text(row: &[f64], learnt: usize) -> String {
@@ -403,8 +401,8 @@ mod tests {
         );
         let long: Vec<f64> = (0..20).map(|task| f64::from(task) / 100.0).collect();
         let shown = row_text(&long, 19);
-        assert!(shown.starts_with("after task 20 …  10.0  11.0"), "{shown}");
-        assert!(shown.ends_with("19.0  mean 9.5") && shown.chars().count() < 90);
+        assert!(shown.starts_with("after task 20 …  12.0  13.0"), "{shown}");
+        assert!(shown.ends_with("19.0  mean 9.5") && shown.chars().count() < 78);
     }
 
     #[test]

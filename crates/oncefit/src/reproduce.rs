@@ -8,22 +8,28 @@
 mod arms;
 mod deep_architect;
 mod deps;
+mod devices;
 mod elastic_continual;
 mod lingocl;
 mod once_for_all;
 mod onpro;
+mod page;
+mod picture;
 mod refresh;
 mod supernets;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use oncefit_continual::{Interval, paired_difference};
+use oncefit_continual::paired_difference;
 use oncefit_train::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+pub use page::Page;
 
 /// A claim of a paper and how it is tried here.
 #[derive(Clone, Copy, Debug)]
@@ -56,12 +62,8 @@ pub enum Verdict {
 
 impl Verdict {
     /// The verdict on a difference that should be above 0.
-    pub fn of(difference: &Interval) -> Self {
-        let (low, high) = (
-            difference.mean - difference.half_width,
-            difference.mean + difference.half_width,
-        );
-        match (low > 0.0, high < 0.0) {
+    pub fn of(mean: f64, half_width: f64) -> Self {
+        match (mean - half_width > 0.0, mean + half_width < 0.0) {
             (true, _) => Self::Reproduced,
             (_, true) => Self::NotReproduced,
             _ => Self::Inconclusive,
@@ -103,7 +105,7 @@ impl Comparison {
     /// If there are not as many of both.
     pub fn new(what: &str, one: Vec<f64>, other: Vec<f64>) -> Result<(Self, Verdict)> {
         let difference = paired_difference(&one, &other)?;
-        let verdict = Verdict::of(&difference);
+        let verdict = Verdict::of(difference.mean, difference.half_width);
         let comparison = Self {
             what: what.into(),
             one,
@@ -128,10 +130,22 @@ pub struct Finding {
     pub comparisons: Vec<Comparison>,
     /// What else was measured, in words.
     pub notes: Vec<String>,
-    /// How long it took.
+    /// How long it took, without runs that were kept from before.
     pub seconds: f64,
+    /// What all runs cost that it rests on, kept ones included.
+    #[serde(default)]
+    pub runs: Cost,
     /// The command.
     pub command: String,
+}
+
+/// What runs cost.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Multiply-accumulates of their trainings.
+    pub train_macs: u64,
+    /// How long they took; 0 where it is not known.
+    pub seconds: f64,
 }
 
 /// What a reproduction is given.
@@ -148,12 +162,23 @@ pub struct Request<'a> {
     pub nas: Option<PathBuf>,
     /// A request to stop.
     pub stop: &'a AtomicBool,
+    /// What the runs of the present claim cost.
+    pub cost: Cell<Cost>,
 }
 
 impl Request<'_> {
     /// The seeds.
     pub fn seeds(&self) -> impl Iterator<Item = u64> {
         self.first_seed..self.first_seed + self.seeds as u64
+    }
+
+    /// Counts a run that the present claim rests on.
+    fn count(&self, train_macs: u64, seconds: f64) {
+        let before = self.cost.get();
+        self.cost.set(Cost {
+            train_macs: before.train_macs + train_macs,
+            seconds: before.seconds + seconds,
+        });
     }
 
     /// Ends at once if that was asked for.
@@ -174,6 +199,8 @@ impl Request<'_> {
 pub struct Paper {
     /// Its name on the command line.
     pub name: &'static str,
+    /// Its name as a heading.
+    pub title: &'static str,
     /// Its claims.
     pub claims: &'static [Claim],
     /// Fresh seeds, in full and in quick form.
@@ -190,6 +217,29 @@ pub struct Tried {
     pub comparisons: Vec<Comparison>,
     /// What else was measured.
     pub notes: Vec<String>,
+}
+
+impl Tried {
+    /// A claim that holds if each of some differences is above zero: what is compared, the one and the
+    /// other by seed.
+    ///
+    /// # Errors
+    /// If there are not as many of both.
+    fn compared(
+        pairs: Vec<(impl Into<String>, Vec<f64>, Vec<f64>)>,
+        notes: Vec<String>,
+    ) -> Result<Self> {
+        let compared = pairs
+            .into_iter()
+            .map(|(what, one, other)| Comparison::new(&what.into(), one, other));
+        let (comparisons, verdicts): (Vec<_>, Vec<_>) =
+            compared.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Self {
+            verdict: all_of(&verdicts),
+            comparisons,
+            notes,
+        })
+    }
 }
 
 /// All papers.
@@ -256,6 +306,7 @@ pub fn try_claim(
     command: &str,
 ) -> Result<Finding> {
     let started = Instant::now();
+    request.cost.set(Cost::default());
     let tried = (paper.run)(claim.id, request)?;
     let finding = Finding {
         id: claim.id.into(),
@@ -264,6 +315,7 @@ pub fn try_claim(
         comparisons: tried.comparisons,
         notes: tried.notes,
         seconds: started.elapsed().as_secs_f64(),
+        runs: request.cost.get(),
         command: command.into(),
     };
     let folder = request.folder;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/study.toml            the study, resolved
+//! DIR/inputs.json           what else it reads, as it was at the beginning
 //! DIR/seed-0/study.jsonl    everything that was asked and told, appended line by line
 //! DIR/seed-0/networks/      `train`: runs; the best one stays
 //! DIR/report.html
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
+use crate::study_inputs::{InputFiles, Inputs, difference};
 use crate::study_recipe::{ObjectiveKind, StudyRecipe};
 
 /// Name of the study in its folder.
@@ -50,14 +52,20 @@ impl StudyFolder {
         let file = path.join(STUDY);
         if file.exists() {
             let known = Self::open(path)?;
-            if known.recipe != *recipe {
+            if known.recipe == *recipe {
+                return Ok(known);
+            }
+            // One that was refused before its first trial may be put right.
+            if known.has_begun() {
+                let what = difference(&known.recipe.to_toml(), &recipe.to_toml());
                 return Err(Error::Request(format!(
-                    "{0} holds another study, `{1}`; go on with that one: oncefit study resume {0}; or choose another folder by --out, or --overwrite",
+                    "{0} holds another study, `{1}`{2}; go on with that one: oncefit study resume {0}; or choose another folder by --out, or --overwrite",
                     path.display(),
-                    known.recipe.name
+                    known.recipe.name,
+                    what.map(|what| format!(" (this one has {what})"))
+                        .unwrap_or_default()
                 )));
             }
-            return Ok(known);
         }
         std::fs::create_dir_all(path).map_err(|source| Error::File {
             action: "create",
@@ -92,6 +100,12 @@ impl StudyFolder {
     /// Where a seed's trials are.
     pub fn seed(&self, seed: u64) -> PathBuf {
         self.path.join(format!("seed-{seed}"))
+    }
+
+    /// Whether any seed has a log.
+    fn has_begun(&self) -> bool {
+        let mut seeds = self.recipe.seeds.iter();
+        seeds.any(|&seed| self.seed(seed).join("study.jsonl").exists())
     }
 
     /// The trials of a seed, none if it has not begun.
@@ -280,6 +294,18 @@ fn objective<'a>(
         .iter()
         .map(|name| name.trim_start_matches('-'))
         .collect();
+    let check_inputs = |scores: String, file: &Path| {
+        let named = &recipe.space;
+        let space_file = named.file.as_ref().map(|file| file.display().to_string());
+        let files = InputFiles {
+            space: space_file
+                .as_deref()
+                .or(named.family.as_deref())
+                .unwrap_or(space.name()),
+            objective: file,
+        };
+        Inputs::new(space, scores).check(&folder.path, &files, folder.has_begun())
+    };
     Ok(match objective.kind {
         ObjectiveKind::Table => {
             let file = &objective.table;
@@ -290,20 +316,33 @@ fn objective<'a>(
             })?;
             let name = file.display().to_string();
             let is_csv = file.extension().is_some_and(|extension| extension == "csv");
-            let table = match is_csv {
-                true => Table::from_csv(&text, &name, &plain)?,
-                false => Table::from_json(&text, &name, &plain)?,
+            let budgets = recipe.table_budgets()?;
+            let curves = budgets.iter().flat_map(|(_, columns)| columns.iter());
+            let columns: Vec<&str> = match budgets.is_empty() {
+                true => plain,
+                false => curves.map(String::as_str).collect(),
             };
+            let table = match is_csv {
+                true => Table::from_csv(&text, &name, &columns)?,
+                false => Table::from_json(&text, &name, &columns)?,
+            };
+            check_inputs(Inputs::of_table(&text), file)?;
             let key = match objective.keys.as_str() {
                 "digits" => TableKey::Digits,
                 _ => TableKey::Text,
             };
+            let mut inner = TableObjective::new(space, table, key);
+            if !budgets.is_empty() {
+                let budgets: Vec<u64> = budgets.iter().map(|(budget, _)| *budget).collect();
+                inner = inner.with_budgets(&budgets, objective.names.len())?;
+            }
             Box::new(Signed {
-                inner: TableObjective::new(space, table, key),
+                inner,
                 is_less_better,
             })
         }
         ObjectiveKind::Command => {
+            check_inputs(String::new(), Path::new(&objective.program))?;
             let arguments: Vec<&str> = objective.arguments.iter().map(String::as_str).collect();
             let command =
                 CommandObjective::new(space, &objective.program, &arguments, recipe.timeout());
@@ -314,6 +353,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Run => {
             let run = LoadedRun::open(&objective.run, WhichCheckpoint::Newest)?;
+            check_inputs(Inputs::of_weights(run.weights_hash()), &objective.run)?;
             let classes = run.data.validation.class_names().len() as u64;
             let brackets = recipe.brackets()?;
             let smallest = brackets.iter().flatten().map(|(_, budget)| *budget).min();
@@ -335,6 +375,7 @@ fn objective<'a>(
         }
         ObjectiveKind::Train => {
             let mut base = Recipe::load(&objective.recipe)?;
+            check_inputs(base.to_toml(), &objective.recipe)?;
             if recipe.space.family.is_some() || recipe.space.file.is_some() {
                 base.space = recipe.space.clone();
             }
@@ -445,7 +486,7 @@ impl Measured {
                 Ok((found, _)) => Outcome::of(found.accuracy),
                 Err(error) => Outcome::Failed(error.to_string()),
             },
-            Err(hole) => Outcome::Failed(hole.to_string()),
+            Err(hole) => Outcome::Failed(hole.reason()),
         };
         let outcomes = subnets.par_iter().map_init(Executor::default, measure);
         Ok(outcomes.collect())
@@ -466,7 +507,7 @@ impl Evaluate for Measured {
                     let scores = self.names.iter().map(|name| name.of(&subnet, accuracy));
                     Outcome::of_all(scores.collect())
                 }
-                Err(hole) => Outcome::Failed(hole.to_string()),
+                Err(hole) => Outcome::Failed(hole.reason()),
             },
         })
         .collect()
@@ -493,7 +534,7 @@ impl Trained<'_> {
     fn train(&mut self, trial: &Trial) -> Result<Outcome> {
         let subnet = match self.space.subnet_of(&trial.candidate) {
             Ok(subnet) => subnet,
-            Err(hole) => return Ok(Outcome::Failed(hole.to_string())),
+            Err(hole) => return Ok(Outcome::Failed(hole.reason())),
         };
         let first = trial.rung.map_or(trial.number, |rung| rung.first);
         let mut recipe = self.recipe.for_member(&subnet)?;

@@ -1,5 +1,6 @@
 //! Study files: which members of which space are tried, by which searcher, and what scores them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -147,6 +148,9 @@ pub struct ObjectiveRecipe {
     pub table: PathBuf,
     /// `table`: what its keys are, `text` or `digits`.
     pub keys: String,
+    /// `table` with learning curves: for each budget the columns of `names`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub budgets: BTreeMap<String, Columns>,
     /// `command`: the program.
     pub program: String,
     /// `command`: its arguments.
@@ -159,6 +163,26 @@ pub struct ObjectiveRecipe {
     pub constraints: Vec<String>,
 }
 
+/// Columns of a table, one for each objective.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(untagged, expecting = "the name of a column, or a list of names")]
+pub enum Columns {
+    /// Of the only objective.
+    One(String),
+    /// Of each objective, in the order of `names`.
+    Each(Vec<String>),
+}
+
+impl Columns {
+    /// Their names.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Each(names) => names,
+        }
+    }
+}
+
 impl Default for ObjectiveRecipe {
     fn default() -> Self {
         Self {
@@ -169,6 +193,7 @@ impl Default for ObjectiveRecipe {
             run: PathBuf::new(),
             table: PathBuf::new(),
             keys: "text".into(),
+            budgets: BTreeMap::new(),
             program: String::new(),
             arguments: Vec::new(),
             timeout: 3600.0,
@@ -238,6 +263,11 @@ impl StudyRecipe {
                 .settings
                 .insert("largest_budget".into(), full.into());
         }
+        let of_table: Vec<u64> = self
+            .table_budgets()?
+            .iter()
+            .map(|(budget, _)| *budget)
+            .collect();
         let number = |settings: &toml::Table, key: &str| {
             let found = settings.get(key).and_then(toml::Value::as_integer);
             found.and_then(|found| u64::try_from(found).ok())
@@ -258,7 +288,8 @@ impl StudyRecipe {
                 settings.entry(key).or_insert(toml::Value::Integer(value));
             };
             let share = (0..MOST_ROUNDS).fold(1u64, |share, _| share.saturating_mul(factor));
-            usual(smallest, largest.div_ceil(share).max(1));
+            let of_table = of_table.first().copied();
+            usual(smallest, of_table.unwrap_or(largest.div_ceil(share).max(1)));
             if self.searcher.kind == SearcherName::SuccessiveHalving {
                 // As many as leave one at the largest budget.
                 let smallest = number(settings, "budget").unwrap_or(1).max(1);
@@ -273,12 +304,18 @@ impl StudyRecipe {
                     .or_insert(toml::Value::Integer(candidates));
             }
         }
-        let planned = self
-            .brackets()?
+        let brackets = self.brackets()?;
+        let unknown = brackets
             .iter()
             .flatten()
-            .map(|(count, _)| count)
-            .sum();
+            .find(|(_, budget)| !of_table.is_empty() && !of_table.contains(budget));
+        if let Some((_, budget)) = unknown {
+            return Err(Error::Request(format!(
+                "study `{}`: a round has budget {budget}, for which [objective.budgets] has no column; it has {of_table:?}; rounds follow from [searcher.settings]",
+                self.name
+            )));
+        }
+        let planned = brackets.iter().flatten().map(|(count, _)| count).sum();
         self.trials.get_or_insert(planned);
         Ok(())
     }
@@ -292,13 +329,51 @@ impl StudyRecipe {
             ObjectiveKind::Run => {
                 Run::open_to_read(&objective.run)?.recipe().data.validation as u64
             }
-            ObjectiveKind::Command | ObjectiveKind::Table => {
+            ObjectiveKind::Table => {
+                let budgets = self.table_budgets()?;
+                budgets.last().map_or(1, |(budget, _)| *budget)
+            }
+            ObjectiveKind::Command => {
                 return Err(Error::Request(format!(
                     "study `{}`: [searcher.settings] needs `largest_budget`: how much a full evaluation spends, in a unit of your own; the program gets the `budget` of each trial",
                     self.name
                 )));
             }
         })
+    }
+
+    /// The budgets of a table of learning curves, rising, with their columns; none of other tables.
+    ///
+    /// # Errors
+    /// If a budget is no number, or has another number of columns than there are objectives.
+    pub fn table_budgets(&self) -> Result<Vec<(u64, &[String])>> {
+        let objective = &self.objective;
+        let mut budgets = Vec::new();
+        for (key, columns) in &objective.budgets {
+            let columns = columns.names();
+            let budget = key.parse::<u64>().ok().filter(|budget| *budget > 0);
+            match budget {
+                Some(budget) if columns.len() == objective.names.len() => {
+                    budgets.push((budget, columns));
+                }
+                Some(budget) => {
+                    return Err(Error::Request(format!(
+                        "study `{}`: [objective.budgets] has {} columns for budget {budget}; `objective.names` has {}",
+                        self.name,
+                        columns.len(),
+                        objective.names.len()
+                    )));
+                }
+                None => {
+                    return Err(Error::Request(format!(
+                        "study `{}`: [objective.budgets]: a budget is an integer from 1, this is `{key}`",
+                        self.name
+                    )));
+                }
+            }
+        }
+        budgets.sort_unstable();
+        Ok(budgets)
     }
 
     /// The brackets of a screening: rounds of how many members at which budget. None for other
@@ -349,11 +424,17 @@ impl StudyRecipe {
         if self.searcher.kind == SearcherName::NsgaIi && objective.names.len() < 2 {
             return fails("searcher `nsga-ii` needs two names in `objective.names` or more");
         }
-        if self.searcher.kind.has_budgets() && objective.kind == ObjectiveKind::Table {
+        let has_curves = !objective.budgets.is_empty();
+        if has_curves && objective.kind != ObjectiveKind::Table {
+            return fails("[objective.budgets] names columns of a table; this objective has none");
+        }
+        if self.searcher.kind.has_budgets() && objective.kind == ObjectiveKind::Table && !has_curves
+        {
             return fails(
-                "a table has no budgets: `successive-halving` and `hyperband` need objective `train`, `run` or `command`",
+                "`successive-halving` and `hyperband` need a table with a column for each budget: [objective.budgets] names them, as in `3 = \"accuracy_3\"`",
             );
         }
+        self.table_budgets()?;
         match objective.kind {
             ObjectiveKind::Train if objective.recipe.as_os_str().is_empty() => {
                 fails("objective `train` needs `recipe`, a recipe of `oncefit train`")

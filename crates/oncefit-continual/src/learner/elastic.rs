@@ -52,8 +52,16 @@ pub(crate) struct Elastic {
     watched: Vec<WatchedSubnet>,
     /// Sum of the weights of a step's networks that hold a value.
     coverage: Gradients,
-    /// A layer on the features that all networks share.
-    layer: Option<Linear>,
+    /// Layers beside the networks that all of them share.
+    layers: Vec<SharedLayer>,
+}
+
+/// A layer of a loss; networks with fewer features use its first inputs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SharedLayer {
+    pub layer: Linear,
+    /// Whether its inputs are features, and not another layer's outputs.
+    pub reads_features: bool,
 }
 
 /// A network of a step.
@@ -65,24 +73,27 @@ pub(super) struct StepNetwork {
 }
 
 impl StepNetwork {
-    fn new(subnet: &Subnet, parameters: &Parameters, learns_largest: bool) -> Result<Self> {
+    fn new(
+        largest: &Model,
+        subnet: &Subnet,
+        parameters: &Parameters,
+        learns_largest: bool,
+    ) -> Result<Self> {
         Ok(Self {
-            model: Arc::new(Model::of_graph(subnet.graph(), parameters)?),
+            model: Arc::new(largest.member(subnet.graph(), parameters)?),
             learns_largest,
         })
     }
 }
 
 impl Elastic {
-    fn new(space: &Space, settings: ElasticSettings, parameters: &Parameters) -> Result<Self> {
-        let step_space = StepSpace::whole(space)?;
-        if step_space.resolutions() > 1 {
-            return Err(setting(
-                "the resolutions of the space",
-                step_space.resolutions(),
-                "one, that of the images: `fix = { resolution = [28] }`",
-            ));
-        }
+    fn new(
+        space: &Space,
+        step_space: StepSpace,
+        model: &Model,
+        settings: ElasticSettings,
+        parameters: &Parameters,
+    ) -> Result<Self> {
         let (largest, smallest) = (step_space.largest(0), step_space.smallest(0));
         let mut watched = vec![
             ("smallest".to_owned(), smallest.clone()),
@@ -93,7 +104,7 @@ impl Elastic {
             watched.push((text.clone(), space.parse_subnet(text)?));
         }
         let smallest = (largest != smallest)
-            .then(|| StepNetwork::new(smallest, parameters, settings.distillation))
+            .then(|| StepNetwork::new(model, smallest, parameters, settings.distillation))
             .transpose()?;
         let watched = watched.into_iter();
         Ok(Self {
@@ -101,32 +112,32 @@ impl Elastic {
                 .map(|(name, subnet)| WatchedSubnet { name, subnet })
                 .collect(),
             coverage: Gradients::zeros(parameters),
-            layer: None,
+            layers: Vec::new(),
             space: step_space,
             smallest,
             settings,
         })
     }
 
-    /// Width of the smallest member's features.
-    pub(super) fn smallest_feature_width(&self) -> usize {
-        let members = self.watched.iter();
-        let widths = members.map(|one| {
-            let graph = one.subnet.graph();
-            let classifier = graph.nodes.last();
-            classifier.map_or(0, |last| graph.nodes[last.inputs[0]].shape.len())
-        });
-        widths.min().unwrap_or(0)
+    /// Width of the smallest member's features; of the only one's none.
+    pub(super) fn smallest_feature_width(&self) -> Option<usize> {
+        let smallest = self.smallest.as_ref();
+        smallest.map(|network| network.model.feature_width())
     }
 
-    /// Counts a layer of `parameters` among what the networks hold.
-    pub(super) fn shares_layer(&mut self, parameters: &Parameters, layer: Linear) {
+    /// Counts layers of `parameters` among what the networks hold.
+    pub(super) fn share_layers(&mut self, parameters: &Parameters, layers: &[SharedLayer]) {
         self.coverage = Gradients::zeros(parameters);
-        self.layer = Some(layer);
+        self.layers = layers.to_vec();
     }
 
     /// Makes the sum of the networks' gradients what the settings want.
-    pub(super) fn aggregate(&mut self, networks: &[StepNetwork], gradients: &mut Gradients) {
+    pub(super) fn aggregate(
+        &mut self,
+        networks: &[StepNetwork],
+        parameters: &Parameters,
+        gradients: &mut Gradients,
+    ) {
         let divisor: fn(f32) -> f32 = match self.settings.aggregation {
             Aggregation::Sum => return,
             Aggregation::Avg => |covered| covered,
@@ -137,9 +148,13 @@ impl Elastic {
         }
         self.coverage.clear();
         for network in networks {
-            network.model.plan().add_coverage(1.0, &mut self.coverage);
-            if let Some(layer) = self.layer {
-                layer.add_coverage(network.model.feature_width(), &mut self.coverage);
+            network.model.add_coverage(parameters, &mut self.coverage);
+            for shared in &self.layers {
+                let width = match shared.reads_features {
+                    true => network.model.feature_width(),
+                    false => shared.layer.inputs,
+                };
+                shared.layer.add_coverage(width, &mut self.coverage);
             }
         }
         gradients.divide(&self.coverage, divisor);
@@ -173,13 +188,18 @@ impl Learner {
         method: Method,
         settings: LearnerSettings,
     ) -> Result<Self> {
-        if !settings.head.is_network() {
-            let legal = "the network's own last layer";
-            return Err(setting("the head of a supernet", "another", legal));
+        let step_space = StepSpace::whole(space)?;
+        if step_space.resolutions() > 1 {
+            return Err(setting(
+                "the resolutions of the space",
+                step_space.resolutions(),
+                "one, that of the images: `fix = { resolution = [28] }`",
+            ));
         }
         let parameters = Supernet::with_parameters(space, parameters)?.parameters;
-        let elastic = Elastic::new(space, elastic, &parameters)?;
-        let largest = Model::of_graph(elastic.space.largest(0).graph(), &parameters)?;
+        let graph = step_space.largest(0).graph();
+        let (largest, parameters) = Model::new(graph, &settings.head, parameters, settings.seed)?;
+        let elastic = Elastic::new(space, step_space, &largest, elastic, &parameters)?;
         Self::of_model(space, largest, Some(elastic), parameters, method, settings)
     }
 
@@ -216,7 +236,8 @@ impl Learner {
             let mut draws = Draws::new(self.settings.seed, "subnet", self.step, index as u64);
             for subnet in elastic.space.sample(0, &mut draws)? {
                 let distils = elastic.settings.distillation;
-                networks.push(StepNetwork::new(&subnet, &self.parameters, distils)?);
+                let network = StepNetwork::new(&self.model, &subnet, &self.parameters, distils)?;
+                networks.push(network);
             }
         }
         Ok(networks)

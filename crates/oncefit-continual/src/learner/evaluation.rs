@@ -4,13 +4,53 @@ use oncefit_data::mirror;
 
 use super::*;
 
+/// The last places of recent images with which each of their classes has as many images as the memory
+/// has, on average, of a class that is not among them.
+fn missing_places(stored: &[usize], recent: &[u32]) -> Vec<usize> {
+    let is_earlier =
+        |(class, count): &(usize, &usize)| **count > 0 && !recent.contains(&(*class as u32));
+    let earlier = stored.iter().enumerate().filter(is_earlier);
+    let counts: Vec<usize> = earlier.map(|(_, count)| *count).collect();
+    let wanted = counts.iter().sum::<usize>() / counts.len().max(1);
+    let mut room: Vec<usize> = stored
+        .iter()
+        .map(|count| wanted.saturating_sub(*count))
+        .collect();
+    let mut places: Vec<usize> = (0..recent.len())
+        .rev()
+        .filter(|place| {
+            let left = &mut room[recent[*place] as usize];
+            let takes = *left > 0;
+            *left -= usize::from(takes);
+            takes
+        })
+        .collect();
+    places.reverse();
+    places
+}
+
 impl Learner {
-    /// What batch-norm is calibrated on: the last images of the stream and the memory.
+    /// What batch-norm is calibrated on, of the last images of the stream and the memory
+    /// ([`CalibrationImages`]).
     pub fn calibration_examples(&self) -> Examples {
-        let mut found = self.recent.clone();
-        if let Some(memory) = &self.memory {
-            found.images.extend_from_slice(&memory.images);
-            found.labels.extend_from_slice(&memory.labels);
+        let Some(memory) = self.memory.as_ref().filter(|memory| !memory.is_empty()) else {
+            return self.recent.clone();
+        };
+        let stored: Vec<usize> = (0..memory.len()).collect();
+        let mut found = memory.examples(&stored);
+        let first_task = memory.tasks()[0];
+        let is_first = memory.tasks().iter().all(|task| *task == first_task);
+        let places: Vec<usize> = match self.settings.calibration {
+            CalibrationImages::Balanced if !is_first => {
+                missing_places(&memory.counts(), &self.recent.labels)
+            }
+            _ => (0..self.recent.len()).collect(),
+        };
+        let values = self.model.input_shape().len();
+        for place in places {
+            let pixels = place * values..(place + 1) * values;
+            found.images.extend_from_slice(&self.recent.images[pixels]);
+            found.labels.push(self.recent.labels[place]);
         }
         found
     }
@@ -65,6 +105,37 @@ impl Learner {
         let mut features = self.outputs(&calibration, images, true)?;
         to_unit_lengths(&mut features, width);
         Ok((features, width))
+    }
+
+    /// The cosines between the mean features, each of unit length, of the classes' test images: classes
+    /// × classes; 0 for a class without images.
+    ///
+    /// # Errors
+    /// If the images do not fit the network.
+    pub fn class_cosines(&mut self, stream: &Stream) -> Result<Vec<Vec<f64>>> {
+        let mut means = vec![Vec::new(); self.classes()];
+        for task in stream.tasks() {
+            let examples = stream.test_examples(task.index, &task.test);
+            let (features, width) = self.unit_features(&examples.images)?;
+            for (row, &label) in features.chunks_exact(width).zip(&examples.labels) {
+                let mean: &mut Vec<f64> = &mut means[label as usize];
+                mean.resize(width, 0.0);
+                let pairs = mean.iter_mut().zip(row);
+                pairs.for_each(|(sum, value)| *sum += f64::from(*value));
+            }
+        }
+        let dot =
+            |one: &[f64], other: &[f64]| -> f64 { one.iter().zip(other).map(|(a, b)| a * b).sum() };
+        let lengths: Vec<f64> = means.iter().map(|mean| dot(mean, mean).sqrt()).collect();
+        let cosine = |one: usize, other: usize| match lengths[one] * lengths[other] {
+            0.0 => 0.0,
+            length => dot(&means[one], &means[other]) / length,
+        };
+        let all = 0..means.len();
+        Ok(all
+            .clone()
+            .map(|one| all.clone().map(|other| cosine(one, other)).collect())
+            .collect())
     }
 
     /// Scores of images, N × classes; the largest is the prediction.
@@ -206,7 +277,7 @@ impl Learner {
             .collect();
         let mut found = Vec::new();
         for graph in graphs {
-            let model = Arc::new(Model::of_graph(&graph, &self.parameters)?);
+            let model = Arc::new(self.model.member(&graph, &self.parameters)?);
             let largest = std::mem::replace(&mut self.model, model);
             let accuracies = self.evaluate(stream);
             self.model = largest;
@@ -221,12 +292,20 @@ impl Learner {
     /// # Errors
     /// If the images do not fit the network.
     pub fn evaluate(&mut self, stream: &Stream) -> Result<Vec<TaskAccuracy>> {
+        self.evaluate_first(stream, stream.tasks().len())
+    }
+
+    /// As [`Learner::evaluate`], on the first `tasks` tasks.
+    ///
+    /// # Errors
+    /// As [`Learner::evaluate`].
+    pub fn evaluate_first(&mut self, stream: &Stream, tasks: usize) -> Result<Vec<TaskAccuracy>> {
         let classes = self.classes();
         let mut fresh = self.fresh_classifier()?;
         let seen = self.classes_to_tell();
         let forwarded = self.forwarded;
         let mut accuracies = Vec::new();
-        for task in stream.tasks() {
+        for task in stream.tasks().iter().take(tasks) {
             let examples = stream.test_examples(task.index, &task.test);
             self.check(&examples)?;
             let scores = self.scores(&examples.images, fresh.as_mut())?;
@@ -247,5 +326,23 @@ impl Learner {
             self.evaluation_macs += fresh.train_macs + fresh.forwarded;
         }
         Ok(accuracies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing_places;
+
+    #[test]
+    fn recent_classes_are_filled_up_to_what_the_memory_has_of_the_others() {
+        // Of the classes 0 and 1 the memory has 5 on average; of 2 it has 3, of 3 none.
+        let recent = [3, 2, 2, 3, 2, 3, 3, 2, 3, 3];
+        assert_eq!(
+            missing_places(&[4, 6, 3, 0, 0], &recent),
+            [3, 4, 5, 6, 7, 8, 9]
+        );
+        // Enough is there; and where all classes come again, the memory has them all.
+        assert!(missing_places(&[4, 6, 5, 7], &[2, 3, 3]).is_empty());
+        assert!(missing_places(&[4, 6], &[1, 0, 0]).is_empty());
     }
 }

@@ -1,5 +1,7 @@
 //! OnPro's step ([`OnPro`]): four kinds of pass, each through every network of the step.
 
+use oncefit_kernels::Cpu;
+
 use super::*;
 use crate::linear::Linear;
 use crate::onpro::{
@@ -120,7 +122,7 @@ impl Learner {
             }
         }
         if let Some(elastic) = &mut self.elastic {
-            elastic.aggregate(networks, &mut self.gradients);
+            elastic.aggregate(networks, &self.parameters, &mut self.gradients);
         }
         Ok(found)
     }
@@ -150,7 +152,7 @@ impl Learner {
                 offset: draws.below(spare.max(1)),
             }
         };
-        let (seed, step) = (self.settings.seed, self.step);
+        let (seed, step, cpu) = (self.settings.seed, self.step, self.executor.cpu());
         let temperature = settings.equilibrium_temperature;
         let mut loss = 0.0;
         if let Some(Turned { inputs, labels }) = new {
@@ -159,7 +161,7 @@ impl Learner {
             cost.add(network, 2 * images);
             loss += self.contrasted(network, (inputs, 2 * images), &mut |mut rows| {
                 let found = instance(step, seed, InstanceKind::New);
-                let mut loss = rows.instance(settings.instance, found, labels);
+                let mut loss = rows.instance(cpu, settings.instance, found, labels);
                 if settings.equilibrium > 0.0 {
                     let width = rows.widths.0;
                     let (one, other) = rows.projections.split_at(images * width);
@@ -183,7 +185,7 @@ impl Learner {
             cost.add(network, 2 * labels.len());
             loss += self.contrasted(network, (inputs, 2 * labels.len()), &mut |mut rows| {
                 let found = instance(step, seed, InstanceKind::Memory);
-                rows.instance(settings.instance, found, labels)
+                rows.instance(cpu, settings.instance, found, labels)
             })?;
         }
         // Centres are needed for feedback even where the loss is off.
@@ -216,14 +218,14 @@ impl Learner {
         loss: &mut dyn FnMut(Rows) -> f64,
     ) -> Result<f64> {
         let (plan, parameters) = (network.model.encoder(), &self.parameters);
-        let width = network.model.feature_width();
+        let (cpu, width) = (self.executor.cpu(), network.model.feature_width());
         let layer = Linear::of(parameters, PROJECTION);
         let mode = Mode::Train { dropout: None };
         let tape = self
             .executor
             .forward(plan, parameters, Batch { data, count }, mode)?;
         let features = tape.output();
-        let projections = layer.forward(parameters, features, width);
+        let projections = layer.forward(cpu, parameters, features, width);
         let mut of_features = vec![0.0; features.len()];
         let mut of_projections = vec![0.0; projections.len()];
         let found = loss(Rows {
@@ -234,7 +236,7 @@ impl Learner {
             widths: (layer.outputs, width),
         });
         let rows = (features, width);
-        let through = layer.backward(parameters, rows, &of_projections, &mut self.gradients);
+        let through = layer.backward(cpu, parameters, rows, &of_projections, &mut self.gradients);
         let sums = of_features.iter_mut().zip(through);
         sums.for_each(|(sum, value)| *sum += value);
         self.executor
@@ -337,7 +339,8 @@ impl Learner {
         let features = self.outputs(&calibration, images, true)?;
         let layer = Linear::of(&self.parameters, PROJECTION);
         let width = self.model.feature_width();
-        let mut projections = layer.forward(&self.parameters, &features, width);
+        let mut projections =
+            layer.forward(self.executor.cpu(), &self.parameters, &features, width);
         to_unit_lengths(&mut projections, layer.outputs);
         Ok(Some((projections, layer.outputs)))
     }
@@ -365,7 +368,7 @@ pub(super) fn needs_views() -> ContinualError {
 }
 
 impl Rows<'_> {
-    fn instance(&mut self, weight: f64, settings: Instance, labels: &[u32]) -> f64 {
+    fn instance(&mut self, cpu: Cpu, weight: f64, settings: Instance, labels: &[u32]) -> f64 {
         if weight == 0.0 {
             return 0.0;
         }
@@ -374,6 +377,7 @@ impl Rows<'_> {
             vec![0.0; self.features.len()],
         );
         let loss = instance_loss(
+            cpu,
             settings,
             self.projections,
             self.features,

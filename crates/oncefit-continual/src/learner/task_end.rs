@@ -1,4 +1,4 @@
-//! What happens between two tasks: importances, anchors, the choice of exemplars.
+//! What happens between two tasks, in order; the correction of the head, the choice of exemplars.
 
 use super::*;
 
@@ -14,13 +14,7 @@ impl Learner {
             self.fill(examples)?;
         }
         self.end_refresh(examples)?;
-        for index in 0..self.method.weights.len() {
-            let term = self.method.weights[index].clone();
-            if term.weight != 0.0 {
-                let found = self.importance(index, &term.importance, examples)?;
-                self.anchors[index] = Some(self.anchored(index, &term.importance, found));
-            }
-        }
+        self.anchor(examples)?;
         if self
             .memory
             .as_ref()
@@ -31,10 +25,7 @@ impl Learner {
         if self.method.needs_previous() {
             self.previous = Some(self.parameters.clone());
         }
-        for (omega, start) in self.paths.iter_mut().flatten() {
-            omega.iter_mut().for_each(|tensor| tensor.data.fill(0.0));
-            *start = self.parameters.clone();
-        }
+        self.begin_paths();
         let newest = &self.seen[self.old..];
         self.correction.take_if(|found| found.classes != newest);
         self.train_macs += std::mem::replace(&mut self.forwarded, forwarded) - forwarded;
@@ -102,117 +93,6 @@ impl Learner {
         let images: Vec<u8> = images.copied().collect();
         let labels: Vec<u32> = order.iter().map(|&at| examples.labels[at]).collect();
         (normalised(&images, &self.settings.normalisation), labels)
-    }
-
-    fn importance(
-        &mut self,
-        index: usize,
-        importance: &Importance,
-        task: &Examples,
-    ) -> Result<Parameters> {
-        let range = self.classes_of_head();
-        let passes_of_image = match importance {
-            Importance::Fisher {
-                estimator: FisherEstimator::Exact,
-                ..
-            } => 3 * range.len() as u64,
-            _ => 3,
-        };
-        match importance {
-            Importance::Identity => {
-                let mut ones = self.parameters.clone();
-                ones.iter_mut().for_each(|tensor| tensor.data.fill(1.0));
-                Ok(ones)
-            }
-            Importance::Fisher {
-                estimator,
-                examples: limit,
-                ..
-            } => {
-                let (images, labels) = self.chosen("importance", task, *limit);
-                self.train_macs += passes_of_image * labels.len() as u64 * self.model.macs();
-                let executor = &mut self.executor;
-                fisher(
-                    executor,
-                    &self.model,
-                    &self.parameters,
-                    (&images, &labels),
-                    &range,
-                    *estimator,
-                    Mode::Train { dropout: None },
-                )
-            }
-            Importance::OutputSensitivity { examples: limit } => {
-                let (images, labels) = self.chosen("importance", task, *limit);
-                self.train_macs += passes_of_image * labels.len() as u64 * self.model.macs();
-                let executor = &mut self.executor;
-                output_sensitivity(
-                    executor,
-                    &self.model,
-                    &self.parameters,
-                    &images,
-                    labels.len(),
-                    &range,
-                )
-            }
-            Importance::PathIntegral { damping } => {
-                let mut found = self.parameters.zeros();
-                if let Some((omega, start)) = &self.paths[index] {
-                    for (position, tensor) in found.iter_mut().enumerate() {
-                        let now = &self.parameters.at(position).data;
-                        let ways = now.iter().zip(&start.at(position).data);
-                        let parts = tensor
-                            .data
-                            .iter_mut()
-                            .zip(&omega.at(position).data)
-                            .zip(ways);
-                        for ((value, omega), (now, start)) in parts {
-                            let moved = f64::from(now - start);
-                            *value = (f64::from(*omega) / (moved * moved + damping)) as f32;
-                        }
-                    }
-                }
-                Ok(found)
-            }
-        }
-    }
-
-    /// The quadratic form after a task whose importance is `found`.
-    fn anchored(&self, index: usize, importance: &Importance, mut found: Parameters) -> Anchor {
-        let mut weights = self.parameters.clone();
-        let Some(before) = &self.anchors[index] else {
-            return Anchor {
-                importance: found,
-                weights,
-            };
-        };
-        let (decay, keeps_anchors) = match importance {
-            Importance::Identity => (0.0, false),
-            Importance::Fisher { decay: None, .. } => (1.0, true),
-            Importance::Fisher {
-                decay: Some(decay), ..
-            } => (*decay as f32, false),
-            Importance::PathIntegral { .. } | Importance::OutputSensitivity { .. } => (1.0, false),
-        };
-        for (position, tensor) in found.iter_mut().enumerate() {
-            let old = before.importance.at(position).data.iter();
-            let anchors = before.weights.at(position).data.iter();
-            let now = weights.at_mut(position).data.iter_mut();
-            for (((new, old), anchor), now) in tensor.data.iter_mut().zip(old).zip(anchors).zip(now)
-            {
-                let sum = decay * old + *new;
-                if keeps_anchors {
-                    // ΣF_t(θ−θ_t)² = (ΣF_t)(θ−θ̄)² + constant, θ̄ the mean weighted by F.
-                    let share = if sum > 0.0 { *new / sum } else { 0.0 };
-                    *now = anchor + share * (*now - anchor);
-                }
-                *new = sum;
-            }
-        }
-        Anchor {
-            importance: found,
-            weights,
-        }
     }
 
     fn herd(&mut self, examples: &Examples) -> Result<()> {

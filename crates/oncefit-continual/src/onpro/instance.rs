@@ -11,6 +11,10 @@
 //! new images have `E_ii = 0` and `1/2N (Σ_i l_{i, view of i} + 2 Σ_ij W_ij l_ij)`, images of the memory
 //! `1/2N Σ_ij W_ij l_ij`.
 
+use oncefit_kernels::Cpu;
+
+use crate::linear::{Rows, products, products_backward};
+
 /// ε
 const EPSILON: f64 = 1e-8;
 
@@ -37,14 +41,14 @@ pub struct Instance {
 }
 
 /// Rows of unit length and what they were divided by; a row of zeros stays.
-fn to_unit(rows: &[f32], width: usize) -> (Vec<f64>, Vec<f64>) {
+fn to_unit(rows: &[f32], width: usize) -> (Vec<f32>, Vec<f64>) {
     let mut unit = Vec::with_capacity(rows.len());
     let mut lengths = Vec::new();
     for row in rows.chunks_exact(width) {
         let square: f64 = row.iter().map(|&value| f64::from(value).powi(2)).sum();
         let length = square.sqrt();
         let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-        unit.extend(row.iter().map(|&value| f64::from(value) * scale));
+        unit.extend(row.iter().map(|&value| (f64::from(value) * scale) as f32));
         lengths.push(length);
     }
     (unit, lengths)
@@ -52,32 +56,30 @@ fn to_unit(rows: &[f32], width: usize) -> (Vec<f64>, Vec<f64>) {
 
 /// Adds the gradients of the rows as given, from those of the rows of unit length.
 fn add_through_unit(
-    (unit, lengths): &(Vec<f64>, Vec<f64>),
-    of_unit: &[f64],
+    (unit, lengths): &(Vec<f32>, Vec<f64>),
+    of_unit: &[f32],
     width: usize,
     gradient: &mut [f32],
 ) {
     let parts = unit.chunks_exact(width).zip(of_unit.chunks_exact(width));
     let parts = parts.zip(lengths).zip(gradient.chunks_exact_mut(width));
     for (((z, g), length), out) in parts.filter(|((_, length), _)| **length > 0.0) {
-        let along: f64 = z.iter().zip(g).map(|(z, g)| z * g).sum();
+        let pairs = z.iter().zip(g);
+        let along: f64 = pairs.map(|(z, g)| f64::from(*z) * f64::from(*g)).sum();
         for ((slot, z), g) in out.iter_mut().zip(z).zip(g) {
-            *slot += ((g - along * z) / length) as f32;
+            *slot += ((f64::from(*g) - along * f64::from(*z)) / length) as f32;
         }
     }
 }
 
-fn dot(one: &[f64], other: &[f64]) -> f64 {
-    one.iter().zip(other).map(|(one, other)| one * other).sum()
-}
-
-fn add(out: &mut [f64], factor: f64, row: &[f64]) {
-    out.iter_mut()
-        .zip(row)
-        .for_each(|(out, value)| *out += factor * value);
+fn add(out: &mut [f32], values: &[f32]) {
+    let pairs = out.iter_mut().zip(values);
+    pairs.for_each(|(out, value)| *out += value);
 }
 
 /// The loss; adds the gradients of projections and features as given.
+///
+/// `S_ij / λ = p_i·(q'_j + p_j)`, so all of S is one matrix product, and its gradients are two.
 ///
 /// # Arguments
 /// - `projections`: 2N × `widths.0`, images and then their views
@@ -85,6 +87,7 @@ fn add(out: &mut [f64], factor: f64, row: &[f64]) {
 /// - `labels`: N
 /// - `gradients`: as projections and features
 pub fn instance_loss(
+    cpu: Cpu,
     settings: Instance,
     projections: &[f32],
     features: &[f32],
@@ -92,76 +95,85 @@ pub fn instance_loss(
     (width, feature_width): (usize, usize),
     gradients: [&mut [f32]; 2],
 ) -> f64 {
-    let images = labels.len();
-    let rows = 2 * images;
+    let rows = 2 * labels.len();
     let (p, q) = (
         to_unit(projections, width),
         to_unit(features, feature_width),
     );
-    let row = |at: usize| &p.0[at * width..(at + 1) * width];
-    let window = |at: usize| &q.0[at * feature_width + settings.offset..][..width];
-    let label = |at: usize| labels[at % images];
-    let is_new = settings.kind == InstanceKind::New;
+    let window = settings.offset..settings.offset + width;
+    let mut compared = p.0.clone();
+    for (sum, q) in compared
+        .chunks_exact_mut(width)
+        .zip(q.0.chunks_exact(feature_width))
+    {
+        add(sum, &q[window.clone()]);
+    }
+    let compared = Rows {
+        values: &compared,
+        width,
+        stride: width,
+    };
+    let mut matrix = products(cpu, &p.0, compared, None);
     let mut loss = 0.0;
-    let mut of_p = vec![0.0; p.0.len()];
+    for (at, row) in matrix.chunks_exact_mut(rows).enumerate() {
+        loss += to_slopes(settings, at, labels, row);
+    }
+    let mut of_compared = vec![0.0; p.0.len()];
+    let mut of_p = products_backward(cpu, &p.0, compared, &matrix, &mut of_compared);
+    add(&mut of_p, &of_compared);
     let mut of_q = vec![0.0; q.0.len()];
-    let mut exponentials = vec![0.0; rows];
-    let mut slopes = vec![0.0; rows];
-    for at in 0..rows {
-        let same = labels.iter().filter(|other| **other == label(at)).count();
-        let share = 1.0 / ((2 * same) as f64 + EPSILON);
-        let weight = |other: usize| {
-            let by_label = match label(other) == label(at) {
-                true => share,
-                false => 0.0,
-            };
-            let aim = match is_new {
-                false => by_label,
-                true if other == at => 0.0,
-                true => 2.0 * by_label + f64::from(u8::from(other == (at + images) % rows)),
-            };
-            aim / rows as f64
-        };
-        for (other, value) in exponentials.iter_mut().enumerate() {
-            let both = dot(row(at), window(other)) + dot(row(at), row(other));
-            *value = settings.similarity * both;
-        }
-        let most = exponentials
-            .iter()
-            .copied()
-            .fold(f64::NEG_INFINITY, f64::max);
-        for value in &mut exponentials {
-            *value = ((*value - most) / settings.temperature).exp();
-        }
-        if is_new {
-            exponentials[at] = 0.0;
-        }
-        let sum = exponentials.iter().sum::<f64>() + EPSILON;
-        // ∂loss/∂S_ik = (r_ik Σ_j u_ij − u_ik) / τ with u = weight · r / (r + ε), r = E / Σ.
-        let mut all = 0.0;
-        for (other, slope) in slopes.iter_mut().enumerate() {
-            let share = exponentials[other] / sum;
-            let weight = weight(other);
-            loss -= weight * (share + EPSILON).ln();
-            *slope = weight * share / (share + EPSILON);
-            all += *slope;
-        }
-        let scale = settings.similarity / settings.temperature;
-        for other in 0..rows {
-            let slope = scale * (exponentials[other] / sum * all - slopes[other]);
-            if slope == 0.0 {
-                continue;
-            }
-            add(&mut of_p[at * width..][..width], slope, window(other));
-            add(&mut of_p[at * width..][..width], slope, row(other));
-            add(&mut of_p[other * width..][..width], slope, row(at));
-            let start = other * feature_width + settings.offset;
-            add(&mut of_q[start..start + width], slope, row(at));
-        }
+    let parts = of_q.chunks_exact_mut(feature_width);
+    for (of_q, of_compared) in parts.zip(of_compared.chunks_exact(width)) {
+        of_q[window.clone()].copy_from_slice(of_compared);
     }
     let [of_projections, of_features] = gradients;
     add_through_unit(&p, &of_p, width, of_projections);
     add_through_unit(&q, &of_q, feature_width, of_features);
+    loss
+}
+
+/// Row `at` of S / λ becomes the row of the loss's slopes by it; returns the row's part of the loss.
+fn to_slopes(settings: Instance, at: usize, labels: &[u32], row: &mut [f32]) -> f64 {
+    let (images, rows) = (labels.len(), row.len());
+    let label = |at: usize| labels[at % images];
+    let is_new = settings.kind == InstanceKind::New;
+    let same = labels.iter().filter(|other| **other == label(at)).count();
+    let share = 1.0 / ((2 * same) as f64 + EPSILON);
+    let weight = |other: usize| {
+        let by_label = match label(other) == label(at) {
+            true => share,
+            false => 0.0,
+        };
+        let aim = match is_new {
+            false => by_label,
+            true if other == at => 0.0,
+            true => 2.0 * by_label + f64::from(u8::from(other == (at + images) % rows)),
+        };
+        aim / rows as f64
+    };
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scale = settings.similarity / settings.temperature;
+    let exponential = |value: f32| (scale * (f64::from(value) - f64::from(most))).exp();
+    let mut exponentials: Vec<f64> = row.iter().map(|value| exponential(*value)).collect();
+    if is_new {
+        exponentials[at] = 0.0;
+    }
+    let sum = exponentials.iter().sum::<f64>() + EPSILON;
+    // ∂loss/∂S_ik = (r_ik Σ_j u_ij − u_ik) / τ with u = weight · r / (r + ε), r = E / Σ.
+    let (mut loss, mut all) = (0.0, 0.0);
+    let mut aims = vec![0.0; rows];
+    for (other, aim) in aims.iter_mut().enumerate() {
+        let weight = weight(other);
+        if weight > 0.0 {
+            let share = exponentials[other] / sum;
+            loss -= weight * (share + EPSILON).ln();
+            *aim = weight * share / (share + EPSILON);
+            all += *aim;
+        }
+    }
+    for ((slope, exponential), aim) in row.iter_mut().zip(exponentials).zip(aims) {
+        *slope = (scale * (exponential / sum * all - aim)) as f32;
+    }
     loss
 }
 
@@ -172,6 +184,10 @@ mod tests {
 
     const WIDTHS: (usize, usize) = (3, 5);
     const LABELS: [u32; 4] = [2, 0, 2, 7];
+
+    fn dot(one: &[f64], other: &[f64]) -> f64 {
+        one.iter().zip(other).map(|(one, other)| one * other).sum()
+    }
 
     fn unit(row: &[f64]) -> Vec<f64> {
         let length = dot(row, row).sqrt();
@@ -234,8 +250,18 @@ mod tests {
             let mut of_p = vec![0.0; projections.len()];
             let mut of_q = vec![0.0; features.len()];
             let gradients = [&mut of_p[..], &mut of_q[..]];
-            let loss = instance_loss(settings, projections, features, &LABELS, WIDTHS, gradients);
-            assert!((loss - written_out(settings, &exact, false)).abs() < 1e-9);
+            let cpu = Cpu::detect();
+            let loss = instance_loss(
+                cpu,
+                settings,
+                projections,
+                features,
+                &LABELS,
+                WIDTHS,
+                gradients,
+            );
+            let written = written_out(settings, &exact, false);
+            assert!((loss - written).abs() < 1e-5, "{loss} {written}");
             if kind == InstanceKind::New {
                 // −2 log ε of the 2 rows of a class's one image, half of it of the others'.
                 let constant = written_out(settings, &exact, true) - loss;

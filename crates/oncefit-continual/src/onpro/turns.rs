@@ -33,7 +33,7 @@ impl Turns {
     pub fn check(self, shape: ImageShape) -> Result<()> {
         let halves = self == Self::Sixteen;
         let is_square = shape.height == shape.width && shape.width > 0;
-        match is_square && !(halves && !shape.width.is_multiple_of(2)) {
+        match is_square && (!halves || shape.width.is_multiple_of(2)) {
             true => Ok(()),
             false => {
                 let legal = match halves {

@@ -80,8 +80,9 @@ pub struct MethodRecipe {
     /// `ewc`, `online-ewc`, `mas`: training images on which importances are estimated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance_images: Option<usize>,
-    /// `er`, `er-ace`, `er-nearest-mean`: independent draws from the memory in a step, whose mean loss is taken; 1 where
-    /// it is left out.
+    /// `er`, `er-ace`, `er-nearest-mean`: independent draws from the memory in a step, whose mean loss is
+    /// taken; 1 where it is left out. `der++`: 2, one for each term, where it is left out; 1: both terms
+    /// share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draws: Option<usize>,
     /// `gdumb`: passes through the memory at an evaluation.
@@ -139,7 +140,7 @@ fn options(name: &str) -> &'static [&'static str] {
     match name {
         "er" | "er-ace" | "er-nearest-mean" => &["weight", "draws"],
         "der" | "cpr" | "icarl" => &["alpha"],
-        "der++" => &["alpha", "beta"],
+        "der++" => &["alpha", "beta", "draws"],
         "lwf" => &["alpha", "temperature"],
         "l2" => &["beta"],
         "ewc" => &["beta", "fisher", "importance_images"],
@@ -170,6 +171,15 @@ fn repeated(terms: &[OutputTerm], draws: usize) -> Vec<OutputTerm> {
         }
     }
     found
+}
+
+/// Makes all terms of the memory use the same draw.
+fn share_draw(terms: &mut [OutputTerm]) {
+    for term in terms {
+        if let Images::Memory { draw, .. } = &mut term.images {
+            *draw = 0;
+        }
+    }
 }
 
 impl LearningRecipe {
@@ -212,8 +222,14 @@ impl LearningRecipe {
                 *count = given;
             }
         }
-        if let Some(draws) = recipe.draws {
-            method.outputs = repeated(&method.outputs, draws);
+        match (recipe.draws, recipe.name.as_str()) {
+            (None, _) | (Some(2), "der++") => {}
+            (Some(1), "der++") => share_draw(&mut method.outputs),
+            (Some(draws), "der++") => {
+                let legal = "1, which both terms share, or 2";
+                return Err(setting("`method.draws` of `der++`", draws, legal));
+            }
+            (Some(draws), _) => method.outputs = repeated(&method.outputs, draws),
         }
         if let (Some(count), Some(given)) = (&mut method.projection, self.training.replay_batch) {
             *count = given;

@@ -1,6 +1,6 @@
 //! Supernets that learn a stream.
 
-use oncefit_continual::{ElasticSettings, Refresh};
+use oncefit_continual::{ElasticSettings, HeadKind, Refresh, Targets};
 use oncefit_nn::Supernet;
 use oncefit_space::Space;
 use oncefit_train::Aggregation;
@@ -22,22 +22,38 @@ classifier: linear(10)
 }
 
 fn elastic(elastic: ElasticSettings, method: Method) -> Learner {
-    Learner::elastic(&space(), elastic, method, settings()).unwrap()
+    let settings = settings_for(&method);
+    Learner::elastic(&space(), elastic, method, settings).unwrap()
+}
+
+/// Methods that compare angles need a cosine head; its neck is what members of all widths share.
+fn settings_for(method: &Method) -> LearnerSettings {
+    let head = match method.angles {
+        Some(_) => HeadSettings {
+            neck: Some(6),
+            only_seen: true,
+            ..HeadSettings::cosine(5.0)
+        },
+        None => HeadSettings::default(),
+    };
+    LearnerSettings { head, ..settings() }
 }
 
 /// A supernet of one member is that member, bit for bit, whatever the elastic settings say.
 #[test]
 fn a_supernet_of_one_member_is_the_network() {
     let space = small_cnn(28, 1, 4, 10).unwrap();
-    for name in ["er", "der++", "lwf", "a-gem", "online-ewc", "icarl"] {
+    let names = ["er", "der++", "lwf", "a-gem", "online-ewc", "icarl"];
+    for name in names.into_iter().chain(["lucir", "scr"]) {
         let method = with_few_examples(name);
-        let mut single = Learner::new(&space, method.clone(), settings()).unwrap();
+        let settings = settings_for(&method);
+        let mut single = Learner::new(&space, method.clone(), settings.clone()).unwrap();
         train(&mut single, 2, 6);
         let with = ElasticSettings {
-            distillation: true,
+            distillation: name != "scr",
             ..ElasticSettings::default()
         };
-        let mut supernet = Learner::elastic(&space, with, method, settings()).unwrap();
+        let mut supernet = Learner::elastic(&space, with, method, settings).unwrap();
         train(&mut supernet, 2, 6);
         assert!(
             bits(supernet.parameters()) == bits(single.parameters()),
@@ -124,12 +140,13 @@ fn supernets_run_every_method_and_resume_with_the_same_bits() {
     let stream = stream();
     for name in Method::NAMES {
         let method = with_few_examples(name);
-        // Terms on features have one width: refused on supernets.
-        let has_features = method.angles.is_some() || method.contrastive.is_some();
-        if name == "joint" || has_features || name.starts_with("onpro") {
+        if name == "joint" || name.starts_with("onpro") {
             continue;
         }
         for distillation in [false, true] {
+            if distillation && method.contrastive.is_some() {
+                continue;
+            }
             let with = ElasticSettings {
                 distillation,
                 ..ElasticSettings::default()
@@ -222,4 +239,94 @@ fn experiments_keep_a_matrix_of_each_watched_subnet() {
         ..ElasticSettings::default()
     };
     assert!(Learner::elastic(&space(), wrong, Method::fine_tune(), settings()).is_err());
+}
+
+/// All members share a head that is not the network's own: a step moves it by the mean of what each
+/// alone would, and frozen rows not at all.
+#[test]
+fn members_share_the_head() {
+    let text = r#"
+space elastic-encoder()
+input(28, 28, 1)
+decide width in (4, 8)
+first: seq { conv(width, kernel = 3, stride = 2, bias = true); relu }
+second: seq { conv(16, kernel = 3, stride = 2, bias = true); relu }
+global_average_pool
+classifier: linear(10)
+"#;
+    let space = Space::parse(text, "elastic-encoder.space").unwrap();
+    let start = Supernet::initialise(&space, settings().seed).unwrap();
+    let ends = [space.largest().unwrap(), space.smallest().unwrap()];
+    let examples = stream().iterate(0, 0).next().unwrap();
+    let targets = || {
+        let mut draws = oncefit_random::Draws::new(3, "test targets", 0, 0);
+        let values = (0..160).map(|_| draws.normal() as f32).collect();
+        Targets::new(16, values).unwrap()
+    };
+    let cosine = HeadSettings {
+        only_seen: true,
+        ..HeadSettings::cosine(5.0)
+    };
+    let product = HeadSettings {
+        kind: HeadKind::InnerProduct,
+        ..cosine.clone()
+    };
+    let heads = [
+        (cosine.clone(), vec!["head.weight", "head.scale"]),
+        (product, vec!["head.weight"]),
+        (cosine.with_targets(targets(), true), vec!["head.scale"]),
+    ];
+    for (head, names) in heads {
+        let settings = LearnerSettings { head, ..settings() };
+        let alone = ends.each_ref().map(|subnet| {
+            let single = oncefit_continual::space_of_member(&space, subnet).unwrap();
+            let weights = start.extract_weights(subnet).unwrap();
+            let method = Method::fine_tune();
+            let mut learner =
+                Learner::with_weights(&single, weights, method, settings.clone()).unwrap();
+            learner.step(&examples).unwrap();
+            learner
+        });
+        let with = ElasticSettings {
+            random: 0,
+            ..ElasticSettings::default()
+        };
+        let method = Method::fine_tune();
+        let mut learner = Learner::elastic(&space, with, method, settings).unwrap();
+        let of_head = |parameters: &Parameters| {
+            let found = parameters.iter().filter(|one| one.name.starts_with("head"));
+            found.map(|one| one.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(of_head(learner.parameters()), names);
+        assert!(
+            learner
+                .parameters()
+                .get("classifier.linear.weight")
+                .is_err()
+        );
+        learner.step(&examples).unwrap();
+        for name in names {
+            let of = |learner: &Learner| learner.parameters().get(name).unwrap().data.clone();
+            let [large, small] = alone.each_ref().map(of);
+            let found = of(&learner);
+            for ((found, large), small) in found.iter().zip(&large).zip(&small) {
+                // Both moved from the same value.
+                let wanted = (large + small) / 2.0;
+                assert!((found - wanted).abs() < 1e-5, "{name}: {found} {wanted}");
+            }
+            assert!(large != small, "{name}");
+        }
+    }
+    // Members of several feature widths need a neck, which gives them one.
+    let settings = LearnerSettings {
+        head: HeadSettings::cosine(5.0),
+        ..settings()
+    };
+    let found = Learner::elastic(
+        &self::space(),
+        ElasticSettings::default(),
+        Method::fine_tune(),
+        settings,
+    );
+    assert!(found.unwrap_err().to_string().contains("neck"));
 }

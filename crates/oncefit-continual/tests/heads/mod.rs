@@ -1,6 +1,6 @@
 //! Heads: gradients, frozen rows, every kind of network.
 
-use oncefit_continual::{Angles, Growth, HeadKind, Rows, Targets};
+use oncefit_continual::{Angles, Growth, HeadKind, MetricsRecipe, Rows, Targets};
 
 use super::*;
 
@@ -546,10 +546,11 @@ fn drift_is_measured_without_touching_what_is_learnt_and_is_resumed() {
         let learner = || with_head(HeadSettings::cosine(5.0), with_few_examples("er"));
         let fresh = || {
             let experiment = Experiment::new(stream(), learner());
-            match drift {
-                Some(directions) => experiment.with_drift(directions),
-                None => experiment,
-            }
+            experiment.with_metrics(&MetricsRecipe {
+                drift,
+                class_cosines: drift.is_some(),
+                ..MetricsRecipe::default()
+            })
         };
         let mut experiment = fresh();
         if let Some(batches) = stop {
@@ -571,7 +572,16 @@ fn drift_is_measured_without_touching_what_is_learnt_and_is_resumed() {
         bits(without.learner.parameters()),
         bits(with.learner.parameters())
     );
-    assert!(without.finished.drift.is_empty());
+    assert!(without.finished.drift.is_empty() && without.finished.class_cosines.is_empty());
+    let cosines = &with.finished.class_cosines;
+    assert_eq!(cosines.len(), 10);
+    for (one, row) in cosines.iter().enumerate() {
+        assert!((row[one] - 1.0).abs() < 1e-9, "{row:?}");
+        for (other, cosine) in row.iter().enumerate() {
+            // Features after a ReLU have no negative values.
+            assert!((0.0..1.0 + 1e-9).contains(cosine) && *cosine == cosines[other][one]);
+        }
+    }
     let drift = &with.finished.drift;
     assert_eq!(
         drift.iter().map(Vec::len).collect::<Vec<_>>(),

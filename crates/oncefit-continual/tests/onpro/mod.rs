@@ -142,11 +142,9 @@ fn every_part_changes_what_is_learnt_and_parts_with_weight_0_are_not_there() {
 #[test]
 fn replay_and_prototypes_keep_what_fine_tuning_forgets() {
     let stream = stream();
-    let accuracy = |learner: &mut Learner| {
-        train(learner, 2, 99);
-        let found = learner.evaluate(&stream).unwrap();
-        let seen = found[..2].iter().map(|task| task.class_incremental);
-        seen.sum::<f64>() / 2.0
+    let of_first_task = |learner: &mut Learner| {
+        train(learner, 3, 99);
+        learner.evaluate(&stream).unwrap()[0].class_incremental
     };
     let space = small_cnn_with_norms(28, 1, 8, 10).unwrap();
     let plain = LearnerSettings {
@@ -154,9 +152,10 @@ fn replay_and_prototypes_keep_what_fine_tuning_forgets() {
         ..with_views(ADAM)
     };
     let of = |method: Method| Learner::new(&space, method, plain.clone()).unwrap();
-    let found = accuracy(&mut of(Method::onpro(lite())));
-    let fine_tuned = accuracy(&mut of(Method::fine_tune()));
-    assert!(found > fine_tuned + 0.1, "{found} {fine_tuned}");
+    let found = of_first_task(&mut of(Method::onpro(lite())));
+    let fine_tuned = of_first_task(&mut of(Method::fine_tune()));
+    // Over five seeds 0.54 to 0.90 and 0.00 to 0.01.
+    assert!(found > fine_tuned + 0.2, "{found} {fine_tuned}");
     let mut learner = of(Method::onpro(lite()));
     train(&mut learner, 2, 99);
     let shares = learner.pair_shares();

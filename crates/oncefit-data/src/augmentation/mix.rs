@@ -25,33 +25,59 @@ pub(crate) fn mix(batch: &mut Batch, mixup: f32, cutmix: f32, mut draws: Draws) 
     let share = draws.beta(alpha, alpha) as f32;
     let mut partners: Vec<usize> = (0..batch.images_count).collect();
     draws.shuffle(&mut partners);
-    let old = batch.images.clone();
-    let values = old.len() / batch.images_count.max(1);
-    let images = batch.images.chunks_exact_mut(values);
     batch.label_share = if cuts {
         let cut = Cut::draw(batch.height, batch.width, share, &mut draws);
         let row_values = batch.width * batch.channels;
-        for (image, &partner) in images.zip(&partners) {
-            let source = &old[partner * values..][..values];
+        let channels = batch.channels;
+        with_partners(&mut batch.images, &partners, |image, partner| {
             for row in cut.rows.clone() {
-                let columns = cut.columns.start * batch.channels..cut.columns.end * batch.channels;
+                let columns = cut.columns.start * channels..cut.columns.end * channels;
                 let range = row * row_values + columns.start..row * row_values + columns.end;
-                image[range.clone()].copy_from_slice(&source[range]);
+                image[range.clone()].copy_from_slice(&partner[range]);
             }
-        }
+        });
         let area = cut.rows.len() * cut.columns.len();
         1.0 - area as f32 / (batch.height * batch.width) as f32
     } else {
-        for (image, &partner) in images.zip(&partners) {
-            let source = &old[partner * values..][..values];
-            for (value, other) in image.iter_mut().zip(source) {
+        with_partners(&mut batch.images, &partners, |image, partner| {
+            for (value, other) in image.iter_mut().zip(partner) {
                 *value = share * *value + (1.0 - share) * other;
             }
-        }
+        });
         share
     };
     let labels = partners.iter().map(|&partner| batch.labels[partner]);
     batch.partner_labels = labels.collect();
+}
+
+/// Changes each image given its partner as it was. The partners are a permutation: along one of its
+/// cycles every image is read before it is changed, but for the first, of which a copy is kept behind
+/// the images (a batch that is used again has the room already).
+fn with_partners(images: &mut Vec<f32>, partners: &[usize], change: impl Fn(&mut [f32], &[f32])) {
+    let end = images.len();
+    let values = end / partners.len().max(1);
+    images.resize(end + values, 0.0);
+    let (all, first) = images.split_at_mut(end);
+    let mut is_done = vec![false; partners.len()];
+    let range = |image: usize| image * values..(image + 1) * values;
+    for start in 0..partners.len() {
+        if is_done[start] {
+            continue;
+        }
+        first.copy_from_slice(&all[range(start)]);
+        let mut at = start;
+        while partners[at] != start {
+            is_done[at] = true;
+            let next = partners[at];
+            let both = all.get_disjoint_mut([range(at), range(next)]);
+            let [image, partner] = both.expect("two images");
+            change(image, partner);
+            at = next;
+        }
+        is_done[at] = true;
+        change(&mut all[range(at)], first);
+    }
+    images.truncate(end);
 }
 
 struct Cut {
@@ -114,6 +140,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_image_meets_its_partner_as_it_was() {
+        // A fixed point, a pair and a cycle of three.
+        let partners = [0, 2, 1, 4, 5, 3];
+        let mut images: Vec<f32> = (0..12).map(|value| value as f32).collect();
+        let expected: Vec<f32> = (0..12)
+            .map(|at| (at + 10 * (2 * partners[at / 2] + at % 2)) as f32)
+            .collect();
+        with_partners(&mut images, &partners, |image, partner| {
+            let pairs = image.iter_mut().zip(partner);
+            pairs.for_each(|(value, other)| *value += 10.0 * other);
+        });
+        assert_eq!(images, expected);
     }
 
     #[test]

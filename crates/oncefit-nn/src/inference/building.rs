@@ -367,7 +367,8 @@ impl<'a> Building<'a> {
         let reduced = convolution(middle, false)?;
         let first = self.only_for(reduced)?;
         convolution(first, true)?;
-        self.has_pixels(reduced.tensor, BOTTLENECK_PIXELS).then_some([first, middle])
+        self.has_pixels(reduced.tensor, BOTTLENECK_PIXELS)
+            .then_some([first, middle])
     }
 
     fn form_bottleneck(&mut self, index: usize) {

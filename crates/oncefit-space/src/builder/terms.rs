@@ -15,6 +15,30 @@ impl Term {
     /// The number of words that stand for themselves.
     pub(super) const WORD: usize = usize::MAX;
 
+    /// The number of tensors, which are no values.
+    pub(super) const TENSOR: usize = usize::MAX - 1;
+
+    /// What the node with this label made, as an argument of a template: `read stem`.
+    pub fn tensor(label: &str) -> Self {
+        Self(Expression::Name(Word {
+            text: label.to_owned(),
+            at: Self::TENSOR,
+        }))
+    }
+
+    /// The label, if it is a tensor.
+    pub(super) fn label(&self) -> Option<&str> {
+        match &self.0 {
+            Expression::Name(word) if word.at == Self::TENSOR => Some(&word.text),
+            _ => None,
+        }
+    }
+
+    /// A word that stands for itself: a value of an unordered decision.
+    pub fn text(word: &str) -> Self {
+        Value::from(word).into()
+    }
+
     /// `in`: the number of channels that arrive.
     pub fn channels() -> Self {
         Self::word("in")

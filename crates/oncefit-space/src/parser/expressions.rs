@@ -107,6 +107,14 @@ impl Parser<'_> {
     fn primary(&mut self) -> Result<Written> {
         match self.next() {
             (Token::Number(value), _) => Ok(Expression::Constant(value)),
+            // A word that stands for itself, such as the value of a decision.
+            (Token::Quoted(word), at) => match super::is_label(&word) {
+                true => Ok(Expression::Constant(Value::Text(word))),
+                false => Err(self.source.error(
+                    at,
+                    format!("\"{word}\" is no word of letters, digits and `_`, a value is one"),
+                )),
+            },
             (Token::Symbol("-"), at) => match self.next() {
                 (Token::Number(Value::Int(value)), _) => {
                     Ok(Expression::Constant(Value::Int(-value)))

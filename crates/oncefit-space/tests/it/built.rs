@@ -1,6 +1,6 @@
 //! Spaces written in Rust mean what their texts mean.
 
-use oncefit_space::builder::{SpaceBuilder, Values};
+use oncefit_space::builder::{SpaceBuilder, Term, Values};
 use oncefit_space::{Activation, Space, Value};
 
 use super::family;
@@ -381,4 +381,50 @@ fn errors_of_builders_name_the_decision_and_the_place() {
         assert!(message.contains(expected), "{message}");
     }
     assert_eq!(Value::from("relu"), Value::Text("relu".into()));
+}
+
+#[test]
+fn tensors_and_words_are_arguments_of_built_templates() {
+    let mut cells = SpaceBuilder::new("cells");
+    let cell = cells.define("cell", ["read before", "width"], |cell, [_, width]| {
+        cell.label("now").conv(&width);
+        cell.read("before");
+        cell.sum()
+            .branch(|branch| {
+                branch.conv(&width);
+            })
+            .branch(|branch| branch.read("now"));
+    });
+    let built = cells.build(|net| {
+        net.input(8, 8, 1);
+        net.label("stem").conv(6);
+        let size = net.decide("size", [Term::text("small"), Term::text("large")]);
+        let width = size.equals(Term::text("small")).select(4, 8);
+        net.call(&cell, (Term::tensor("stem"), width));
+        net.linear(2);
+    });
+    let text = r#"
+space cells
+define cell(read before, width) {
+  now: conv(width)
+  read before
+  sum { conv(width) } { read now }
+}
+input(8, 8, 1)
+stem: conv(6)
+decide size in ("small", "large")
+cell(read stem, if size == "small" then 4 else 8)
+linear(2)
+"#;
+    let written = Space::parse(text, "cells.space").unwrap();
+    assert_eq!(built.unwrap().to_text(), written.to_text());
+    let mut cells = SpaceBuilder::new("cells");
+    cells.define("cell", ["read before"], |cell, [before]| {
+        cell.conv(&before);
+    });
+    let error = cells.build(|net| net.input(8, 8, 1)).unwrap_err();
+    assert!(
+        error.to_string().contains("`before` is a tensor"),
+        "{error}"
+    );
 }

@@ -138,7 +138,7 @@ fn shipped_texts_are_read_back_from_their_printed_form() {
         assert_eq!(again.to_text(), text);
         assert_eq!(again.largest().unwrap(), space.largest().unwrap());
         assert_eq!(again.decisions(), space.decisions());
-        let widths = ["expand", "ratio", "growth", "features", "edge12"];
+        let widths = ["expand", "ratio", "growth", "features", "edge12", "do1"];
         let slot = space
             .decisions()
             .iter()

@@ -19,6 +19,10 @@ fn errors_in_texts_show_the_place() {
             "`conv` has no argument `kernal`; did you mean `kernel`?",
         ),
         (
+            "space s\ninput(8, 8, 1)\nconv(8, kernel = 3, transform = true)\n",
+            "`conv` has no argument `transform`: only `depthwise` makes small kernels by learnt matrices",
+        ),
+        (
             "space s\ninput(8, 8, 1)\nconv(widht)\n",
             "s.space:3:6: `widht` is not known here",
         ),
@@ -36,7 +40,19 @@ fn errors_in_texts_show_the_place() {
         ),
         (
             "space s\ninput(8, 8, 1)\nsum { conv(4) } { conv(5) }\n",
-            "8×8×4 and 8×8×5 cannot be added",
+            "s.space:3:1: `add`: 8×8×4 and 8×8×5 cannot be added: both need one shape\n  | sum { conv(4) }",
+        ),
+        (
+            "space s\ndefine unit(a) {\n  sum { conv(4) } { conv(a) }\n}\ninput(8, 8, 1)\ninner: seq { unit(5) }\n",
+            "s.space:3:3: `inner.add`: 8×8×4 and 8×8×5 cannot be added",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\nmax_pool(3, stride = 2)\nmax_pool(5)\n",
+            "s.space:4:1: `max_pool_2`: a pool of kernel 5, stride 1, padding 0 does not fit into 3×3×1: its kernel is at most",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ngate { conv(2) }\n",
+            "s.space:3:1: `multiply`: a gate of 8×8×1 needs 1×1×1, this one is 8×8×2",
         ),
         (
             "space s\ninput(8, 8, 1)\ndecide a in (1, 2)\ndecide b in (a, 3)\nconv(b)\n",
@@ -57,7 +73,15 @@ fn errors_in_texts_show_the_place() {
         ("space s\ninput(8, 8, 1)\nconv(1 / 0)\n", "division by zero"),
         (
             "space s\ninput(8, 8, 1)\nconv(2)\nfix kernel in (3)\n",
-            "no decision `kernel`",
+            "s.space:4:5: space `s` has no decision `kernel`",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide w in (2, 4)\nconv(w)\nfix w in (3)\n",
+            "s.space:5:5: decision `w` has no values left; its values: 2, 4",
+        ),
+        (
+            "space s\ninput(8, 8, 1)\ndecide w in (2, 4)\nconv(w)\nfix w in ()\n",
+            "s.space:5:5: decision `w` needs at least one value",
         ),
     ] {
         let message = Space::parse(text, "s.space").unwrap_err().to_string();
@@ -190,6 +214,15 @@ fn conditions_on_decisions_are_counted_one_by_one() {
     }
     for flag in 0..40 {
         far += &format!("if f{flag} {{ relu }}\n");
+    }
+    // Nothing depends on these conditions.
+    let space = parse(&far);
+    assert_eq!(space.count().unwrap(), BigUint::from(2u32).pow(40));
+    let member = space.sample_uniform(&mut oncefit_random::Draws::new(1, "far", 0, 0));
+    let member = member.unwrap();
+    assert_eq!(space.unrank(&space.rank(&member).unwrap()).unwrap(), member);
+    for flag in 0..40 {
+        far += &format!("if f{flag} {{ decide k in (3, 5); depthwise(k) }}\n");
     }
     let message = parse(&far).count().unwrap_err().to_string();
     assert!(message.contains("cannot be counted"), "{message}");
@@ -470,6 +503,143 @@ fn deep_architects_spaces_have_the_counts_of_the_brief() {
     assert_eq!(structures.len(), 3969);
 }
 
+/// A member whose shapes do not meet is named with the place in the text.
+#[test]
+fn holes_show_the_place() {
+    let text = "space s\ninput(8, 8, 1)\ndecide w in (4, 5)\nunit: sum { conv(4) } { choice k {\n  a: conv(4)\n  b: conv(w) } }\nconv(2)\n";
+    // The widest of a sum may be unlike; here it is the member that is.
+    let space = Space::parse(&text.replace("(4, 5)", "(4, 3)"), "s.space").unwrap();
+    let error = space.parse_subnet("w=3:k=b").unwrap_err();
+    assert_eq!(
+        error.reason(),
+        "s.space:4:1: `unit.add`: 8×8×4 and 8×8×3 cannot be added: both need one shape"
+    );
+    let shown = "\n  | unit: sum { conv(4) } { choice k {\n  | ^";
+    assert!(error.to_string().ends_with(shown), "{error}");
+    assert!(space.parse_subnet("w=3:k=a").is_ok());
+}
+
+#[test]
+fn templates_take_tensors() {
+    let text = "space s\ndefine cell(read before, w) {\n  now: conv(w)\n  read before\n  sum { conv(w) } { read now }\n}\n\
+                define cells(i, read before) {\n  if i > 0 {\n    now: seq { }\n    cell: cell(read before, 2 + i)\n    rest: cells(i - 1, read now)\n  }\n}\n\
+                input(8, 8, 1)\nstem: conv(6)\ncells(3, read stem)\nconv(2)\n";
+    let space = parse(text);
+    assert_eq!(parse(&space.to_text()).hash(), space.hash());
+    let graph = space.largest().unwrap().graph().clone();
+    let inputs_of = |path: &str| -> Vec<&str> {
+        let node = graph.nodes.iter().find(|node| node.path == path).unwrap();
+        let inputs = node.inputs.iter();
+        inputs
+            .map(|&input| graph.nodes[input].path.as_str())
+            .collect()
+    };
+    assert_eq!(inputs_of("cell.conv"), ["stem"]);
+    assert_eq!(inputs_of("rest.cell.now"), ["cell.add"]);
+    assert_eq!(inputs_of("rest.cell.conv"), ["stem"]);
+    assert_eq!(inputs_of("rest.rest.cell.conv"), ["cell.add"]);
+    assert_eq!(inputs_of("rest.rest.cell.now"), ["rest.cell.add"]);
+    for (call, expected) in [
+        (
+            "cell(stem, 2)",
+            "s.space:8:6: argument `before` of `cell` is a tensor, given as `read LABEL`",
+        ),
+        (
+            "cell(read stem, read stem)",
+            "s.space:8:17: argument `w` of `cell` is a value",
+        ),
+        (
+            "cell(read stm, 2)",
+            "s.space:8:1: no node before this, in this block or around it, has the label `stm`; did you mean `stem`?",
+        ),
+        (
+            "cell(read stem)",
+            "`cell` takes 2 arguments (read before, w), this gives 1",
+        ),
+    ] {
+        let text = format!(
+            "space s\ndefine cell(read before, w) {{\n  conv(w)\n  read before\n}}\ninput(8, 8, 1)\nstem: conv(6)\n{call}\nconv(2)\n"
+        );
+        let message = Space::parse(&text, "s.space").unwrap_err().to_string();
+        assert!(message.contains(expected), "{call}\n{message}");
+    }
+    // A template knows the tensors that it is given, and no others.
+    let text = "space s\ndefine cell(read before) { read stem }\ninput(8, 8, 1)\nstem: conv(6)\ncell(read stem)\n";
+    let message = Space::parse(text, "s.space").unwrap_err().to_string();
+    assert!(message.contains("labels: before"), "{message}");
+}
+
+#[test]
+fn words_are_values_of_decisions_and_conditions_follow_each_other() {
+    let text = "space s\ninput(8, 8, 1)\ndecide what in (\"wide\", \"narrow\", \"none\")\n\
+                if what == \"wide\" { conv(8) } else if what == \"narrow\" { decide w in (2, 3); conv(w) }\nelse { relu }\nconv(1)\n";
+    let space = parse(text);
+    assert!(!space.decisions()[0].domain.ordered);
+    assert_eq!(counted(text), 4);
+    let member = space.parse_subnet("what=narrow:w=3").unwrap();
+    assert_eq!(member.graph().nodes[1].shape.channels, 3);
+    let fixed = space.restrict("what", &[Value::from("none")]).unwrap();
+    assert_eq!(fixed.count().unwrap(), BigUint::from(1u32));
+    assert_eq!(parse(&fixed.to_text()).hash(), fixed.hash());
+    let message = Space::parse(&text.replace("\"none\"", "\"no ne\""), "s.space");
+    let message = message.unwrap_err().to_string();
+    assert!(message.contains("is no word of letters"), "{message}");
+}
+
+#[test]
+fn branches_of_a_concat_are_left_out() {
+    let space = parse(
+        "space s\ninput(4, 4, 1)\nconv(2)\nconcat { decide a in (2, 3); conv(a) } { choice b { off: nothing\n on: conv(4) } } { optional c { conv(5) } }\nlast: conv(7)\n",
+    );
+    let places = |text: &str| {
+        let graph = space.parse_subnet(text).unwrap().graph().clone();
+        graph.validate().unwrap();
+        let last = graph.nodes.iter().find(|node| node.path == "last").unwrap();
+        let channels = graph.nodes[last.inputs[0]].shape.channels;
+        let concats = graph.nodes.iter().filter_map(|node| match node.op {
+            Op::Concat { offset } => Some(offset),
+            _ => None,
+        });
+        (channels, concats.collect::<Vec<_>>())
+    };
+    assert_eq!(places("a=2:b=on:c=true"), (11, vec![3, 7]));
+    assert_eq!(places("a=2:b=off:c=true"), (7, vec![7]));
+    let envelope = space.envelope().unwrap();
+    let concat = envelope.nodes.iter().find(|node| node.path == "concat");
+    assert_eq!(concat.unwrap().out_channel_choices, [2, 3, 6, 7]);
+}
+
+/// NASNet's cells in small: its count by the formula, its costs, cells that read the two outputs before.
+#[test]
+fn nasnet_in_small_has_cells_that_are_alike() {
+    let space = parse(include_str!("../../spaces/nasnet-nano.space"));
+    // A node adds two edges, each from two sources, then three, with five operations.
+    let cell = (2u32 * 5).pow(2) * (3u32 * 5).pow(2);
+    assert_eq!(
+        space.count().unwrap(),
+        BigUint::from(cell) * cell * 3u32 * 2u32
+    );
+    let text = "resolution=28:width=8:from1=before:from2=now:from3=before:from4=node1:do1=separable3:do2=max:do3=identity:do4=average\
+                :reduce_from1=now:reduce_from2=now:reduce_from3=now:reduce_from4=before:reduce_do1=identity:reduce_do2=identity:reduce_do3=separable5:reduce_do4=max";
+    let member = space.parse_subnet(text).unwrap();
+    let graph = member.graph();
+    let source = |path: &str, input: usize| {
+        let node = graph.nodes.iter().find(|node| node.path == path).unwrap();
+        graph.nodes[node.inputs[input]].path.as_str()
+    };
+    // Every cell reads the two outputs before it.
+    assert_eq!(source("cell1.now.conv", 0), "stem.relu");
+    assert_eq!(source("cell1.before.conv", 0), "stem.relu");
+    assert_eq!(source("reduction1.now.conv", 0), "cell1.node2.add");
+    assert_eq!(source("reduction1.before.conv", 0), "stem.relu");
+    assert_eq!(source("cell2.before.conv", 0), "cell1.node2.add");
+    assert_eq!(source("cell2.now.conv", 0), "reduction1.concat");
+    // The first node of the normal cell is read by the second one, that of the reduction cell is not.
+    assert!(!graph.nodes.iter().any(|node| node.path == "cell2.concat"));
+    assert_eq!(source("cell2.node2.add", 0), "cell2.before.relu");
+    assert_eq!(source("reduction2.concat", 1), "reduction2.node1.add");
+}
+
 /// Nodes of Genetic CNN's stages, worked out from the edges by themselves.
 #[test]
 fn edges_lead_to_the_networks_that_they_mean() {
@@ -541,7 +711,7 @@ fn labels_are_read_where_they_are_known_and_nothing_ends_branches() {
         ),
         (
             "concat { nothing } { relu }",
-            "last word of a branch of a `sum`",
+            "the first branch of a `concat` is always there",
         ),
         (
             "residual { optional o { nothing } }",

@@ -2,7 +2,7 @@
 
 use oncefit_export::{Metadata, file_bytes};
 use oncefit_random::{Draws, fnv1a64};
-use oncefit_space::{Space, Subnet};
+use oncefit_space::{Space, Subnet, Value};
 use oncefit_target::*;
 
 /// A time that is a function of the key.
@@ -46,10 +46,38 @@ fn check(space: &Space, table: &OperatorTable, coster: &mut Coster, subnet: &Sub
     assert_eq!(cost, coster.cost(&indices).unwrap());
 }
 
+/// A family, narrowed to what can be explored: all cells of NASNet are one segment, as each reads the
+/// outputs of two others.
+fn explorable(name: &str) -> Space {
+    let mut space = Space::builtin(name).unwrap();
+    if name == "nasnet-nano" {
+        for (decision, values) in [
+            ("from1", &["before"][..]),
+            ("from2", &["now"]),
+            ("from3", &["before", "node1"]),
+            ("from4", &["now"]),
+            ("do3", &["max"]),
+            ("do4", &["separable5", "identity"]),
+            ("reduce_from1", &["before"]),
+            ("reduce_from2", &["now"]),
+            ("reduce_from3", &["node1"]),
+            ("reduce_from4", &["now"]),
+            ("reduce_do1", &["separable3", "identity"]),
+            ("reduce_do2", &["max"]),
+            ("reduce_do3", &["average"]),
+            ("reduce_do4", &["separable5", "identity"]),
+        ] {
+            let values: Vec<Value> = values.iter().map(|&word| word.into()).collect();
+            space = space.restrict(decision, &values).unwrap();
+        }
+    }
+    space
+}
+
 #[test]
 fn costs_by_segments_equal_those_of_the_graph_in_every_family() {
     for name in Space::builtin_names() {
-        let space = Space::builtin(name).unwrap();
+        let space = explorable(name);
         for style in [KeyStyle::Oncefit, KeyStyle::OnceForAll] {
             let table = table(&space, style);
             let mut coster = Coster::with_table(&space, &table);

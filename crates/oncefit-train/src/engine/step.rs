@@ -100,7 +100,8 @@ impl Trainer<'_> {
                 });
             }
         }
-        self.aggregate(&networks)?;
+        self.cover(&networks)?;
+        self.aggregate();
         let rate = phase.learning_rate.at(place.epoch);
         self.update(rate);
         self.mean_loss = 0.95 * self.mean_loss + 0.05 * watched;
@@ -273,13 +274,12 @@ impl Trainer<'_> {
         space.largest(0).graph().output_shape().channels
     }
 
-    /// Makes the sum of the networks' gradients what the schedule wants.
-    fn aggregate(&mut self, networks: &[StepNetwork]) -> Result<()> {
-        let divisor: fn(f32) -> f32 = match self.schedule.aggregation {
-            Aggregation::Sum => return Ok(()),
-            Aggregation::Avg => |covered| covered,
-            Aggregation::AvgSqrt => f32::sqrt,
-        };
+    /// Notes how much of each weight the networks hold, where somebody asks.
+    fn cover(&mut self, networks: &[StepNetwork]) -> Result<()> {
+        let keeps = self.run.recipe().optimiser.keep_inactive;
+        if self.schedule.aggregation == Aggregation::Sum && !keeps {
+            return Ok(());
+        }
         let coverage = self
             .coverage
             .get_or_insert_with(|| oncefit_nn::Gradients::zeros(&self.supernet.parameters));
@@ -288,8 +288,19 @@ impl Trainer<'_> {
             let plan = self.supernet.plan(&network.candidates[0])?;
             plan.add_coverage(network.weight as f32, coverage);
         }
-        self.gradients.divide(coverage, divisor);
         Ok(())
+    }
+
+    /// Makes the sum of the networks' gradients what the schedule wants.
+    fn aggregate(&mut self) {
+        let divisor: fn(f32) -> f32 = match self.schedule.aggregation {
+            Aggregation::Sum => return,
+            Aggregation::Avg => |covered| covered,
+            Aggregation::AvgSqrt => f32::sqrt,
+        };
+        if let Some(coverage) = &self.coverage {
+            self.gradients.divide(coverage, divisor);
+        }
     }
 
     /// Clips the gradients and moves the weights and their average.
@@ -301,12 +312,15 @@ impl Trainer<'_> {
         if recipe.clip_norm > 0.0 {
             self.gradients.clip_norm(recipe.clip_norm);
         }
-        self.optimiser.step(
-            self.executor.cpu(),
-            &mut self.supernet.parameters,
-            &mut self.gradients,
-            learning_rate as f32,
-        );
+        let (cpu, rate) = (self.executor.cpu(), learning_rate as f32);
+        let (weights, gradients) = (&mut self.supernet.parameters, &mut self.gradients);
+        match &self.coverage {
+            Some(coverage) if recipe.keep_inactive => {
+                self.optimiser
+                    .step_within(cpu, weights, gradients, rate, coverage);
+            }
+            _ => self.optimiser.step(cpu, weights, gradients, rate),
+        }
         if let Some(average) = &mut self.average {
             average.average_with(&self.supernet.parameters, recipe.average_decay);
         }

@@ -208,6 +208,9 @@ pub struct OptimiserRecipe {
     pub weight_decay: f32,
     /// What it does to the matrices of kernel transforms.
     pub kernel_transform_decay: TransformDecayKind,
+    /// Whether values that no network of a step read keep their place, instead of being moved by
+    /// weight decay and momentum as in Once-for-All's code.
+    pub keep_inactive: bool,
     /// Largest norm of a step's gradient; 0: any.
     pub clip_norm: f64,
     /// Largest absolute value in a step's gradient; 0: any.
@@ -237,6 +240,7 @@ impl Default for OptimiserRecipe {
             epsilon: None,
             weight_decay: 3e-5,
             kernel_transform_decay: TransformDecayKind::Zero,
+            keep_inactive: false,
             clip_norm: 0.0,
             clip_value: 0.0,
             average_decay: 0.0,

@@ -23,6 +23,9 @@ pub struct LearnArgs {
     /// Seed, instead of the recipe's
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Say what it would cost, from a few steps, and write nothing
+    #[arg(long, conflicts_with_all = ["resume", "overwrite"])]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +73,8 @@ pub enum ConventionArg {
     Mammoth,
     /// From the row right after the task was learnt
     Avalanche,
+    /// As ours, over all tasks instead of all but the last (OnPro, RaptorMai)
+    Online,
 }
 
 impl From<ConventionArg> for MetricConvention {
@@ -78,6 +83,7 @@ impl From<ConventionArg> for MetricConvention {
             ConventionArg::Ours => Self::Ours,
             ConventionArg::Mammoth => Self::Mammoth,
             ConventionArg::Avalanche => Self::Avalanche,
+            ConventionArg::Online => Self::Online,
         }
     }
 }

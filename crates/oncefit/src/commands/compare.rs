@@ -35,6 +35,8 @@ pub struct ComparedMethod {
     pub average_incremental: Interval,
     /// Forgetting, by the convention asked for; none for one task.
     pub forgetting: Option<Interval>,
+    /// Anytime accuracy, where the recipe measures it.
+    pub anytime: Option<Interval>,
     /// Final accuracy minus that of the first recipe, seed by seed.
     pub difference: Option<Interval>,
     /// Mean train-MACs.
@@ -127,7 +129,14 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
         print_json(&compared);
         return Ok(());
     }
-    print(&table(&header, rows));
+    // Accuracies and costs apart, so that a row fits a terminal.
+    let parts: [&[usize]; 2] = [&[0, 1, 2, 3, 4, 5], &[0, 6, 7]];
+    for part in parts {
+        let header: Vec<&str> = part.iter().map(|&column| header[column]).collect();
+        let rows = rows.iter();
+        let cells = rows.map(|row| part.iter().map(|&column| row[column].clone()).collect());
+        print(&table(&header, cells));
+    }
     print(&format!(
         "mean ± half of the 95 % interval (standard deviation) over {} seeds; the difference is paired",
         seeds.len()
@@ -210,6 +219,8 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
             .collect::<std::result::Result<Vec<_>, _>>()?
             .into_iter()
             .collect();
+        let anytime = runs.iter().map(|run| run.finished.anytime_accuracy());
+        let anytime: Option<Vec<f64>> = anytime.collect();
         let finals: Vec<f64> = metrics
             .iter()
             .map(|found| found.final_average_accuracy)
@@ -236,6 +247,7 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
             task_incremental: interval(&tasks)?,
             average_incremental: interval(&averages)?,
             forgetting: forgetting.as_deref().map(interval).transpose()?,
+            anytime: anytime.as_deref().map(interval).transpose()?,
             difference,
             train_macs: mean(&|run| run.costs.train_macs as f64),
             step_seconds: mean(&|run| run.costs.step_seconds),
@@ -251,6 +263,7 @@ fn summarise(args: &CompareArgs, found: &[Vec<Results>]) -> Result<Compared> {
             MetricConvention::Ours => "Oncefit",
             MetricConvention::Mammoth => "mammoth",
             MetricConvention::Avalanche => "avalanche",
+            MetricConvention::Online => "OnPro's code",
         },
         methods,
     })
@@ -260,7 +273,7 @@ fn rows(compared: &Compared) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let header = vec![
         "recipe",
         "final accuracy",
-        "difference to the first",
+        "difference to first",
         "task-incremental",
         "over the stream",
         "forgetting",

@@ -7,7 +7,7 @@ use oncefit_continual::{Learner, LearningRecipe, LearningRun, Outcome, Results};
 use oncefit_data::LoadedData;
 use oncefit_train::write_atomically;
 
-use super::{command_line, print};
+use super::{command_line, learn_estimate, print};
 use crate::cli::learning::LearnArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent, table};
@@ -15,6 +15,11 @@ use crate::progress::LearningProgress;
 use crate::{learning_report, provenance, stop};
 
 pub fn learn(args: &LearnArgs) -> Result<()> {
+    if args.dry_run {
+        let recipe = recipe_of(args)?;
+        let data = recipe.load_data()?;
+        return oncefit_nn::in_pool(|| learn_estimate::estimate(&recipe, &data));
+    }
     let run = match args.resume {
         true => LearningRun::open(&match (&args.out, args.recipe.is_dir()) {
             (Some(out), _) => out.clone(),
@@ -39,7 +44,7 @@ pub fn learn(args: &LearnArgs) -> Result<()> {
     }
 }
 
-fn new_run(args: &LearnArgs) -> Result<LearningRun> {
+fn recipe_of(args: &LearnArgs) -> Result<LearningRecipe> {
     if args.recipe.is_dir() {
         return Err(Error::Request(format!(
             "{0} is a folder; to continue the run in it: oncefit learn {0} --resume",
@@ -50,6 +55,11 @@ fn new_run(args: &LearnArgs) -> Result<LearningRun> {
     if let Some(seed) = args.seed {
         recipe.seed = seed;
     }
+    Ok(recipe)
+}
+
+fn new_run(args: &LearnArgs) -> Result<LearningRun> {
+    let recipe = recipe_of(args)?;
     let folder = args.out.clone().unwrap_or_else(|| default_folder(&recipe));
     // Data, stream, network and method are tried before a folder is made or removed.
     let data = recipe.load_data()?;
@@ -104,9 +114,9 @@ fn write_report(
 /// The accuracy matrix and what follows from it.
 fn summary(results: &Results) -> String {
     let numbers: Vec<String> = (1..=results.tasks.len())
-        .map(|task| format!("task {task}"))
+        .map(|task| task.to_string())
         .collect();
-    let mut header = vec!["learnt"];
+    let mut header = vec!["after"];
     header.extend(numbers.iter().map(String::as_str));
     let rows = results.finished.class_incremental.rows.iter().enumerate();
     let rows = rows.map(|(learnt, row)| {
@@ -118,7 +128,7 @@ fn summary(results: &Results) -> String {
             .collect()
     });
     let mut lines = vec![
-        "accuracy in % among all classes seen".to_owned(),
+        "accuracy in % on each task, among all classes seen".to_owned(),
         table(&header, rows),
     ];
     let optional = |value: Option<f64>| value.map_or("–".into(), percent);
@@ -135,9 +145,17 @@ fn summary(results: &Results) -> String {
             ));
         }
     }
+    if let Some(found) = results.finished.anytime_accuracy() {
+        lines.push(format!(
+            "anytime: {} among all classes seen, mean of {} points",
+            percent(found),
+            results.finished.anytime.len()
+        ));
+    }
     let costs = &results.costs;
     lines.push(format!(
-        "{} images, {} train-MACs, {} ({} of steps), memory {}",
+        "{} steps, {} images, {} train-MACs\n{} ({} of steps), memory {}",
+        count(costs.steps),
         count(costs.images),
         count(costs.train_macs),
         duration(costs.seconds),

@@ -6,6 +6,7 @@ mod evaluate;
 mod fit;
 mod front;
 mod learn;
+mod learn_estimate;
 mod predict;
 mod profile;
 mod quickstart;
@@ -29,6 +30,7 @@ pub use front::front;
 pub(crate) use front::{metric_name, shown};
 pub use learn::learn;
 pub use predict::predict;
+pub(crate) use profile::measured as measured_target;
 pub use profile::profile;
 pub use quickstart::quickstart;
 pub use report::report;
@@ -87,11 +89,12 @@ pub(crate) fn space_of(word: &str) -> Result<Space> {
         })?;
         return Ok(Space::parse(&text, word)?);
     }
-    Space::builtin(word).map_err(|error| {
-        Error::Request(format!(
-            "`{word}` is no run folder and no .space file, and {error}"
-        ))
-    })
+    let there = match path.exists() {
+        true => "is no run folder, and its name does not end in .space",
+        false => "is no file or folder",
+    };
+    Space::builtin(word)
+        .map_err(|error| Error::Request(format!("`{word}` {there}; as a family: {error}")))
 }
 
 /// The command line as it was typed.

@@ -54,7 +54,7 @@ fn measure_here(space: &Space, engine: Engine, args: &ProfileArgs) -> Result<Tar
 }
 
 /// Measures this machine, with progress.
-pub(super) fn measured(space: &Space, engine: Engine, options: &ProfileOptions) -> Result<Target> {
+pub(crate) fn measured(space: &Space, engine: Engine, options: &ProfileOptions) -> Result<Target> {
     let mut progress: Option<(&str, Progress)> = None;
     let target = measure(space, engine, options, &mut |found| {
         if progress

@@ -8,7 +8,7 @@ use super::{command_line, print};
 use crate::cli::ReproduceArgs;
 use crate::error::{Error, Result};
 use crate::format::{duration, table};
-use crate::reproduce::{Finding, PAPERS, Paper, Request, Verdict, known, try_claim};
+use crate::reproduce::{Finding, PAPERS, Page, Request, known, try_claim};
 use crate::stop;
 
 /// Where NAS tables are, if no option says so.
@@ -60,8 +60,8 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
     let stop = stop::stop_flag()?;
     // Quick findings do not take the place of others.
     let folder = match args.quick {
-        true => args.out.join("quick"),
-        false => args.out.clone(),
+        true => args.claims().join("quick"),
+        false => args.claims(),
     };
     let (full, quick) = paper.seeds;
     let request = Request {
@@ -74,6 +74,7 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
         folder: &folder,
         is_quick: args.quick,
         stop: &stop,
+        cost: Default::default(),
     };
     if request.seeds < 5 {
         return Err(Error::Request("--seeds must be at least 5".into()));
@@ -110,57 +111,39 @@ fn tell(found: &Finding, when: &str) {
     }
 }
 
-/// Each claim with its state.
-fn rows<'p>(
-    args: &ReproduceArgs,
-    papers: impl Iterator<Item = &'p Paper>,
-) -> Result<Vec<Vec<String>>> {
-    let mut rows = Vec::new();
-    for claim in papers.flat_map(|paper| paper.claims) {
-        let found = known(&args.out, claim.id)?;
-        let differences = found
-            .iter()
-            .flat_map(|found| &found.comparisons)
-            .map(|one| format!("{}: {:+.4} ± {:.4}", one.what, one.mean, one.half_width));
-        let notes = found.iter().flat_map(|found| found.notes.iter().cloned());
-        let of = |of: &dyn Fn(&Finding) -> String| found.as_ref().map_or("–".into(), of);
-        rows.push(vec![
-            claim.id.to_owned(),
-            claim.claim.to_owned(),
-            claim.setting.to_owned(),
-            of(&|found| match found.verdict {
-                Verdict::Fact | Verdict::Violated if found.comparisons.is_empty() => "–".into(),
-                _ => format!("{} from {}", found.seeds.1, found.seeds.0),
-            }),
-            differences.chain(notes).collect::<Vec<_>>().join("; "),
-            found
-                .as_ref()
-                .map_or("not yet run".into(), |found| found.verdict.name().into()),
-            of(&|found| duration(found.seconds)),
-        ]);
-    }
-    Ok(rows)
-}
-
 fn list(args: &ReproduceArgs) -> Result<()> {
-    let rows = rows(args, PAPERS.iter())?
-        .into_iter()
-        .map(|row| vec![row[0].clone(), row[5].clone(), row[1].clone()]);
+    let mut rows = Vec::new();
+    for claim in PAPERS.iter().flat_map(|paper| paper.claims) {
+        let found = known(&args.claims(), claim.id)?;
+        let state = found.map_or("not yet run", |found| found.verdict.name());
+        rows.push([claim.id, state, claim.claim].map(String::from).to_vec());
+    }
     print(&table(&["claim", "state", "what"], rows));
     Ok(())
 }
 
 fn write_table(args: &ReproduceArgs) -> Result<()> {
-    let mut text = String::from(
-        "# Claims\n\nMade by `oncefit reproduce table` from the files beside this page. Differences are paired by seed, with\n95 % intervals.\n\n| claim | the paper's | setting | seeds | found | verdict | time |\n|---|---|---|---|---|---|---|\n",
-    );
-    for row in rows(args, PAPERS.iter())? {
-        text += &format!("| {} |\n", row.join(" | "));
+    let folder = args.claims();
+    let mut page = Page::default();
+    for paper in &PAPERS {
+        page.add(paper, &folder)?;
     }
-    text += "\nAgain: `oncefit reproduce PAPER`; deep-architect needs `--nas DIR`, the folder that has `nas-bench-macro.json`,
-the others Fashion-MNIST (Debian's `dataset-fashion-mnist`).\n";
+    let pictures = folder.join("pictures");
+    std::fs::create_dir_all(&pictures).map_err(|source| Error::File {
+        action: "create",
+        path: pictures.clone(),
+        source,
+    })?;
+    for (id, picture) in &page.pictures {
+        write_atomically(&pictures.join(format!("{id}.svg")), picture.as_bytes())?;
+    }
     let path = args.out.join("README.md");
-    write_atomically(&path, text.as_bytes())?;
-    print(&format!("table: {}", path.display()));
+    write_atomically(&path, page.text().as_bytes())?;
+    print(&format!(
+        "table: {}; {} pictures: {}",
+        path.display(),
+        page.pictures.len(),
+        pictures.display()
+    ));
     Ok(())
 }

@@ -89,6 +89,8 @@ struct Checked {
     distinct: usize,
     /// Different networks among these.
     networks: usize,
+    /// Two members that are one network.
+    duplicates: Option<[String; 2]>,
     fewest_decisions: usize,
     most_decisions: usize,
     fewest_macs: Option<u64>,
@@ -108,7 +110,9 @@ fn check(args: &SpaceCheckArgs) -> Result<()> {
         true => space.candidate(|_, _| 0)?,
         false => space.sample_candidate_uniform(&mut draws)?,
     });
-    let (mut members, mut networks) = (HashSet::new(), HashSet::new());
+    let mut members = HashSet::new();
+    let mut networks: HashMap<String, Candidate> = HashMap::new();
+    let mut duplicates = None;
     let (mut tried, mut holes, mut hole) = (0, 0, None);
     let (mut depths, mut macs, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(candidate) = next {
@@ -117,7 +121,12 @@ fn check(args: &SpaceCheckArgs) -> Result<()> {
         match space.subnet_of(&candidate) {
             Ok(subnet) => {
                 members.insert(candidate.positions().to_vec());
-                networks.insert(subnet.graph().structure_id());
+                let id = subnet.graph().structure_id();
+                let first = networks.entry(id).or_insert_with(|| candidate.clone());
+                if *first != candidate && duplicates.is_none() {
+                    let pair = [&*first, &candidate];
+                    duplicates = Some(pair.map(|member| space.trace_of(member).text()));
+                }
                 macs.push(subnet.graph().macs());
                 parameters.push(subnet.graph().parameters());
             }
@@ -141,6 +150,7 @@ fn check(args: &SpaceCheckArgs) -> Result<()> {
         hole,
         distinct: members.len(),
         networks: networks.len(),
+        duplicates,
         fewest_decisions: depths.iter().copied().min().unwrap_or(0),
         most_decisions: depths.iter().copied().max().unwrap_or(0),
         fewest_macs: macs.iter().copied().min(),
@@ -168,6 +178,9 @@ fn check(args: &SpaceCheckArgs) -> Result<()> {
         found.networks,
         found.distinct
     ));
+    if let Some([one, other]) = &found.duplicates {
+        print(&format!("for example, {one} and {other} are one network"));
+    }
     if let Some(hole) = &found.hole {
         print(&format!("the first that cannot be built: {hole}"));
     }
@@ -190,18 +203,23 @@ struct Listed {
     /// As text: it may have hundreds of digits.
     number: String,
     subnet: String,
-    id: String,
-    macs: u64,
-    parameters: u64,
+    id: Option<String>,
+    macs: Option<u64>,
+    parameters: Option<u64>,
+    /// Why it cannot be built, if its shapes do not meet.
+    hole: Option<String>,
 }
 
-fn listed(space: &Space, subnet: &Subnet) -> Result<Listed> {
+fn listed(space: &Space, candidate: &Candidate) -> Result<Listed> {
+    let built = space.subnet_of(candidate);
+    let subnet = built.as_ref().ok();
     Ok(Listed {
-        number: space.rank(subnet)?.to_string(),
-        subnet: subnet.text(),
-        id: subnet.id(),
-        macs: subnet.graph().macs(),
-        parameters: subnet.graph().parameters(),
+        number: space.rank_candidate(candidate)?.to_string(),
+        subnet: space.trace_of(candidate).text(),
+        id: subnet.map(Subnet::id),
+        macs: subnet.map(|subnet| subnet.graph().macs()),
+        parameters: subnet.map(|subnet| subnet.graph().parameters()),
+        hole: built.err().map(|hole| hole.reason()),
     })
 }
 
@@ -209,12 +227,15 @@ fn print_list(found: &[Listed], json: bool) {
     if json {
         return print_json(&found);
     }
+    let cost = |cost: Option<u64>| cost.map_or(NONE.into(), count);
     let rows = found.iter().map(|one| {
+        let hole = one.hole.as_ref();
+        let hole = hole.map(|reason| format!(" cannot be built: {reason}"));
         vec![
             one.number.clone(),
-            count(one.macs),
-            count(one.parameters),
-            one.subnet.clone(),
+            cost(one.macs),
+            cost(one.parameters),
+            format!("{}{}", one.subnet, hole.unwrap_or_default()),
         ]
     });
     print(&table(&["number", "MACs", "parameters", "subnet"], rows));
@@ -225,11 +246,11 @@ fn sample(args: &SpaceSampleArgs) -> Result<()> {
     let mut draws = Draws::new(args.seed, "space sample", 0, 0);
     let mut found = Vec::with_capacity(args.count);
     for _ in 0..args.count {
-        let subnet = match args.uniform {
-            true => space.sample_uniform(&mut draws)?,
-            false => space.sample(&mut draws)?,
+        let candidate = match args.uniform {
+            true => space.sample_candidate_uniform(&mut draws)?,
+            false => space.sample_candidate(&mut draws)?,
         };
-        found.push(listed(&space, &subnet)?);
+        found.push(listed(&space, &candidate)?);
     }
     print_list(&found, args.json);
     Ok(())
@@ -240,7 +261,7 @@ fn enumerate(args: &SpaceEnumerateArgs) -> Result<()> {
     let mut next = Some(space.unrank_candidate(&args.from)?);
     let mut found = Vec::new();
     while let Some(candidate) = next.take().filter(|_| found.len() < args.limit) {
-        found.push(listed(&space, &space.subnet_of(&candidate)?)?);
+        found.push(listed(&space, &candidate)?);
         next = space.next_candidate(&candidate)?;
     }
     print_list(&found, args.json);

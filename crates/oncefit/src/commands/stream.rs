@@ -23,7 +23,10 @@ pub fn data_stream(args: &DataStreamArgs) -> Result<()> {
             task.test.to_string(),
             stream.batches(index).to_string(),
             task.pixels,
-            task.classes.join(", "),
+            match task.classes.len() == stream.classes() {
+                true => format!("all {}", task.classes.len()),
+                false => task.classes.join(", "),
+            },
         ]
     });
     let header = [
@@ -37,13 +40,13 @@ pub fn data_stream(args: &DataStreamArgs) -> Result<()> {
     print(&table(&header, rows));
     let data = stream.data();
     print(&format!(
-        "{} tasks of `{}`, measured on `{}`, images of {}; batches of {}, {} epochs",
-        stream.tasks().len(),
+        "{} of `{}`, measured on `{}`, images of {}; batches of {}, {}",
+        counted(stream.tasks().len(), "task"),
         data.train.name(),
         data.test.name(),
         data.train.shape(),
         recipe.training.batch_size,
-        recipe.training.epochs
+        counted(recipe.training.epochs, "epoch")
     ));
     if let Some(path) = &args.sheet {
         write_atomically(path, &sheet(&stream, args.per_task)?)?;
@@ -53,6 +56,11 @@ pub fn data_stream(args: &DataStreamArgs) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// `1 task`, `5 tasks`
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The first training images of each task as it shows them, a row for each.

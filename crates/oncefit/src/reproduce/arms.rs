@@ -2,7 +2,8 @@
 //! file as soon as it is there.
 
 use oncefit_continual::{
-    Experiment, HeadSettings, Learner, LearnerSettings, LearningRecipe, Method, Metrics, Stream,
+    AccuracyMatrix, Experiment, HeadSettings, Learner, LearnerSettings, LearningRecipe, Method,
+    Metrics, Stream,
 };
 use oncefit_nn::{Parameters, UpdateRule};
 use oncefit_random::{Draws, fnv1a64};
@@ -34,6 +35,9 @@ pub(super) struct Measured {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<f64>,
     pub train_macs: u64,
+    /// How long it took, evaluations included.
+    #[serde(default)]
+    pub seconds: f64,
     /// Of a network that is no supernet and learns from labels alone, with its own head.
     pub flatness: Option<Flatness>,
     /// Of OnPro.
@@ -41,6 +45,27 @@ pub(super) struct Measured {
     pub prototypes: Option<Prototypes>,
     /// Of a supernet: name, text and metrics of its watched subnets.
     pub subnets: Vec<(String, String, Metrics)>,
+    /// Of a supernet that of each watched subnet, otherwise the network's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub courses: Vec<Course>,
+}
+
+/// Accuracies among all classes seen, after every task.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Course {
+    /// Mean on the tasks so far.
+    pub accuracy: Vec<f64>,
+    /// Mean, on the tasks before, of the best so far less the present one.
+    pub forgetting: Vec<f64>,
+}
+
+impl Course {
+    fn of(matrix: &AccuracyMatrix) -> Self {
+        Self {
+            accuracy: matrix.mean_after_each_task(),
+            forgetting: matrix.forgotten_after_each_task(),
+        }
+    }
 }
 
 /// How flat the loss on test images of all tasks is around the final weights.
@@ -72,7 +97,13 @@ pub(super) fn measure(
     arm: &Arm,
     seeds: impl Iterator<Item = u64>,
 ) -> Result<Vec<Measured>> {
-    seeds.map(|seed| one(request, arm, seed)).collect()
+    let found: Vec<Measured> = seeds
+        .map(|seed| one(request, arm, seed))
+        .collect::<Result<_>>()?;
+    for run in &found {
+        request.count(run.train_macs, run.seconds);
+    }
+    Ok(found)
 }
 
 fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
@@ -88,9 +119,7 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
     recipe.seed = seed;
     let data = recipe.load_data()?;
     let mut experiment = Experiment::new(recipe.build_stream(&data)?, recipe.build_learner(&data)?);
-    if let Some(directions) = recipe.metrics.drift {
-        experiment = experiment.with_drift(directions);
-    }
+    experiment = experiment.with_metrics(&recipe.metrics);
     let stop = request.stop;
     oncefit_nn::in_pool(|| {
         experiment.run(&mut |_| !stop.load(std::sync::atomic::Ordering::Relaxed))
@@ -108,6 +137,10 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
         Ok((subnet.name.clone(), subnet.subnet.clone(), metrics))
     });
     let is_plain = prototypes.is_none() && learner.settings().head == HeadSettings::default();
+    let matrices: Vec<&AccuracyMatrix> = match finished.subnets.as_slice() {
+        [] => vec![&finished.class_incremental],
+        all => all.iter().map(|one| &one.class_incremental).collect(),
+    };
     let drifts = finished.drift.last().and_then(|row| row.first());
     let found = Measured {
         last: finished
@@ -120,12 +153,14 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
         class_incremental: finished.class_incremental.metrics()?,
         task_incremental: finished.task_incremental.metrics()?,
         train_macs: learner.train_macs(),
+        seconds: finished.seconds,
         flatness: match learner.watched() {
             [] if is_plain => Some(flatness(learner, stream, seed)?),
             _ => None,
         },
         prototypes,
         subnets: subnets.collect::<Result<_>>()?,
+        courses: matrices.into_iter().map(Course::of).collect(),
     };
     eprintln!(
         "{} seed {seed}: {} in {}",

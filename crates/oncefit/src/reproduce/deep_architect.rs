@@ -25,6 +25,7 @@ use crate::progress::{Progress, TrainingProgress};
 
 pub const PAPER: Paper = Paper {
     name: "deep-architect",
+    title: "DeepArchitect",
     claims: &CLAIMS,
     seeds: (100, 20),
     run,

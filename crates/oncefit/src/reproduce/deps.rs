@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use super::supernets::{
     Arm, Measured, difference, mean_cost, measure, network_with, test_accuracies,
 };
-use super::{Claim, Comparison, Paper, Request, Tried, Verdict, all_of};
+use super::{Claim, Paper, Request, Tried, Verdict, all_of};
 use crate::error::Result;
 use crate::loaded::LoadedRun;
 
 pub const PAPER: Paper = Paper {
     name: NAME,
+    title: "DepS: delayed shrinking",
     claims: &CLAIMS,
     seeds: (5, 5),
     run,
@@ -236,13 +237,10 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                 each.collect()
             };
             let what = "half the accuracy lost without ramp − lost with it, points";
-            let (comparison, verdict) =
-                Comparison::new(what, lost(&abrupt, 0.5)?, lost(&deps, 1.0)?)?;
-            Ok(Tried {
-                verdict,
-                comparisons: vec![comparison],
-                notes: vec!["accuracies on validation images".into()],
-            })
+            Tried::compared(
+                vec![(what, lost(&abrupt, 0.5)?, lost(&deps, 1.0)?)],
+                vec!["accuracies on validation images".into()],
+            )
         }
         "deps.4" => {
             let at_once = of(&scale.deps("deps-delay-0", "delay = 0.0\nramp_epochs = 0"))?;

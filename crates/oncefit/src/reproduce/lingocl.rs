@@ -6,6 +6,7 @@ use crate::error::Result;
 
 pub const PAPER: Paper = Paper {
     name: "lingocl",
+    title: "LingoCL",
     claims: &CLAIMS,
     run,
     seeds: (5, 5),
@@ -15,7 +16,7 @@ const CLAIMS: [Claim; 8] = [
     Claim {
         id: "lingocl.L1",
         claim: "a frozen head of class names beats an ordinary head under replay by 2 points",
-        setting: "er, M = 200, 4 epochs a task, small CNN with batch-norm; final accuracy of frozen MiniLM rows against random rows that are learnt, the same neck, cosine and scale",
+        setting: "er, M = 200, 4 epochs a task, small CNN with batch-norm; final accuracy of frozen MiniLM rows against random rows that are learnt, the same neck, cosine and scale; each at the best of three learning rates on seeds 0 and 1",
     },
     Claim {
         id: "lingocl.L2",
@@ -127,21 +128,24 @@ impl Host {
         }
     }
 
-    /// The network, and a learning rate that it bears.
-    fn network(self) -> (&'static str, f64) {
+    /// The network, and where it bears one only, the learning rate.
+    fn network(self) -> (&'static str, Option<f64>) {
         match self {
-            Self::OnlineEwc | Self::Si => ("small-cnn", 0.01),
-            _ => ("small-cnn-norms", 0.05),
+            Self::OnlineEwc | Self::Si => ("kind = \"small-cnn\"\n", Some(0.01)),
+            _ => (
+                "kind = \"small-cnn-norms\"\ncalibration = \"balanced\"\n",
+                None,
+            ),
         }
     }
 }
 
-fn arm(request: &Request, host: Host, rows: Rows) -> Arm {
-    let (network, rate) = host.network();
+fn arm(request: &Request, host: Host, rows: Rows, rate: f64) -> Arm {
+    let (network, _) = host.network();
     Arm {
         name: format!("lingocl-{}-{}", host.name(), rows.name()),
         recipe: format!(
-            "{}{}{}[network]\nkind = \"{network}\"\n[memory]\ncapacity = 200\n\
+            "{}{}{}[network]\n{network}[memory]\ncapacity = 200\n\
              [optimiser]\nlearning_rate = {rate}\nmomentum = 0.9\n\
              [training]\nbatch_size = 32\nreplay_batch = 32\nepochs = 4\n",
             data(request),
@@ -149,6 +153,25 @@ fn arm(request: &Request, host: Host, rows: Rows) -> Arm {
             rows.section()
         ),
     }
+}
+
+/// The learning rate with the best final accuracy under replay, on seeds that no claim uses: for rows
+/// that stay, and for rows that are learnt.
+fn tuned(request: &Request, rows: Rows) -> Result<f64> {
+    let like = match rows {
+        Rows::Frozen | Rows::Orthogonal | Rows::Shuffled => Rows::Frozen,
+        Rows::Trainable | Rows::Learnt => Rows::Trainable,
+    };
+    let mut best = (f64::NEG_INFINITY, 0.0);
+    for rate in [0.05, 0.02, 0.01] {
+        let arm = arm(request, Host::Replay, like, rate);
+        let found = accuracy(&measure(request, &arm, 0..2)?);
+        let mean = found.iter().sum::<f64>() / found.len() as f64;
+        if mean > best.0 {
+            best = (mean, rate);
+        }
+    }
+    Ok(best.1)
 }
 
 /// Mean accuracy on the tasks after the first.
@@ -172,11 +195,15 @@ fn minus(one: Vec<f64>, other: Vec<f64>) -> Vec<f64> {
 fn run(id: &str, request: &Request) -> Result<Tried> {
     let mut notes = Vec::new();
     let mut of = |host: Host, rows: Rows| -> Result<Vec<Measured>> {
-        let arm = arm(request, host, rows);
+        let rate = match host.network().1 {
+            Some(rate) => rate,
+            None => tuned(request, rows)?,
+        };
+        let arm = arm(request, host, rows, rate);
         let found = measure(request, &arm, request.seeds())?;
         let mean = |values: Vec<f64>| 100.0 * values.iter().sum::<f64>() / values.len() as f64;
         notes.push(format!(
-            "{}: {:.2} % at the end, {:.2} % over the stream",
+            "{}: {:.2} % at the end, {:.2} % over the stream, rate {rate}",
             arm.name,
             mean(accuracy(&found)),
             mean(over_the_stream(&found))
@@ -185,7 +212,6 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
     };
     use Host::{FewShot, Joint, Lucir, OnlineEwc, Replay, Si, TenTasks};
     use Rows::{Frozen, Learnt, Orthogonal, Shuffled, Trainable};
-    let mut verdict_of: fn(&[Verdict]) -> Verdict = all_of;
     let pairs: Vec<(&str, Vec<f64>, Vec<f64>)> = match id {
         "lingocl.L1" => vec![(
             "frozen − 2 points − trainable",
@@ -230,13 +256,6 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             drift(&of(Lucir, Frozen)?),
         )],
         "lingocl.L5" => {
-            verdict_of = |found| {
-                let gains = found[..2].contains(&Verdict::Reproduced);
-                match all_of(&found[2..]) {
-                    Verdict::Reproduced if !gains => all_of(&found[..2]),
-                    other => other,
-                }
-            };
             let (ewc, si) = (
                 (
                     of_tasks(&of(OnlineEwc, Frozen)?),
@@ -300,14 +319,20 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             )]
         }
     };
-    let compared = pairs
-        .into_iter()
-        .map(|(what, one, other)| Comparison::new(what, one, other));
-    let (comparisons, verdicts): (Vec<_>, Vec<_>) =
-        compared.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    Ok(Tried {
-        verdict: verdict_of(&verdicts),
-        comparisons,
-        notes,
-    })
+    let mut tried = Tried::compared(pairs, notes)?;
+    if id == "lingocl.L5" {
+        tried.verdict = of_gains_and_losses(&tried.comparisons);
+    }
+    Ok(tried)
+}
+
+/// Of the first two at least one must be above zero, of the others all.
+fn of_gains_and_losses(comparisons: &[Comparison]) -> Verdict {
+    let of = |one: &Comparison| Verdict::of(one.mean, one.half_width);
+    let verdicts: Vec<Verdict> = comparisons.iter().map(of).collect();
+    let (gains, losses) = verdicts.split_at(2);
+    match all_of(losses) {
+        Verdict::Reproduced if !gains.contains(&Verdict::Reproduced) => all_of(gains),
+        other => other,
+    }
 }

@@ -3,11 +3,12 @@
 //! to U8, is a test of `oncefit-continual`.
 
 use super::arms::{Arm, Flatness, Measured, accuracy, data, measure, of_tasks};
-use super::{Claim, Comparison, Paper, Request, Tried, Verdict, all_of};
+use super::{Claim, Paper, Request, Tried};
 use crate::error::Result;
 
 pub const PAPER: Paper = Paper {
     name: "refresh",
+    title: "Refresh learning",
     claims: &CLAIMS,
     run,
     seeds: (10, 10),
@@ -78,15 +79,6 @@ fn tuned(request: &Request) -> Result<f64> {
     Ok(best.1)
 }
 
-fn tried(found: Vec<(Comparison, Verdict)>, notes: Vec<String>) -> Tried {
-    let (comparisons, verdicts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-    Tried {
-        verdict: all_of(&verdicts),
-        comparisons,
-        notes,
-    }
-}
-
 fn run(id: &str, request: &Request) -> Result<Tried> {
     let of = |name: &str, method: &str, sections: &str| {
         measure(
@@ -107,9 +99,9 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                 let with = value(&with).iter().map(|value| value + 0.01).collect();
                 let without = value(&of(host, host, "")?);
                 let what = format!("{host}: with + 1 point − without");
-                found.push(Comparison::new(&what, with, without)?);
+                found.push((what, with, without));
             }
-            Ok(tried(found, Vec::new()))
+            Tried::compared(found, Vec::new())
         }
         "refresh.R6" => {
             let group = |names: &[&str], pick: fn(f64, f64) -> f64| -> Result<Vec<f64>> {
@@ -130,10 +122,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             let others = group(&["fine-tune", "online-ewc", "si", "lwf"], f64::max)?;
             let replay = replay.iter().map(|value| value - 0.3).collect();
             let what = "worst replay − 30 points − best of the others";
-            Ok(tried(
-                vec![Comparison::new(what, replay, others)?],
-                Vec::new(),
-            ))
+            Tried::compared(vec![(what, replay, others)], Vec::new())
         }
         _ => {
             let displacement = tuned(request)?;
@@ -158,8 +147,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                         ("squared gradient", |flat| flat.squared_gradient),
                     ] {
                         let (one, other) = (of_all(&without, value), of_all(&with, value));
-                        let what = format!("{what}: without − with");
-                        both.push(Comparison::new(&what, one, other)?);
+                        both.push((format!("{what}: without − with"), one, other));
                     }
                     both
                 }
@@ -167,14 +155,14 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                     let sections = "[optimiser]\nweight_decay = 1e-4\n";
                     let decay = accuracy(&of("der++-decay", "der++", sections)?);
                     let what = "refresh − weight decay 1e-4";
-                    vec![Comparison::new(what, accuracy(&with), decay)?]
+                    vec![(what.to_owned(), accuracy(&with), decay)]
                 }
                 "refresh.R5" => {
                     let sections = format!("{}direction = \"random\"\n", refreshed(displacement));
                     let name = format!("der++-random-{displacement:e}");
                     let random = accuracy(&of(&name, "der++", &sections)?);
                     let what = "up the gradient − in a random direction";
-                    vec![Comparison::new(what, accuracy(&with), random)?]
+                    vec![(what.to_owned(), accuracy(&with), random)]
                 }
                 _ => {
                     let without = accuracy(&of("der++", "der++", "")?);
@@ -182,10 +170,10 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                     let pairs = with.iter().zip(&without);
                     let better = pairs.filter(|(with, without)| with > without).count();
                     notes.push(format!("better with {better} of {} seeds", with.len()));
-                    vec![Comparison::new("with − without", with, without)?]
+                    vec![("with − without".to_owned(), with, without)]
                 }
             };
-            Ok(tried(found, notes))
+            Tried::compared(found, notes)
         }
     }
 }

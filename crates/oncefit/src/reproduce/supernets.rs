@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use oncefit_space::{DecisionSlot, Space, Subnet, Value};
 use oncefit_train::{Recipe, Run, Split, write_atomically};
 use serde::{Deserialize, Serialize};
 
-use super::{Comparison, Request, Tried};
+use super::{Request, Tried};
 use crate::commands::train_run;
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
@@ -27,6 +28,9 @@ pub struct Arm {
 pub struct Measured {
     /// Multiply-accumulates of the training.
     pub train_macs: u64,
+    /// How long training and measuring took; of a training that was interrupted, its last part.
+    #[serde(default)]
+    pub seconds: f64,
     /// Values by name: test accuracies in per cent, by subnet, and what else was asked for.
     pub values: BTreeMap<String, f64>,
 }
@@ -97,6 +101,7 @@ pub fn measure(
         let is_known = known.contains_key(&seed);
         if !is_known {
             eprintln!("{paper}: {}, seed {seed}", arm.name);
+            let started = Instant::now();
             let mut recipe = Recipe::parse(&arm.recipe, &arm.name)?;
             recipe.name = format!("{}-{seed}", arm.name);
             recipe.seed = seed;
@@ -106,9 +111,11 @@ pub fn measure(
             train_run(&Run::open(&files.run)?, &mut TrainingProgress::default())?;
             request.check()?;
             let mut trained = LoadedRun::open(&files.run, WhichCheckpoint::Newest)?;
+            let (train_macs, values) = (trained.train_macs, measure(&mut trained)?);
             let found = Measured {
-                train_macs: trained.train_macs,
-                values: measure(&mut trained)?,
+                train_macs,
+                seconds: started.elapsed().as_secs_f64(),
+                values,
             };
             known.insert(seed, found);
             let text = serde_json::to_string_pretty(&known).expect("names and numbers");
@@ -117,7 +124,10 @@ pub fn measure(
             // Removing a run leaves its folder, which may hold other things.
             let _ = std::fs::remove_dir(&files.run);
         }
-        all.extend(known.remove(&seed));
+        if let Some(found) = known.remove(&seed) {
+            request.count(found.train_macs, found.seconds);
+            all.push(found);
+        }
     }
     Ok(all)
 }
@@ -158,6 +168,7 @@ pub fn renamed(all: &[Measured], from: &str, to: &str) -> Result<Vec<Measured>> 
     let each = all.iter().map(|one| {
         Ok(Measured {
             train_macs: one.train_macs,
+            seconds: one.seconds,
             values: BTreeMap::from([(to.to_owned(), one.get(from)?)]),
         })
     });
@@ -188,12 +199,10 @@ pub fn difference(
         0.0 => format!("{what}, points"),
         _ => format!("{what} − ({threshold:+}), points"),
     };
-    let (comparison, verdict) = Comparison::new(&what, means(one, threshold)?, means(other, 0.0)?)?;
-    Ok(Tried {
-        verdict,
-        comparisons: vec![comparison],
-        notes: Vec::new(),
-    })
+    Tried::compared(
+        vec![(what, means(one, threshold)?, means(other, 0.0)?)],
+        Vec::new(),
+    )
 }
 
 /// The difference of each network alone, as notes.

@@ -29,6 +29,23 @@ fn spaces_are_counted_sampled_numbered_and_compared() {
             &serde_json::Value::from(0)
         ]
     );
+    let pair = found["duplicates"].as_array().unwrap();
+    assert_eq!(pair[0], "width=2:kind=b");
+    assert_eq!(pair[1], "width=2:kind=c");
+    // Members whose shapes do not meet are listed, not an end of the list.
+    let holes =
+        "space holes\ninput(4, 4, 1)\ndecide w in (2, 3)\nsum { conv(3) } { conv(w) }\nlinear(2)\n";
+    fs::write(path.join("holes.space"), holes).unwrap();
+    let said = succeed(path, &words("space enumerate holes.space"));
+    assert!(
+        said.contains("w=2 cannot be built: holes.space:4:1: `add`: 4×4×3 and 4×4×2")
+            && said.contains("w=3"),
+        "{said}"
+    );
+    let said = succeed(path, &words("space check holes.space"));
+    assert!(said.contains("1 cannot be built (50.00 %)"), "{said}");
+    let said = fail(path, &words("space show holes.space --subnet w=2"), 1);
+    assert!(said.contains("| sum { conv(3) } { conv(w) }"), "{said}");
     let all = json(&["space", "enumerate", "tiny.space", "--json"]);
     let all = all.as_array().unwrap();
     assert_eq!(all.len(), 6);
@@ -110,7 +127,7 @@ fn spaces_are_counted_sampled_numbered_and_compared() {
 /// Trained for a few steps, fitted, exported and checked in the engine.
 #[test]
 fn networks_of_space_files_are_trained_fitted_and_exported() {
-    for family in ["vgg-nano", "densenet-nano", "genetic-nano"] {
+    for family in ["vgg-nano", "densenet-nano", "genetic-nano", "nasnet-nano"] {
         let folder = folder_with_recipe(&[("fm-nano", family), ("epochs = 6", "epochs = 1")]);
         let path = folder.path();
         succeed(path, &["train", "small.toml", "--out", "run"]);
@@ -126,4 +143,27 @@ fn networks_of_space_files_are_trained_fitted_and_exported() {
         let size = |file: &str| fs::metadata(path.join(file)).unwrap().len();
         assert!(size("small.onnx") < size("largest.onnx"), "{family}");
     }
+}
+
+/// DeepArchitect's `tfref_convnet_ss0`, narrowed to its smaller widths: hidden layers on maps.
+#[test]
+fn networks_with_linear_layers_on_maps_are_trained_and_exported() {
+    let space = "file = \"tfref.space\"\nfix = { filters = [32, 48], units = [256, 512], kernel = [\"k1\", \"k3\"] }";
+    let folder = folder_with_recipe(&[
+        ("family = \"fm-nano\"", space),
+        ("epochs = 6", "epochs = 1"),
+        ("every_steps = 1", "every_steps = 50"),
+    ]);
+    let path = folder.path();
+    let text = include_str!("../../../oncefit-space/spaces/deep-architect/tfref_convnet_ss0.space");
+    fs::write(path.join("tfref.space"), text).unwrap();
+    succeed(path, &["train", "small.toml", "--out", "run"]);
+    for subnet in ["largest", "smallest"] {
+        let said = succeed(
+            path,
+            &["export", "run", "--subnet", subnet, "--out", "model.onnx"],
+        );
+        assert!(said.contains("model.onnx"), "{said}");
+    }
+    succeed(path, &words("evaluate run --random 2 --int8"));
 }

@@ -90,8 +90,12 @@ fn killed_and_stopped_streams_go_on_with_the_same_bits() {
 fn a_run_leaves_its_matrix_and_a_page_of_its_own() {
     let folder = folder_with(LEARN);
     let path = folder.path();
-    succeed(path, &["learn", "r.toml"]);
+    let said = succeed(path, &["learn", "r.toml", "--dry-run"]);
+    assert!(said.contains("5 tasks, 800 steps: about "), "{said}");
+    assert!(said.contains("6 evaluations: about "), "{said}");
     let run = path.join("runs/stream");
+    assert!(!run.exists());
+    succeed(path, &["learn", "r.toml"]);
     // Two scenarios, a row before training and one for each of five tasks, five columns.
     assert_eq!(matrix(&run).lines().count(), 1 + 2 * 6 * 5);
     let page = fs::read_to_string(run.join("report.html")).unwrap();
@@ -303,4 +307,51 @@ fn illegal_recipes_are_answered_with_what_is_legal() {
     let folder = folder_with(&wild);
     let said = fail(folder.path(), &["learn", "r.toml"], 1);
     assert!(said.contains("not finite at step"), "{said}");
+}
+
+/// A supernet with LingoCL's head: its subnets are measured, and the page shows their curves, the targets
+/// and the features; nothing is exported of it.
+#[test]
+fn a_supernet_learns_with_a_head_of_class_names() {
+    let folder = folder_with(
+        r#"
+name = "named"
+[data]
+source = "embedded"
+train_limit = 600
+[network]
+kind = "supernet"
+elastic = { random = 0 }
+[network.space]
+family = "fm-nano"
+fix = { resolution = [28] }
+[head]
+targets = "fashion-mnist"
+[method]
+name = "er"
+[memory]
+capacity = 40
+[metrics]
+drift = 2
+class_cosines = true
+"#,
+    );
+    let path = folder.path();
+    succeed(path, &["learn", "r.toml"]);
+    let page = fs::read_to_string(path.join("runs/named/report.html")).unwrap();
+    for part in [
+        "Subnets",
+        "Rank correlation",
+        "Cosines of the head",
+        "Drift of features",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let text = fs::read_to_string(path.join("runs/named/results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cosines = results["finished"]["class_cosines"].as_array().unwrap();
+    assert!(cosines.len() == 10 && cosines[3][3].as_f64().unwrap() > 0.999);
+    assert_eq!(results["finished"]["subnets"].as_array().unwrap().len(), 3);
+    let said = fail(path, &["export", "runs/named", "--subnet", "smallest"], 2);
+    assert!(said.contains("own last layer"), "{said}");
 }

@@ -80,6 +80,30 @@ fn the_newcomers_page_leads_to_a_file() {
     assert!(report.contains("Trade-off") && report.contains("</html>"));
     let kept = files(&path.join("studies/own/seed-0/networks"));
     assert_eq!(kept.len(), 1, "only the best network is kept");
+    // A study goes on with what it began with.
+    let recipe = path.join("train.toml");
+    let text = fs::read_to_string(&recipe).unwrap();
+    let other = text.replace("batch_size = 50", "batch_size = 40");
+    fs::write(&recipe, other).unwrap();
+    let said = fail(path, &words("study resume studies/own"), 2);
+    assert!(
+        said.contains("train.toml has changed since")
+            && said.contains("`batch_size = 40` instead of `batch_size = 50`"),
+        "{said}"
+    );
+    fs::write(&recipe, text + "# the same\n").unwrap();
+    let space = path.join("own.space");
+    let text = fs::read_to_string(&space).unwrap();
+    fs::write(&space, text.replace("(4, 8, 12)", "(4, 8, 16)")).unwrap();
+    let said = fail(path, &words("study resume studies/own"), 2);
+    assert!(
+        said.contains("own.space has changed since")
+            && said
+                .contains("`decide width in (4, 8, 16)` instead of `decide width in (4, 8, 12)`"),
+        "{said}"
+    );
+    fs::write(&space, text).unwrap();
+    succeed(path, &words("study resume studies/own"));
 }
 
 const TABLE_STUDY: &str = r#"
@@ -246,6 +270,80 @@ arguments = ["-c", "read line; echo x >> calls; sleep 0.05; echo '{\"score\": 0.
     );
 }
 
+/// Hyperband on a table of learning curves: each round reads the column of its budget.
+#[test]
+fn screenings_read_learning_curves_from_tables() {
+    let folder = table_folder();
+    let path = folder.path();
+    let mut table = String::from("subnet,one,three,nine\n");
+    for line in fs::read_to_string(path.join("two.csv"))
+        .unwrap()
+        .lines()
+        .skip(1)
+    {
+        let (key, score) = line.rsplit_once(',').unwrap();
+        let score: f64 = score.parse().unwrap();
+        table += &format!("{key},{},{},{score}\n", score / 4.0, score / 2.0);
+    }
+    fs::write(path.join("two.csv"), table).unwrap();
+    let curves = "[objective.budgets]\n1 = \"one\"\n3 = [\"three\"]\n9 = \"nine\"\n";
+    let study = TABLE_STUDY.replace("trials = 20\n", "") + curves;
+    fs::write(path.join("curves.toml"), study.replace("KIND", "hyperband")).unwrap();
+    succeed(path, &words("study run curves.toml"));
+    let json = succeed(path, &words("study show studies/curves --json"));
+    let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let mut budgets = std::collections::BTreeSet::new();
+    for row in rows.as_array().unwrap() {
+        let text = row["subnet"].as_str().unwrap();
+        let numbers: Vec<i32> = text
+            .split(':')
+            .map(|part| part[2..].parse().unwrap())
+            .collect();
+        let full = 1.0 - 0.1 * f64::from((numbers[0] - 5).pow(2) + (numbers[1] - 2).pow(2));
+        let budget = row["budget"].as_u64().unwrap();
+        let share = [(1, 4.0), (3, 2.0), (9, 1.0)];
+        let (_, share) = share.into_iter().find(|(one, _)| *one == budget).unwrap();
+        let scores = row["outcome"].to_string();
+        assert!(scores.contains(&format!("{}", full / share)), "{row}");
+        budgets.insert(budget);
+    }
+    assert_eq!(budgets.into_iter().collect::<Vec<_>>(), [1, 3, 9]);
+    // A searcher without budgets reads the last column, so that the two can be compared.
+    fs::write(path.join("plain.toml"), study.replace("KIND", "random")).unwrap();
+    succeed(path, &words("study run plain.toml"));
+    succeed(path, &words("study compare studies/plain studies/curves"));
+    for (from, to, message) in [
+        (
+            "9 = \"nine\"",
+            "8 = \"nine\"",
+            "for which [objective.budgets] has no column; it has [1, 3, 8]",
+        ),
+        ("9 = \"nine\"", "9 = \"ten\"", "no column `ten`"),
+        (
+            "9 = \"nine\"",
+            "9 = [\"nine\", \"one\"]",
+            "2 columns for budget 9",
+        ),
+        (
+            "9 = \"nine\"",
+            "all = \"nine\"",
+            "an integer from 1, this is `all`",
+        ),
+        ("9 = \"nine\"", "9 = 9", "the name of a column"),
+        (curves, "", "need a table with a column for each budget"),
+    ] {
+        let bad = study.replace("KIND", "hyperband").replace(from, to);
+        fs::write(path.join("bad.toml"), bad).unwrap();
+        let said = text(&oncefit(path, &words("study run bad.toml --overwrite")));
+        assert!(said.contains(message), "{to}: {said}");
+    }
+    // The table may not change under a study.
+    let table = fs::read_to_string(path.join("two.csv")).unwrap();
+    fs::write(path.join("two.csv"), table + "\n").unwrap();
+    let said = fail(path, &words("study resume studies/curves"), 2);
+    assert!(said.contains("two.csv has changed since"), "{said}");
+}
+
 #[test]
 fn bad_studies_are_answered_clearly() {
     let folder = table_folder();
@@ -305,6 +403,15 @@ fn bad_studies_are_answered_clearly() {
         said.contains("not a number") && said.contains("36 of 36"),
         "{said}"
     );
+    // A study that was refused before its first trial can be put right.
+    let wrong = TABLE_STUDY
+        .replace("KIND", "random")
+        .replace("\"score\"", "\"scare\"");
+    fs::write(path.join("typo.toml"), &wrong).unwrap();
+    let said = fail(path, &words("study run typo.toml"), 1);
+    assert!(said.contains("no column `scare`"), "{said}");
+    fs::write(path.join("typo.toml"), wrong.replace("scare", "score")).unwrap();
+    succeed(path, &words("study run typo.toml"));
     // Another study in the folder, no study at all.
     succeed(path, &words("study run random.toml --out studies/x"));
     let said = fail(path, &words("study run surrogate.toml --out studies/x"), 2);
@@ -530,7 +637,7 @@ fn screenings_of_runs_and_programs_have_budgets() {
         (
             "kind = \"command\"",
             "kind = \"table\"",
-            "a table has no budgets",
+            "a table with a column for each budget",
         ),
     ] {
         fs::write(path.join("bad.toml"), program.replace(from, to)).unwrap();

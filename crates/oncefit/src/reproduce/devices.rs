@@ -1,0 +1,257 @@
+//! What a supernet gives to devices: the predictor, the search and the tables of Once-for-All (brief
+//! `once-for-all` §6, the last four claims).
+
+use std::collections::BTreeMap;
+
+use oncefit_random::Draws;
+use oncefit_search::Limit;
+use oncefit_space::{Space, Subnet};
+use oncefit_target::{
+    Engine, OperatorTable, Predictor, PredictorOptions, ProfileOptions, Sample, Target,
+};
+use oncefit_train::Split;
+
+use super::supernets::Measured;
+use super::{Request, Tried};
+use crate::commands::measured_target;
+use crate::error::{Error, Result};
+use crate::finder::{Budget, Finder, Scope};
+use crate::loaded::LoadedRun;
+
+/// A way to run networks on this machine, which makes it a device of its own.
+struct Device {
+    name: &'static str,
+    engine: Engine,
+    threads: usize,
+    batch: usize,
+}
+
+const DEVICES: [Device; 2] = [
+    Device {
+        name: "one-image",
+        engine: Engine::Tract,
+        threads: 1,
+        batch: 1,
+    },
+    Device {
+        name: "many-images",
+        engine: Engine::Oncefit,
+        threads: 2,
+        batch: 32,
+    },
+];
+
+/// Where between the fastest and the slowest network the limits of devices are compared.
+const SHARES: [f64; 3] = [0.25, 0.5, 0.75];
+
+const CORRELATION: &str = "predictor: rank correlation";
+const ERROR: &str = "predictor: error";
+const LINE_ERROR: &str = "line through log-MACs: error";
+const SEARCHED: &str = "searched";
+const BEST_OF_RANDOM: &str = "random: 90th percentile";
+const OWN: &str = "searched for the device";
+const FOREIGN: &str = "searched for another device";
+
+/// The times of both devices, measured once for each seed.
+fn targets(request: &Request, space: &Space, seed: u64) -> Result<[Target; 2]> {
+    let folder = request.folder.join("ofa.runs").join("devices");
+    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
+        action: "create",
+        path: folder.clone(),
+        source,
+    })?;
+    let of = |device: &Device| -> Result<Target> {
+        let path = folder.join(format!("{}-{seed}.toml", device.name));
+        if path.exists() {
+            let target = Target::load(&path)?;
+            target.check_space(space)?;
+            return Ok(target);
+        }
+        request.check()?;
+        let options = ProfileOptions {
+            device: device.name.into(),
+            threads: device.threads,
+            batch: device.batch,
+            // A quarter of them only judges.
+            networks: if request.is_quick { 80 } else { 160 },
+            seed,
+            ..ProfileOptions::default()
+        };
+        let target = measured_target(space, device.engine, &options)?;
+        target.save(&path)?;
+        Ok(target)
+    };
+    Ok([of(&DEVICES[0])?, of(&DEVICES[1])?])
+}
+
+/// Finds the most promising subnet within a latency.
+fn best(finder: &mut Finder, table: &OperatorTable, at_most_ms: f64, seed: u64) -> Result<Subnet> {
+    let budget = Budget {
+        limits: vec![Limit::latency_ms(at_most_ms)],
+        table: Some(table.clone()),
+        ..Budget::default()
+    };
+    let found = finder.find(&budget, Scope::Evolution { seed }, 1)?;
+    let first = found.into_iter().next();
+    first
+        .map(|one| one.subnet)
+        .ok_or_else(|| Error::Request(format!("no subnet within {at_most_ms} ms was found")))
+}
+
+fn latency_ms(table: &OperatorTable, subnet: &Subnet) -> Result<f64> {
+    Ok(table.latency(subnet.graph())?.milliseconds)
+}
+
+/// What the claims of this file ask of a trained supernet.
+pub(super) fn values(request: &Request, run: &mut LoadedRun) -> Result<BTreeMap<String, f64>> {
+    let (pairs, drawn) = match request.is_quick {
+        true => (200, 20),
+        false => (1000, 50),
+    };
+    let (seed, space) = (run.run.recipe().seed, run.space.clone());
+    let draw = |purpose: &str, index: u64| space.sample(&mut Draws::new(seed, purpose, index, 0));
+    let mut found = BTreeMap::new();
+
+    let subnets = (0..pairs)
+        .map(|index| Ok(draw("predictor pairs", index)?))
+        .collect::<Result<Vec<Subnet>>>()?;
+    let rows = run.evaluate(&subnets, Split::Validation)?;
+    let samples: Vec<Sample> = subnets
+        .iter()
+        .zip(&rows)
+        .map(|(subnet, row)| Sample::new(&space, subnet, row.accuracy))
+        .collect();
+    let predictor = Predictor::train(&space, &samples, &PredictorOptions::default())?;
+    let quality = predictor.quality();
+    found.insert(CORRELATION.into(), quality.predictor.kendall);
+    found.insert(ERROR.into(), 100.0 * quality.predictor.rmse);
+    found.insert(LINE_ERROR.into(), 100.0 * quality.log_macs.rmse);
+
+    let targets = targets(request, &space, seed)?;
+    let tables = [targets[0].table()?, targets[1].table()?];
+    let fastest = latency_ms(&tables[0], &space.smallest()?)?;
+    let slowest = latency_ms(&tables[0], &space.largest()?)?;
+    let limit = |share: f64| fastest + share * (slowest - fastest);
+    let mut finder = Finder::new(&space, &predictor)?;
+
+    let mut rivals = vec![best(&mut finder, &tables[0], limit(0.5), seed)?];
+    for index in 0.. {
+        if rivals.len() > drawn {
+            break;
+        }
+        let subnet = draw("random within the limit", index)?;
+        if latency_ms(&tables[0], &subnet)? <= limit(0.5) {
+            rivals.push(subnet);
+        }
+    }
+    let rows = run.evaluate(&rivals, Split::Test)?;
+    found.insert(SEARCHED.into(), 100.0 * rows[0].accuracy);
+    let mut random: Vec<f64> = rows[1..].iter().map(|row| row.accuracy).collect();
+    random.sort_by(f64::total_cmp);
+    let ninetieth = random[(random.len() * 9).div_ceil(10) - 1];
+    found.insert(BEST_OF_RANDOM.into(), 100.0 * ninetieth);
+
+    let (mut own, mut foreign) = (Vec::new(), Vec::new());
+    for share in SHARES {
+        let moved = best(&mut finder, &tables[0], limit(share), seed)?;
+        let there = latency_ms(&tables[1], &moved)?;
+        own.push(best(&mut finder, &tables[1], there, seed)?);
+        foreign.push(moved);
+    }
+    for (name, subnets) in [(OWN, own), (FOREIGN, foreign)] {
+        let rows = run.evaluate(&subnets, Split::Test)?;
+        let sum: f64 = rows.iter().map(|row| row.accuracy).sum();
+        found.insert(name.into(), 100.0 * sum / rows.len() as f64);
+    }
+    Ok(found)
+}
+
+/// What is to be compared with zero.
+type Margins = (&'static str, Vec<f64>, Vec<f64>);
+
+fn margins(what: &'static str, values: Vec<f64>) -> Margins {
+    let zeros = vec![0.0; values.len()];
+    (what, values, zeros)
+}
+
+fn by_seed(all: &[Measured], value: impl Fn(&Measured) -> Result<f64>) -> Result<Vec<f64>> {
+    all.iter().map(value).collect()
+}
+
+/// The predictor on a fifth of the measured subnets that it was not trained on.
+pub(super) fn predictor(all: &[Measured]) -> Result<Tried> {
+    let correlation = by_seed(all, |run| Ok(run.get(CORRELATION)? - 0.8))?;
+    let error = by_seed(all, |run| Ok(0.6 * run.get(LINE_ERROR)? - run.get(ERROR)?))?;
+    Tried::compared(
+        vec![
+            margins("Kendall's tau − 0.80", correlation),
+            margins(
+                "0.6 × error of a line through log-MACs − error of the predictor, points",
+                error,
+            ),
+        ],
+        vec![format!(
+            "errors in points, by seed: predictor {}, line {}",
+            list(all, ERROR)?,
+            list(all, LINE_ERROR)?
+        )],
+    )
+}
+
+fn list(all: &[Measured], name: &str) -> Result<String> {
+    let each = by_seed(all, |run| run.get(name))?;
+    let each: Vec<String> = each.iter().map(|value| format!("{value:.2}")).collect();
+    Ok(each.join(", "))
+}
+
+/// The searched subnet beside random ones within the same latency.
+pub(super) fn search(all: &[Measured]) -> Result<Tried> {
+    gains(
+        "searched − 90th percentile of random, points",
+        by_seed(all, |run| Ok(run.get(SEARCHED)? - run.get(BEST_OF_RANDOM)?))?,
+    )
+}
+
+/// A subnet searched for a device beside one searched for another, at the latency that the other has
+/// there.
+pub(super) fn own_device(all: &[Measured]) -> Result<Tried> {
+    gains(
+        "own − another device's, mean of three limits, points",
+        by_seed(all, |run| Ok(run.get(OWN)? - run.get(FOREIGN)?))?,
+    )
+}
+
+fn gains(what: &'static str, values: Vec<f64>) -> Result<Tried> {
+    let better = values.iter().filter(|gain| **gain >= 0.0).count();
+    let notes = vec![format!(
+        "at least as good with {better} of {}",
+        values.len()
+    )];
+    Tried::compared(vec![margins(what, values)], notes)
+}
+
+/// Sums of operators beside measured networks.
+pub(super) fn additive(request: &Request, space: &Space) -> Result<Tried> {
+    let mut found = Vec::new();
+    for seed in request.seeds() {
+        found.push(targets(request, space, seed)?.map(|target| target.validation));
+    }
+    let mean = |device: usize| {
+        100.0 * found.iter().map(|two| two[device].mean_error).sum::<f64>() / found.len() as f64
+    };
+    let notes = vec![format!(
+        "mean error {:.1} % with one image and thread, {:.1} % with 32 images and two threads; {} networks that the fit never saw",
+        mean(0),
+        mean(1),
+        found[0][0].networks
+    )];
+    let error = found.iter().map(|two| 0.15 - two[0].mean_error).collect();
+    let correlation = found.iter().map(|two| two[0].spearman - 0.95).collect();
+    Tried::compared(
+        vec![
+            margins("0.15 − mean relative error, one image", error),
+            margins("rank correlation − 0.95, one image", correlation),
+        ],
+        notes,
+    )
+}
