@@ -74,23 +74,28 @@ enum Layer {
 }
 
 impl Layer {
+    /// The views that it reads, but for an addend, which is read as it is stored.
+    fn views(&self) -> Vec<View> {
+        match self {
+            Self::Convolution { source, .. }
+            | Self::Depthwise { source, .. }
+            | Self::InvertedResidual { source, .. }
+            | Self::Bottleneck { source, .. } => vec![*source],
+            Self::Step(_, step) => step.views().collect(),
+        }
+    }
+
     /// The tensors that it reads.
     fn reads(&self) -> Vec<usize> {
-        let of = |view: &View| [Some(view.tensor), view.gate];
-        let mut tensors: Vec<Option<usize>> = Vec::new();
-        match self {
-            Self::Convolution { source, addend, .. }
-            | Self::InvertedResidual { source, addend, .. }
-            | Self::Bottleneck { source, addend, .. } => {
-                tensors.extend(of(source));
-                tensors.push(*addend);
-            }
-            Self::Depthwise { source, .. } => tensors.extend(of(source)),
-            Self::Step(_, step) => {
-                step.views().for_each(|view| tensors.extend(of(&view)));
-            }
-        }
-        tensors.into_iter().flatten().collect()
+        let addend = match self {
+            Self::Convolution { addend, .. }
+            | Self::InvertedResidual { addend, .. }
+            | Self::Bottleneck { addend, .. } => *addend,
+            Self::Depthwise { .. } | Self::Step(..) => None,
+        };
+        let views = self.views().into_iter();
+        let tensors = views.flat_map(|view| [Some(view.tensor), view.gate]);
+        tensors.chain([addend]).flatten().collect()
     }
 }
 
@@ -118,12 +123,12 @@ impl Program {
             }
         }
         let mut left = vec![AppliedNorm::default(); norms.len()];
-        for layer in &layers {
-            if let Layer::Step(_, step) = layer {
-                for norm in step.views().filter_map(|view| view.norm) {
-                    left[norm] = norms[norm].clone();
-                }
-            }
+        for norm in layers
+            .iter()
+            .flat_map(Layer::views)
+            .filter_map(|view| view.norm)
+        {
+            left[norm] = norms[norm].clone();
         }
         Self {
             layers,
