@@ -127,7 +127,8 @@ pub(crate) fn multiply<S: Simd>(simd: S, m: &Multiply, out: &mut [f32], ldo: usi
     let panels = m.n.div_ceil(S::LANES);
     let mut panel = 0;
     while panel < panels {
-        match (panels - panel, m.k * m.n > FAR) {
+        let vectors = S::MOST_VECTORS.min(panels - panel);
+        match (vectors, m.k * m.n > FAR) {
             (1, false) => panel_rows::<S, 1, false>(simd, m, panel, out, ldo),
             (2, false) => panel_rows::<S, 2, false>(simd, m, panel, out, ldo),
             (_, false) => panel_rows::<S, 3, false>(simd, m, panel, out, ldo),
@@ -135,7 +136,7 @@ pub(crate) fn multiply<S: Simd>(simd: S, m: &Multiply, out: &mut [f32], ldo: usi
             (2, true) => panel_rows::<S, 2, true>(simd, m, panel, out, ldo),
             (_, true) => panel_rows::<S, 3, true>(simd, m, panel, out, ldo),
         }
-        panel += 3;
+        panel += vectors;
     }
 }
 
@@ -287,12 +288,13 @@ pub(crate) fn multiply_transposed<S: Simd>(simd: S, m: &MultiplyTransposed, out:
     let panels = m.k.div_ceil(S::LANES);
     let mut panel = 0;
     while panel < panels {
-        match panels - panel {
+        let vectors = S::MOST_VECTORS.min(panels - panel);
+        match vectors {
             1 => transposed_columns::<S, 1>(simd, m, panel, out),
             2 => transposed_columns::<S, 2>(simd, m, panel, out),
             _ => transposed_columns::<S, 3>(simd, m, panel, out),
         }
-        panel += 3;
+        panel += vectors;
     }
 }
 

@@ -9,6 +9,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     const LANES: usize;
     /// Rows of a block of one, two and three vectors that fits the registers.
     const BLOCK_ROWS: [usize; 3];
+    /// Vectors of a block at most. Three with AVX2 would take all sixteen registers, and compilers then keep
+    /// a sum in memory.
+    const MOST_VECTORS: usize;
     /// A vector.
     type V: Copy;
 
@@ -153,6 +156,7 @@ impl Portable {
 impl Simd for Portable {
     const LANES: usize = 8;
     const BLOCK_ROWS: [usize; 3] = [4, 4, 4];
+    const MOST_VECTORS: usize = 3;
     type V = [f32; 8];
 
     #[inline(always)]
@@ -254,6 +258,7 @@ pub(crate) mod x86 {
     impl Simd for Avx2 {
         const LANES: usize = 8;
         const BLOCK_ROWS: [usize; 3] = [8, 6, 4];
+        const MOST_VECTORS: usize = 2;
         type V = __m256;
 
         #[inline(always)]
@@ -320,6 +325,7 @@ pub(crate) mod x86 {
     impl Simd for Avx512 {
         const LANES: usize = 16;
         const BLOCK_ROWS: [usize; 3] = [16, 12, 8];
+        const MOST_VECTORS: usize = 3;
         type V = __m512;
 
         #[inline(always)]

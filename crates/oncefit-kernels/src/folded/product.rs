@@ -171,7 +171,7 @@ impl Kernel for Multiplication<'_> {
                 let vectors = match panels - panel {
                     1 => 1,
                     2 | 4 => 2,
-                    _ => 3,
+                    _ => S::MOST_VECTORS,
                 };
                 match (vectors, depth * p.n > FAR) {
                     (1, false) => panel_rows::<S, 1, false>(simd, p, start..end, panel, target),

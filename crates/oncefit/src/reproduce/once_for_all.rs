@@ -125,7 +125,7 @@ impl Scale {
             recipe: format!(
                 "[data]\nsource = \"{source}\"\nvalidation = 1000\ntrain_limit = {images}\n\
                  [space]\n{space}\nfix = {{ resolution = [28] }}\n[optimiser]\nlearning_rate = 0.1\n\
-                 [training]\nbatch_size = 64\n[augmentation]\ncrop_padding = 2\nflip = true\n\
+                 [training]\nbatch_size = 64\n[augmentation]\ncrop_padding = 2\nhorizontal_flip = true\n\
                  [evaluation]\nevery_epochs = 100\ncalibration_images = 500\n{schedule}"
             ),
         }
