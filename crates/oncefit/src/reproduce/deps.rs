@@ -84,6 +84,20 @@ const COMPOUND: [(&str, [i64; 3]); 6] = [
     ("compound 213", [2, 1, 3]),
 ];
 
+/// DepS, and what is varied in it.
+const SETTINGS: [(&str, &str); 10] = [
+    ("deps", "delay = 0.5\nramp_epochs = 1"),
+    ("deps-no-ramp", "delay = 0.5\nramp_epochs = 0"),
+    ("deps-delay-0", "delay = 0.0\nramp_epochs = 0"),
+    ("deps-delay-25", "delay = 0.25\nramp_epochs = 1"),
+    ("deps-delay-75", "delay = 0.75\nramp_epochs = 1"),
+    ("deps-hard-labels", "distillation = \"none\""),
+    ("deps-no-smallest", "smallest = false"),
+    ("deps-avg", "aggregation = \"avg\""),
+    ("deps-avg_sqrt", "aggregation = \"avg_sqrt\""),
+    ("deps-compound", "sampler = \"compound\""),
+];
+
 fn names() -> [&'static str; 6] {
     UNIFORM.map(|(name, ..)| name)
 }
@@ -96,7 +110,11 @@ struct Scale {
 
 impl Scale {
     fn of(request: &Request) -> Self {
-        match request.is_quick {
+        Self::new(request.is_quick)
+    }
+
+    fn new(is_quick: bool) -> Self {
+        match is_quick {
             true => Self {
                 epochs: 6,
                 data: "source = \"embedded\"\nvalidation = 1000\ntrain_limit = 2000",
@@ -125,9 +143,11 @@ impl Scale {
         }
     }
 
-    /// DepS with other settings than the default's.
-    fn deps(&self, name: &str, settings: &str) -> Arm {
+    /// One of [`SETTINGS`], by name.
+    fn deps(&self, name: &str) -> Arm {
         let epochs = self.epochs;
+        let found = SETTINGS.iter().find(|(known, _)| *known == name);
+        let (name, settings) = found.expect("a name of the list");
         self.arm(
             name,
             &format!("[schedule]\nkind = \"deps\"\nepochs = {epochs}\nnetworks = 4\n{settings}"),
@@ -198,7 +218,7 @@ fn values(run: &mut LoadedRun) -> Result<BTreeMap<String, f64>> {
 fn run(id: &str, request: &Request) -> Result<Tried> {
     let scale = Scale::of(request);
     let of = |arm: &Arm| measure(request, NAME, arm, &values);
-    let deps = of(&scale.deps("deps", "delay = 0.5\nramp_epochs = 1"))?;
+    let deps = of(&scale.deps("deps"))?;
     match id {
         "deps.1" => {
             let other = of(&scale.progressive())?;
@@ -229,7 +249,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             )
         }
         "deps.3" => {
-            let abrupt = of(&scale.deps("deps-no-ramp", "delay = 0.5\nramp_epochs = 0"))?;
+            let abrupt = of(&scale.deps("deps-no-ramp"))?;
             let lost = |all: &[Measured], factor: f64| -> Result<Vec<f64>> {
                 let each = all
                     .iter()
@@ -243,9 +263,9 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             )
         }
         "deps.4" => {
-            let at_once = of(&scale.deps("deps-delay-0", "delay = 0.0\nramp_epochs = 0"))?;
-            let late = of(&scale.deps("deps-delay-75", "delay = 0.75\nramp_epochs = 1"))?;
-            let early = of(&scale.deps("deps-delay-25", "delay = 0.25\nramp_epochs = 1"))?;
+            let at_once = of(&scale.deps("deps-delay-0"))?;
+            let late = of(&scale.deps("deps-delay-75"))?;
+            let early = of(&scale.deps("deps-delay-25"))?;
             let first = difference("largest, delay 0.5 − 0", &deps, &at_once, 0.5, &[LARGEST])?;
             let second = difference("smallest, delay 0.5 − 0.75", &deps, &late, 0.0, &[SMALLEST])?;
             let ratio = mean_cost(&deps) / mean_cost(&at_once);
@@ -271,7 +291,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             })
         }
         "deps.5" => {
-            let hard = of(&scale.deps("deps-hard-labels", "distillation = \"none\""))?;
+            let hard = of(&scale.deps("deps-hard-labels"))?;
             difference(
                 "mean of six, soft − hard labels",
                 &deps,
@@ -281,7 +301,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             )
         }
         "deps.6" => {
-            let without = of(&scale.deps("deps-no-smallest", "smallest = false"))?;
+            let without = of(&scale.deps("deps-no-smallest"))?;
             difference(
                 "smallest, with − without it in every step",
                 &deps,
@@ -293,8 +313,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
         "deps.7" => {
             let (mut comparisons, mut notes) = (Vec::new(), Vec::new());
             for mode in ["avg", "avg_sqrt"] {
-                let settings = format!("aggregation = \"{mode}\"");
-                let other = of(&scale.deps(&format!("deps-{mode}"), &settings))?;
+                let other = of(&scale.deps(&format!("deps-{mode}")))?;
                 let what = format!("mean of six, sum − {mode}");
                 let tried = difference(&what, &deps, &other, 0.0, &names())?;
                 comparisons.extend(tried.comparisons);
@@ -307,7 +326,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             })
         }
         _ => {
-            let compound = of(&scale.deps("deps-compound", "sampler = \"compound\""))?;
+            let compound = of(&scale.deps("deps-compound"))?;
             let names = COMPOUND.map(|(name, _)| name);
             let what = "mean of six compound networks, trained alone − with all others";
             let mut tried = difference(what, &compound, &deps, -0.3, &names)?;
@@ -333,5 +352,20 @@ fn holds(is_so: bool) -> Verdict {
     match is_so {
         true => Verdict::Reproduced,
         false => Verdict::NotReproduced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_of_all_arms_are_legal() {
+        for scale in [Scale::new(true), Scale::new(false)] {
+            scale.progressive().with_seed(0).unwrap();
+            for (name, _) in SETTINGS {
+                scale.deps(name).with_seed(0).unwrap();
+            }
+        }
     }
 }

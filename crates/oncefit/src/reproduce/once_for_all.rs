@@ -104,7 +104,11 @@ struct Scale {
 
 impl Scale {
     fn of(request: &Request) -> Self {
-        match request.is_quick {
+        Self::new(request.is_quick)
+    }
+
+    fn new(is_quick: bool) -> Self {
+        match is_quick {
             true => Self {
                 epochs: [3, 1, 1, 1, 1, 1],
                 images: 2000,
@@ -447,4 +451,24 @@ fn without_transforms(request: &Request) -> Result<String> {
         source,
     })?;
     Ok(format!("file = {:?}", file.display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_of_all_arms_are_legal() {
+        for scale in [Scale::new(true), Scale::new(false)] {
+            let arms = [
+                scale.progressive("progressive", FAMILY, PHASES.len()),
+                scale.progressive("kernel-phase", FAMILY, 2),
+                scale.joint(1e12, 1e6),
+                scale.alone("alone", "smallest", 0.1),
+            ];
+            for arm in arms {
+                arm.with_seed(0).unwrap();
+            }
+        }
+    }
 }

@@ -23,6 +23,19 @@ pub struct Arm {
     pub recipe: String,
 }
 
+impl Arm {
+    /// The recipe of a seed's training.
+    ///
+    /// # Errors
+    /// If it is not legal.
+    pub fn with_seed(&self, seed: u64) -> Result<Recipe> {
+        let mut recipe = Recipe::parse(&self.recipe, &self.name)?;
+        recipe.name = format!("{}-{seed}", self.name);
+        recipe.seed = seed;
+        Ok(recipe)
+    }
+}
+
 /// What one training gave.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
@@ -102,9 +115,7 @@ pub fn measure(
         if !is_known {
             eprintln!("{paper}: {}, seed {seed}", arm.name);
             let started = Instant::now();
-            let mut recipe = Recipe::parse(&arm.recipe, &arm.name)?;
-            recipe.name = format!("{}-{seed}", arm.name);
-            recipe.seed = seed;
+            let recipe = arm.with_seed(seed)?;
             if Run::open(&files.run).is_err() {
                 Run::create(&files.run, &recipe)?;
             }

@@ -1,6 +1,6 @@
 //! Images per second of reading and of augmenting, on all cores; takes about half a minute.
 //!
-//! `cargo run --release -p oncefit-data --example rates [ARCHIVE]`; without an archive the images
+//! `cargo run --release -p oncefit-data --example reading [ARCHIVE]`; without an archive the images
 //! are 10,000 of 32×32×3 random pixels and reading is not measured.
 
 use std::time::{Duration, Instant};
