@@ -315,9 +315,9 @@ mod tests {
         assert_eq!(decayed(NormScale, TransformDecay::Zero), same);
     }
 
-    #[test]
-    fn what_is_not_covered_keeps_its_value_and_buffers() {
-        let rules = [
+    /// One of each kind, with buffers.
+    fn rules() -> [UpdateRule; 3] {
+        [
             UpdateRule::sgd(0.9),
             UpdateRule::Adam {
                 beta1: 0.9,
@@ -330,8 +330,12 @@ mod tests {
                 epsilon: 1e-3,
                 momentum: 0.9,
             },
-        ];
-        for rule in rules {
+        ]
+    }
+
+    #[test]
+    fn what_is_not_covered_keeps_its_value_and_buffers() {
+        for rule in rules() {
             let mut weights = parameters(ParameterKind::LinearWeight);
             let mut gradients = Gradients::zeros(&weights);
             gradients.at_mut(0).copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
@@ -361,21 +365,7 @@ mod tests {
 
     #[test]
     fn absent_parameters_keep_their_values_and_buffers() {
-        let rules = [
-            UpdateRule::sgd(0.9),
-            UpdateRule::Adam {
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                decoupled: true,
-            },
-            UpdateRule::RmsProp {
-                smoothing: 0.9,
-                epsilon: 1e-3,
-                momentum: 0.9,
-            },
-        ];
-        for rule in rules {
+        for rule in rules() {
             let mut weights = parameters(ParameterKind::LinearWeight);
             let before = weights.clone();
             let mut gradients = Gradients::zeros(&weights);
