@@ -11,7 +11,7 @@ pub const PAPER: Paper = Paper {
     title: "Refresh learning",
     claims: &CLAIMS,
     run,
-    seeds: (10, 10),
+    seeds: (10, 5),
 };
 
 const CLAIMS: [Claim; 6] = [
