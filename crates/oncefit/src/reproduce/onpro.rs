@@ -95,10 +95,10 @@ impl Learning {
     }
 }
 
-/// The authors' Adam with another rate; 1,000 images of each class in the quick form, 6,000 in the full.
+/// The authors' Adam with another rate; 400 images of each class in the quick form, 6,000 in the full.
 fn arm(request: &Request, learning: Learning, rate: f64) -> Arm {
     let limit = match request.is_quick {
-        true => "train_limit = 10000\n",
+        true => "train_limit = 4000\n",
         false => "",
     };
     Arm {
