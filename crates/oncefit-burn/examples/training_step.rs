@@ -1,6 +1,7 @@
 //! A training step of a supernet on devices, compared with our own executor.
 //!
-//! `cargo run --release --features wgpu --example training_step FAMILY IMAGES STEPS DEVICE…`
+//! `cargo run --release --features wgpu --example training_step FAMILY IMAGES STEPS DEVICE…`, where
+//! a family is the name of a shipped one or a `.space` file.
 
 use oncefit_burn::{Differences, Outcome, TrainingStep, open_device};
 use oncefit_nn::Supernet;
@@ -21,7 +22,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     if count == 0 || steps == 0 {
         return Err("IMAGES and STEPS are 1 or more".into());
     }
-    let mut space = Space::builtin(family)?;
+    let mut space = match family.ends_with(".space") {
+        true => Space::parse(&std::fs::read_to_string(family)?, family)?,
+        false => Space::builtin(family)?,
+    };
     if family.starts_with("ofa-") {
         // The largest images of these families would take minutes on a processor.
         space = space.restrict("resolution", &[Value::Int(128)])?;
@@ -32,7 +36,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let graphs = members.iter().map(|member| member.graph().clone());
     let step = TrainingStep::new(&supernet, graphs.collect(), count, 0);
     println!(
-        "{family}: largest, two random and smallest member, {count} images each; {} weights, {steps} steps\n",
+        "{}: largest, two random and smallest member, {count} images each; {} weights, {steps} steps\n",
+        space.name(),
         supernet.parameters.values()
     );
     println!(

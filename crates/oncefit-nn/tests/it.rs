@@ -161,45 +161,14 @@ linear(classes)
 /// Linear layers on maps, as AlexNet and VGG have: behind channels with room between, an activation, an
 /// elastic width and an elastic resolution.
 fn tiny_alexnet() -> Space {
-    let text = r#"
-space tiny-alexnet(channels = 2, classes = 10)
-
-decide resolution in (6, 7, 9)
-decide width in (3, 5)
-input(resolution, resolution, channels)
-conv(width, kernel = 3, stride = 2); batch_norm; relu
-mixed: concat { } { decide growth in (2, 4); conv(growth, kernel = 3); batch_norm; relu }
-depthwise: seq { decide kernel in (1, 3); depthwise(kernel, transform = true); batch_norm; relu }
-hidden: seq { decide units in (8, 12); linear(units); batch_norm; relu }
-dropout(0.1)
-linear(classes)
-"#;
+    let text = include_str!("spaces/tiny-alexnet.space");
     Space::parse(text, "tiny-alexnet.space").unwrap()
 }
 
 /// Sums of tensors whose channels lie in different places, and of a tensor with itself; parts of a
 /// concatenation that are left out; a gate that is not made from the pool of what it multiplies.
 fn tiny_mixed() -> Space {
-    let text = r#"
-space tiny-mixed(channels = 2, classes = 10)
-
-decide resolution in (6, 8)
-decide width in (3, 5)
-input(resolution, resolution, channels)
-first: seq { conv(width, kernel = 3, stride = 2); batch_norm; relu }
-mixed: concat { } { choice more { no: nothing
-  yes: { decide growth in (2, 4); conv(growth, kernel = 3); batch_norm; relu } } } { conv(4) }
-other: residual { conv(in, bias = true) }
-sum { read mixed } { read other }
-batch_norm
-sum { } { }
-relu
-gate { conv(in, kernel = 3); global_average_pool; hard_sigmoid }
-relu
-conv(6, kernel = 3)
-global_average_pool
-linear(classes)
-"#;
+    let text = include_str!("spaces/tiny-mixed.space");
     Space::parse(text, "tiny-mixed.space").unwrap()
 }
 
