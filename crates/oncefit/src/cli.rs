@@ -234,19 +234,20 @@ pub struct FitArgs {
 #[derive(Debug, Args)]
 pub struct ReproduceArgs {
     /// Paper (ofa, deps, deep-architect, onpro, refresh, lingocl, elastic-continual), or `table` to
-    /// write the page and the pictures of all that was found
+    /// write DIR/README.md and the pictures of all that was found
     pub paper: Option<String>,
     /// Only this claim: deep-architect.P1, or P1
     #[arg(long, value_name = "ID")]
     pub claim: Option<String>,
     /// List all claims with their state
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["paper", "claim", "quick", "seeds"])]
     pub list: bool,
     /// Fewer seeds and shorter trainings, kept apart in DIR/claims/quick: does it run, and roughly what
     /// comes?
     #[arg(long)]
     pub quick: bool,
-    /// Fresh seeds, from 1000 on
+    /// Fresh seeds, 5 or more; a claim that was tried with another number is tried again and replaced,
+    /// with the runs that are there
     #[arg(long, value_name = "N")]
     pub seeds: Option<usize>,
     /// Folder of NAS tables [default: the environment variable ONCEFIT_NAS]

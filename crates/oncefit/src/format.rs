@@ -27,6 +27,15 @@ pub fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
+/// A mean and half of its interval, to three digits of the latter: `+1.55 ± 0.531`.
+pub fn with_interval(mean: f64, half_width: f64) -> String {
+    let digits = match half_width.log10().floor() {
+        power if power.is_finite() => (2.0 - power).clamp(0.0, 8.0) as usize,
+        _ => 4,
+    };
+    format!("{mean:+.digits$} ± {half_width:.digits$}")
+}
+
 /// Seconds as `1 m 05 s`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round().max(0.0) as u64;

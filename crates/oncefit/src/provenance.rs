@@ -7,7 +7,7 @@ use oncefit_continual::LearningRun;
 use oncefit_data::LoadedData;
 use oncefit_nn::{Cpu, InstructionSet};
 use oncefit_train::{Run, RunData, write_atomically};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
@@ -27,12 +27,12 @@ struct Provenance<'a> {
 }
 
 /// The machine that numbers were measured on.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
     processor: String,
     threads: usize,
     instructions: String,
-    system: &'static str,
+    system: String,
 }
 
 impl Machine {
@@ -52,7 +52,26 @@ impl Machine {
             processor: processor.to_owned(),
             threads: rayon::current_num_threads(),
             instructions: instructions.to_owned(),
-            system: std::env::consts::OS,
+            system: std::env::consts::OS.to_owned(),
+        }
+    }
+}
+
+/// Which version measured something, where and when.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Origin {
+    oncefit: String,
+    machine: Machine,
+    finished: String,
+}
+
+impl Origin {
+    /// Of what is finished now, here.
+    pub fn now() -> Self {
+        Self {
+            oncefit: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: Machine::this(),
+            finished: jiff::Timestamp::now().to_string(),
         }
     }
 }

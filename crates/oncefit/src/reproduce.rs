@@ -1,6 +1,7 @@
 //! Reproduction of papers' claims at small scale: one rule for all.
 //!
-//! Settings are fixed before the fresh seeds are run. A claim is a difference, paired by seed, with its
+//! Settings are fixed before the fresh seeds are run, where they are chosen on other seeds and on
+//! images held out from training. A claim is a difference, paired by seed, with its
 //! 95 % interval: above the threshold it is reproduced, below it is not, across it the seeds do not
 //! decide. What holds exactly or not at all is a fact. Each claim's numbers are kept in a file as soon as
 //! they exist, and a later call goes on from there.
@@ -19,17 +20,20 @@ mod refresh;
 mod supernets;
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use oncefit_continual::paired_difference;
 use oncefit_train::write_atomically;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::provenance::Origin;
 
-pub use page::Page;
+pub use page::{HEADING, Page};
 
 /// A claim of a paper and how it is tried here.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +141,9 @@ pub struct Finding {
     pub runs: Cost,
     /// The command.
     pub command: String,
+    /// Version, machine and time.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 /// What runs cost.
@@ -201,8 +208,12 @@ pub struct Paper {
     pub name: &'static str,
     /// Its name as a heading.
     pub title: &'static str,
+    /// What a reader of its table should know.
+    pub about: &'static str,
     /// Its claims.
     pub claims: &'static [Claim],
+    /// The first of its fresh seeds; those below are for calibration.
+    pub first_seed: u64,
     /// Fresh seeds, in full and in quick form.
     pub seeds: (usize, usize),
     /// Tries a claim.
@@ -256,12 +267,20 @@ pub const PAPERS: [Paper; 7] = [
 /// A claim of several parts.
 fn all_of(verdicts: &[Verdict]) -> Verdict {
     let is_reproduced = |verdict: &Verdict| *verdict == Verdict::Reproduced;
-    if verdicts.iter().all(is_reproduced) {
+    if !verdicts.is_empty() && verdicts.iter().all(is_reproduced) {
         Verdict::Reproduced
     } else if verdicts.contains(&Verdict::NotReproduced) {
         Verdict::NotReproduced
     } else {
         Verdict::Inconclusive
+    }
+}
+
+/// A part of a claim that is arithmetic, or that each single run must have.
+fn holds(is_so: bool) -> Verdict {
+    match is_so {
+        true => Verdict::Reproduced,
+        false => Verdict::NotReproduced,
     }
 }
 
@@ -282,17 +301,34 @@ pub fn file(folder: &Path, id: &str) -> PathBuf {
 /// # Errors
 /// If the file is damaged.
 pub fn known(folder: &Path, id: &str) -> Result<Option<Finding>> {
-    let path = file(folder, id);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        return Ok(None);
+    kept(&file(folder, id))
+}
+
+/// What a file of an earlier call holds, if there is one.
+fn kept<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        found => found.map_err(|source| Error::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?,
     };
-    match serde_json::from_str(&text) {
-        Ok(finding) => Ok(Some(finding)),
-        Err(error) => Err(Error::Request(format!(
-            "{} is damaged ({error}); remove it to try the claim again",
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::Request(format!(
+            "{} is damaged ({error}); remove it to measure again what it held",
             path.display()
-        ))),
-    }
+        ))
+    })
+}
+
+/// Makes a folder, unless it is there.
+pub fn make_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|source| Error::File {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Tries a claim and keeps what came of it.
@@ -317,13 +353,10 @@ pub fn try_claim(
         seconds: started.elapsed().as_secs_f64(),
         runs: request.cost.get(),
         command: command.into(),
+        origin: Origin::now(),
     };
     let folder = request.folder;
-    std::fs::create_dir_all(folder).map_err(|source| Error::File {
-        action: "create",
-        path: folder.to_owned(),
-        source,
-    })?;
+    make_folder(folder)?;
     let text = serde_json::to_string(&finding).expect("numbers and words");
     write_atomically(&file(folder, claim.id), text.as_bytes())?;
     Ok(finding)

@@ -7,15 +7,12 @@ use oncefit_train::write_atomically;
 use super::{command_line, print};
 use crate::cli::ReproduceArgs;
 use crate::error::{Error, Result};
-use crate::format::{duration, table};
-use crate::reproduce::{Finding, PAPERS, Page, Request, known, try_claim};
+use crate::format::{duration, table, with_interval};
+use crate::reproduce::{Finding, HEADING, PAPERS, Page, Request, known, make_folder, try_claim};
 use crate::stop;
 
 /// Where NAS tables are, if no option says so.
 const NAS_VARIABLE: &str = "ONCEFIT_NAS";
-
-/// Seeds below are for calibration.
-const FIRST_FRESH_SEED: u64 = 1000;
 
 pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
     if args.list {
@@ -65,7 +62,7 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
     };
     let (full, quick) = paper.seeds;
     let request = Request {
-        first_seed: FIRST_FRESH_SEED,
+        first_seed: paper.first_seed,
         seeds: args.seeds.unwrap_or(if args.quick { quick } else { full }),
         nas: args
             .nas
@@ -102,8 +99,9 @@ fn tell(found: &Finding, when: &str) {
     print(&format!("{}: {} ({when})", found.id, found.verdict.name()));
     for comparison in &found.comparisons {
         print(&format!(
-            "  {}: {:+.4} ± {:.4}",
-            comparison.what, comparison.mean, comparison.half_width
+            "  {}: {}",
+            comparison.what,
+            with_interval(comparison.mean, comparison.half_width)
         ));
     }
     for note in &found.notes {
@@ -123,21 +121,28 @@ fn list(args: &ReproduceArgs) -> Result<()> {
 }
 
 fn write_table(args: &ReproduceArgs) -> Result<()> {
+    if args.claim.is_some() || args.quick || args.seeds.is_some() {
+        return Err(Error::Request(
+            "`reproduce table` shows all that was found in full form: it takes no --claim, --quick or --seeds".into(),
+        ));
+    }
+    let path = args.out.join("README.md");
+    if std::fs::read_to_string(&path).is_ok_and(|text| !text.starts_with(HEADING)) {
+        return Err(Error::Request(format!(
+            "{} is no page of `oncefit reproduce table`; it is left as it is: give another --out, or move it",
+            path.display()
+        )));
+    }
     let folder = args.claims();
     let mut page = Page::default();
     for paper in &PAPERS {
         page.add(paper, &folder)?;
     }
     let pictures = folder.join("pictures");
-    std::fs::create_dir_all(&pictures).map_err(|source| Error::File {
-        action: "create",
-        path: pictures.clone(),
-        source,
-    })?;
+    make_folder(&pictures)?;
     for (id, picture) in &page.pictures {
         write_atomically(&pictures.join(format!("{id}.svg")), picture.as_bytes())?;
     }
-    let path = args.out.join("README.md");
     write_atomically(&path, page.text().as_bytes())?;
     print(&format!(
         "table: {}; {} pictures: {}",

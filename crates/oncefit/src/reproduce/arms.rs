@@ -1,18 +1,21 @@
 //! Arms of experiments in continual learning: recipes that are run seed by seed, each result kept in a
 //! file as soon as it is there.
 
+use std::ops::Range;
+
 use oncefit_continual::{
-    AccuracyMatrix, Experiment, HeadSettings, Learner, LearnerSettings, LearningRecipe, Method,
-    Metrics, Stream,
+    AccuracyMatrix, ContinualError, Experiment, HeadSettings, Learner, LearnerSettings,
+    LearningRecipe, Method, Metrics, Stream,
 };
 use oncefit_nn::{Parameters, UpdateRule};
 use oncefit_random::{Draws, fnv1a64};
 use oncefit_train::write_atomically;
 use serde::{Deserialize, Serialize};
 
-use super::Request;
+use super::{Request, kept, make_folder};
 use crate::error::{Error, Result};
 use crate::format::{duration, percent};
+use crate::provenance::Origin;
 
 /// A recipe under a name; its seed is set run by run.
 #[derive(Clone, Debug)]
@@ -22,9 +25,26 @@ pub(super) struct Arm {
     pub recipe: String,
 }
 
-/// What one run gave.
+impl Arm {
+    /// The same, measured on training images that are held out instead of on test images.
+    fn on_held_out_images(&self, request: &Request) -> Self {
+        let held_out = if request.is_quick { 1000 } else { 5000 };
+        let data = format!("[data]\nvalidation = {held_out}\n");
+        Self {
+            name: format!("{}-held-out", self.name),
+            recipe: self.recipe.replacen("[data]\n", &data, 1),
+        }
+    }
+}
+
+/// What one run gave. Shares are of 1.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Measured {
+    /// The recipe, without the seed.
+    #[serde(default)]
+    pub recipe: String,
+    #[serde(default)]
+    pub origin: Origin,
     pub class_incremental: Metrics,
     pub task_incremental: Metrics,
     /// Accuracy on each task at the end, among all classes.
@@ -68,7 +88,7 @@ impl Course {
     }
 }
 
-/// How flat the loss on test images of all tasks is around the final weights.
+/// How flat the loss on the first test images of each task is around the final weights.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Flatness {
     /// ‖∇L‖²
@@ -87,7 +107,7 @@ pub(super) struct Prototypes {
     pub correlation: f64,
 }
 
-/// Images of a task, and random directions, for [`Flatness`].
+/// Images of each task, and random directions, for [`Flatness`].
 const IMAGES: usize = 100;
 const DIRECTIONS: u64 = 10;
 
@@ -106,12 +126,37 @@ pub(super) fn measure(
     Ok(found)
 }
 
+/// The candidate whose arm ends with the best mean accuracy on held-out training images, over seeds
+/// that no claim uses. One that diverges is out.
+pub(super) fn best_of<T>(
+    request: &Request,
+    candidates: impl IntoIterator<Item = (T, Arm)>,
+    seeds: Range<u64>,
+) -> Result<T> {
+    let mut best: Option<(f64, T)> = None;
+    for (candidate, arm) in candidates {
+        let found = match measure(request, &arm.on_held_out_images(request), seeds.clone()) {
+            Ok(found) => accuracy(&found),
+            Err(Error::Learning(error @ ContinualError::NotFinite { .. })) => {
+                eprintln!("{}: {error}", arm.name);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let mean = mean(&found);
+        if best.as_ref().is_none_or(|(before, _)| mean > *before) {
+            best = Some((mean, candidate));
+        }
+    }
+    let none = || Error::Request("training diverges with every candidate setting".into());
+    best.map(|(_, candidate)| candidate).ok_or_else(none)
+}
+
 fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
     let hash = fnv1a64(arm.recipe.as_bytes());
     let folder = request.folder.join("arms");
     let path = folder.join(format!("{}-{hash:016x}-{seed}.json", arm.name));
-    let kept = std::fs::read_to_string(&path).ok();
-    if let Some(found) = kept.and_then(|text| serde_json::from_str(&text).ok()) {
+    if let Some(found) = kept(&path)? {
         return Ok(found);
     }
     request.check()?;
@@ -143,6 +188,8 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
     };
     let drifts = finished.drift.last().and_then(|row| row.first());
     let found = Measured {
+        recipe: arm.recipe.clone(),
+        origin: Origin::now(),
         last: finished
             .class_incremental
             .rows
@@ -168,11 +215,7 @@ fn one(request: &Request, arm: &Arm, seed: u64) -> Result<Measured> {
         percent(found.class_incremental.final_average_accuracy),
         duration(finished.seconds)
     );
-    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
-        action: "create",
-        path: folder.clone(),
-        source,
-    })?;
+    make_folder(&folder)?;
     let text = serde_json::to_string(&found).expect("numbers and words");
     write_atomically(&path, text.as_bytes())?;
     Ok(found)
@@ -277,29 +320,44 @@ fn flatness(learner: &Learner, stream: &Stream, seed: u64) -> Result<Flatness> {
     })
 }
 
-/// Final accuracies among all classes, by seed.
+/// Final accuracies among all classes, by seed, in per cent.
 pub(super) fn accuracy(found: &[Measured]) -> Vec<f64> {
     let metrics = found.iter().map(|one| one.class_incremental);
-    metrics.map(|found| found.final_average_accuracy).collect()
+    metrics
+        .map(|found| 100.0 * found.final_average_accuracy)
+        .collect()
 }
 
-/// Final accuracies among each task's classes.
+/// Final accuracies among each task's classes, in per cent.
 pub(super) fn of_tasks(found: &[Measured]) -> Vec<f64> {
     let metrics = found.iter().map(|one| one.task_incremental);
-    metrics.map(|found| found.final_average_accuracy).collect()
+    metrics
+        .map(|found| 100.0 * found.final_average_accuracy)
+        .collect()
 }
 
-/// Mean accuracies over the stream, among all classes seen.
+/// Mean accuracies over the stream, among all classes seen, in per cent.
 pub(super) fn over_the_stream(found: &[Measured]) -> Vec<f64> {
     let metrics = found.iter().map(|one| one.class_incremental);
     metrics
-        .map(|found| found.average_incremental_accuracy)
+        .map(|found| 100.0 * found.average_incremental_accuracy)
         .collect()
 }
 
 /// Each value and a margin.
 pub(super) fn plus(values: Vec<f64>, by: f64) -> Vec<f64> {
     values.into_iter().map(|value| value + by).collect()
+}
+
+/// The mean.
+pub(super) fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Mean train-MACs of a run.
+pub(super) fn mean_cost(found: &[Measured]) -> f64 {
+    let sum: f64 = found.iter().map(|one| one.train_macs as f64).sum();
+    sum / found.len().max(1) as f64
 }
 
 /// Where the images of a stream come from: all of Fashion-MNIST, or with `--quick` the embedded tenth.

@@ -7,12 +7,12 @@ use oncefit_random::Draws;
 use oncefit_search::Limit;
 use oncefit_space::{Space, Subnet};
 use oncefit_target::{
-    Engine, OperatorTable, Predictor, PredictorOptions, ProfileOptions, Sample, Target,
+    Engine, Machine, OperatorTable, Predictor, PredictorOptions, ProfileOptions, Sample, Target,
 };
 use oncefit_train::Split;
 
 use super::supernets::Measured;
-use super::{Request, Tried};
+use super::{Request, Tried, make_folder};
 use crate::commands::measured_target;
 use crate::error::{Error, Result};
 use crate::finder::{Budget, Finder, Scope};
@@ -55,17 +55,16 @@ const FOREIGN: &str = "searched for another device";
 /// The times of both devices, measured once for each seed.
 fn targets(request: &Request, space: &Space, seed: u64) -> Result<[Target; 2]> {
     let folder = request.folder.join("ofa.runs").join("devices");
-    std::fs::create_dir_all(&folder).map_err(|source| Error::File {
-        action: "create",
-        path: folder.clone(),
-        source,
-    })?;
+    make_folder(&folder)?;
     let of = |device: &Device| -> Result<Target> {
         let path = folder.join(format!("{}-{seed}.toml", device.name));
         if path.exists() {
             let target = Target::load(&path)?;
             target.check_space(space)?;
-            return Ok(target);
+            // What was measured elsewhere is measured again.
+            if target.machine.processor == Machine::this().processor {
+                return Ok(target);
+            }
         }
         request.check()?;
         let options = ProfileOptions {
@@ -102,17 +101,25 @@ fn latency_ms(table: &OperatorTable, subnet: &Subnet) -> Result<f64> {
     Ok(table.latency(subnet.graph())?.milliseconds)
 }
 
+/// Subnets that a predictor is trained and judged on.
+fn pairs(request: &Request) -> u64 {
+    if request.is_quick { 200 } else { 1000 }
+}
+
+/// Multiply-accumulates of measuring them: forward passes of calibration and validation images.
+pub(super) fn predictor_macs(request: &Request, mean_macs: f64) -> f64 {
+    const IMAGES: f64 = 500.0 + 1000.0;
+    pairs(request) as f64 * IMAGES * mean_macs
+}
+
 /// What the claims of this file ask of a trained supernet.
 pub(super) fn values(request: &Request, run: &mut LoadedRun) -> Result<BTreeMap<String, f64>> {
-    let (pairs, drawn) = match request.is_quick {
-        true => (200, 20),
-        false => (1000, 50),
-    };
+    let drawn = if request.is_quick { 20 } else { 50 };
     let (seed, space) = (run.run.recipe().seed, run.space.clone());
     let draw = |purpose: &str, index: u64| space.sample(&mut Draws::new(seed, purpose, index, 0));
     let mut found = BTreeMap::new();
 
-    let subnets = (0..pairs)
+    let subnets = (0..pairs(request))
         .map(|index| Ok(draw("predictor pairs", index)?))
         .collect::<Result<Vec<Subnet>>>()?;
     let rows = run.evaluate(&subnets, Split::Validation)?;
@@ -234,19 +241,32 @@ fn gains(what: &'static str, values: Vec<f64>) -> Result<Tried> {
 pub(super) fn additive(request: &Request, space: &Space) -> Result<Tried> {
     let mut found = Vec::new();
     for seed in request.seeds() {
-        found.push(targets(request, space, seed)?.map(|target| target.validation));
+        found.push(targets(request, space, seed)?);
     }
-    let mean = |device: usize| {
-        100.0 * found.iter().map(|two| two[device].mean_error).sum::<f64>() / found.len() as f64
+    let about = |device: usize| {
+        let of = |value: fn(&Target) -> f64| {
+            let sum: f64 = found.iter().map(|two| value(&two[device])).sum();
+            100.0 * sum / found.len() as f64
+        };
+        format!(
+            "{}: mean error {:.1} %; one network, timed again and again, varied by {:.1} %",
+            DEVICES[device].name,
+            of(|target| target.validation.mean_error),
+            of(|target| target.measured.drift)
+        )
     };
-    let notes = vec![format!(
-        "mean error {:.1} % with one image and thread, {:.1} % with 32 images and two threads; {} networks that the fit never saw",
-        mean(0),
-        mean(1),
-        found[0][0].networks
-    )];
-    let error = found.iter().map(|two| 0.15 - two[0].mean_error).collect();
-    let correlation = found.iter().map(|two| two[0].spearman - 0.95).collect();
+    let notes = vec![
+        about(0),
+        about(1),
+        format!(
+            "{} networks that the fit never saw",
+            found[0][0].validation.networks
+        ),
+        found[0][0].machine.processor.clone(),
+    ];
+    let of_first = |value: fn(&Target) -> f64| found.iter().map(|two| value(&two[0])).collect();
+    let error = of_first(|target| 0.15 - target.validation.mean_error);
+    let correlation = of_first(|target| target.validation.spearman - 0.95);
     Tried::compared(
         vec![
             margins("0.15 − mean relative error, one image", error),

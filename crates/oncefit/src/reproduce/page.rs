@@ -6,10 +6,13 @@ use std::path::Path;
 use super::picture::picture;
 use super::{Claim, Finding, Paper, Verdict, known};
 use crate::error::Result;
-use crate::format::{count, duration};
+use crate::format::{count, duration, with_interval};
 
 const HEAD: &str = "| claim | the paper's | setting | seeds | found | verdict | train-MACs | time |\n\
                     |---|---|---|---|---|---|---|---|\n";
+
+/// The page's first line.
+pub const HEADING: &str = "# What holds of the papers, at small scale";
 
 /// The page in the making.
 #[derive(Debug, Default)]
@@ -34,8 +37,8 @@ impl Page {
         };
         let _ = write!(
             self.claims,
-            "\n## {}\n`oncefit reproduce {}{nas}`\n\n{HEAD}",
-            paper.title, paper.name
+            "\n## {}\n`oncefit reproduce {}{nas}`\n\n{}\n\n{HEAD}",
+            paper.title, paper.name, paper.about
         );
         for claim in paper.claims {
             let found = known(folder, claim.id)?;
@@ -65,18 +68,22 @@ impl Page {
             .map(|(name, number)| format!("{name} {number}"))
             .collect();
         format!(
-            "# What holds of the papers, at small scale\n\n\
-             Written by `oncefit reproduce table` from the numbers by seed in [claims](claims). Settings were fixed on\n\
-             seeds below 1000; verdicts are on fresh ones. Differences are paired by seed, with 95 % intervals: above\n\
-             zero (a claim's threshold is subtracted) reproduced, below it not reproduced, across it inconclusive. What\n\
-             holds by arithmetic or exactly is listed apart. Times are those of the runs on two virtual cores, with\n\
-             other work beside them; train-MACs do not depend on that. A claim's name leads to its picture.\n\n\
+            "{HEADING}\n\n\
+             Written by `oncefit reproduce table` from the numbers by seed in [claims](claims). Verdicts are on fresh\n\
+             seeds; where a setting was chosen by results, it was on other seeds. What was corrected after its seeds had\n\
+             been run stands under the paper's heading. Differences are paired by seed, with 95 % intervals: above\n\
+             zero (a claim's threshold is subtracted) reproduced, below it not reproduced, across it inconclusive; a\n\
+             claim of several parts needs all of them. What holds by arithmetic or exactly is listed apart. Times\n\
+             are those of the runs on two virtual cores, with other work beside them; claims that rest on the same\n\
+             runs each show the time of all of them, and a training that was interrupted counts with its last part.\n\
+             Train-MACs do not depend on that. A claim's name leads to its picture.\n\n\
              In all: {}. Speed, memory and other measurements: [measurements.md](measurements.md).\n{}\n\
              ## Facts\n{HEAD}{}\n\
              Each command goes on from what is there: remove `claims/ID.json` to try a claim again, and a file in\n\
              `claims/arms` or `claims/PAPER.runs` to run its training again. `deep-architect` needs the folder of\n\
-             `nas-bench-macro.json`, the others Fashion-MNIST (Debian's `dataset-fashion-mnist`). `--quick` tries all on\n\
-             the embedded images in minutes.\n",
+             `nas-bench-macro.json`, the others Fashion-MNIST (Debian's `dataset-fashion-mnist`). `--quick` tries less in\n\
+             some 20 minutes a paper or less; for Once-for-All, DepS, refresh learning, LingoCL and the supernet that keeps\n\
+             learning the embedded images are enough.\n",
             verdicts.join(", "),
             self.claims,
             self.facts
@@ -98,7 +105,7 @@ fn row(claim: &Claim, found: Option<&Finding>, has_picture: bool) -> String {
         let differences = found
             .comparisons
             .iter()
-            .map(|one| format!("{}: {:+.4} ± {:.4}", one.what, one.mean, one.half_width));
+            .map(|one| format!("{}: {}", one.what, with_interval(one.mean, one.half_width)));
         let all: Vec<String> = differences.chain(found.notes.iter().cloned()).collect();
         all.join("<br>")
     });

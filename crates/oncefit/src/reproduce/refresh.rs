@@ -2,14 +2,16 @@
 //! Split-Fashion-MNIST with mammoth's small network (brief `unified-continual` §6). What holds exactly, U6
 //! to U8, is a test of `oncefit-continual`.
 
-use super::arms::{Arm, Flatness, Measured, accuracy, data, measure, of_tasks};
+use super::arms::{Arm, Flatness, Measured, accuracy, best_of, data, measure, of_tasks, plus};
 use super::{Claim, Paper, Request, Tried};
 use crate::error::Result;
 
 pub const PAPER: Paper = Paper {
     name: "refresh",
     title: "Refresh learning",
+    about: "Settings are those of the brief, but for online-ewc's penalty, 10 instead of the preset's 90, with which some seeds diverged. The displacement of R2 to R5 is the best of three on images held out from training, on seeds 0 to 2.",
     claims: &CLAIMS,
+    first_seed: 1000,
     run,
     seeds: (10, 5),
 };
@@ -23,12 +25,12 @@ const CLAIMS: [Claim; 6] = [
     Claim {
         id: "refresh.R2",
         claim: "refresh learning helps",
-        setting: "der++, displacement of 1e-5, 1e-4 or 1e-3 chosen on seeds 0 to 2; final accuracy",
+        setting: "der++, displacement of 1e-5, 1e-4 or 1e-3; final accuracy, against der++ alone and with the released code's weight decay",
     },
     Claim {
         id: "refresh.R3",
         claim: "refresh learning ends in a flatter minimum",
-        setting: "der++ as in R2, test images of all tasks: rise of the loss under a random change of 1 %, squared gradient; without less with refresh",
+        setting: "der++ as in R2, the first 100 test images of each task: rise of the loss under a random change of 1 %, squared gradient; without less with refresh",
     },
     Claim {
         id: "refresh.R4",
@@ -64,19 +66,14 @@ fn refreshed(displacement: f64) -> String {
     format!("[refresh]\nmode = \"repo\"\ndisplacement = {displacement:e}\n")
 }
 
-/// The displacement with the best mean accuracy on seeds that no claim uses.
+/// The displacement.
 fn tuned(request: &Request) -> Result<f64> {
-    let mut best = (f64::NEG_INFINITY, 0.0);
-    for displacement in [1e-5, 1e-4, 1e-3] {
+    let candidates = [1e-5, 1e-4, 1e-3].map(|displacement| {
         let name = format!("der++-refresh-{displacement:e}");
         let arm = arm(request, &name, "der++", &refreshed(displacement));
-        let found = accuracy(&measure(request, &arm, 0..3)?);
-        let mean = found.iter().sum::<f64>() / found.len() as f64;
-        if mean > best.0 {
-            best = (mean, displacement);
-        }
-    }
-    Ok(best.1)
+        (displacement, arm)
+    });
+    best_of(request, candidates, 0..3)
 }
 
 fn run(id: &str, request: &Request) -> Result<Tried> {
@@ -96,10 +93,9 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                     _ => accuracy,
                 };
                 let with = of(&format!("{host}-refresh-1e-5"), host, &refreshed(1e-5))?;
-                let with = value(&with).iter().map(|value| value + 0.01).collect();
                 let without = value(&of(host, host, "")?);
-                let what = format!("{host}: with + 1 point − without");
-                found.push((what, with, without));
+                let what = format!("{host}: with + 1 − without, points");
+                found.push((what, plus(value(&with), 1.0), without));
             }
             Tried::compared(found, Vec::new())
         }
@@ -120,17 +116,19 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
             };
             let replay = group(&["er", "der", "der++"], f64::min)?;
             let others = group(&["fine-tune", "online-ewc", "si", "lwf"], f64::max)?;
-            let replay = replay.iter().map(|value| value - 0.3).collect();
-            let what = "worst replay − 30 points − best of the others";
-            Tried::compared(vec![(what, replay, others)], Vec::new())
+            let what = "worst replay − 30 − best of the others, points";
+            Tried::compared(vec![(what, plus(replay, -30.0), others)], Vec::new())
         }
         _ => {
             let displacement = tuned(request)?;
             let name = format!("der++-refresh-{displacement:e}");
             let with = of(&name, "der++", &refreshed(displacement))?;
-            let mut notes = vec![format!(
-                "displacement {displacement:e}, chosen on seeds 0 to 2"
-            )];
+            let mut notes = vec![format!("displacement {displacement:e}")];
+            let decayed = || -> Result<Vec<f64>> {
+                let sections = "[optimiser]\nweight_decay = 1e-4\n";
+                Ok(accuracy(&of("der++-decay", "der++", sections)?))
+            };
+            let against_decay = "refresh − weight decay 1e-4, points".to_owned();
             let found = match id {
                 "refresh.R3" => {
                     let without = of("der++", "der++", "")?;
@@ -151,17 +149,12 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                     }
                     both
                 }
-                "refresh.R4" => {
-                    let sections = "[optimiser]\nweight_decay = 1e-4\n";
-                    let decay = accuracy(&of("der++-decay", "der++", sections)?);
-                    let what = "refresh − weight decay 1e-4";
-                    vec![(what.to_owned(), accuracy(&with), decay)]
-                }
+                "refresh.R4" => vec![(against_decay, accuracy(&with), decayed()?)],
                 "refresh.R5" => {
                     let sections = format!("{}direction = \"random\"\n", refreshed(displacement));
                     let name = format!("der++-random-{displacement:e}");
                     let random = accuracy(&of(&name, "der++", &sections)?);
-                    let what = "up the gradient − in a random direction";
+                    let what = "up the gradient − in a random direction, points";
                     vec![(what.to_owned(), accuracy(&with), random)]
                 }
                 _ => {
@@ -170,7 +163,10 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                     let pairs = with.iter().zip(&without);
                     let better = pairs.filter(|(with, without)| with > without).count();
                     notes.push(format!("better with {better} of {} seeds", with.len()));
-                    vec![("with − without".to_owned(), with, without)]
+                    vec![
+                        ("with − without, points".to_owned(), with.clone(), without),
+                        (against_decay, with, decayed()?),
+                    ]
                 }
             };
             Tried::compared(found, notes)

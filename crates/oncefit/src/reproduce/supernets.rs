@@ -1,18 +1,20 @@
 //! Supernets trained by several recipes and seeds, each once: what was measured is kept.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use oncefit_random::fnv1a64;
 use oncefit_space::{DecisionSlot, Space, Subnet, Value};
 use oncefit_train::{Recipe, Run, Split, write_atomically};
 use serde::{Deserialize, Serialize};
 
-use super::{Request, Tried};
+use super::{Request, Tried, kept, make_folder};
 use crate::commands::train_run;
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
 use crate::progress::TrainingProgress;
+use crate::provenance::Origin;
 
 /// One recipe of a paper's comparisons.
 #[derive(Clone, Debug)]
@@ -44,6 +46,9 @@ pub struct Measured {
     /// How long training and measuring took; of a training that was interrupted, its last part.
     #[serde(default)]
     pub seconds: f64,
+    /// Version, machine and time.
+    #[serde(default)]
+    pub origin: Origin,
     /// Values by name: test accuracies in per cent, by subnet, and what else was asked for.
     pub values: BTreeMap<String, f64>,
 }
@@ -75,20 +80,37 @@ impl Measured {
     }
 }
 
-/// Where an arm's measurements are kept, by seed, and its trainings while they run.
+/// Where an arm's measurements are kept, by seed, and its trainings while they run. Another recipe has
+/// other files.
 struct Files {
+    /// The recipe, to read.
+    recipe: PathBuf,
     kept: PathBuf,
     run: PathBuf,
 }
 
 fn files(request: &Request, paper: &str, arm: &Arm, seed: u64) -> Files {
     let folder = request.folder.join(format!("{paper}.runs"));
+    let name = format!("{}-{:016x}", arm.name, fnv1a64(arm.recipe.as_bytes()));
     Files {
-        kept: folder.join(format!("{}.json", arm.name)),
-        run: folder
-            .join("unfinished")
-            .join(format!("{}-{seed}", arm.name)),
+        recipe: folder.join(format!("{name}.toml")),
+        kept: folder.join(format!("{name}.json")),
+        run: folder.join("unfinished").join(format!("{name}-{seed}")),
     }
+}
+
+/// Trains, or goes on with a training that was interrupted.
+///
+/// # Errors
+/// If the recipe is not legal, or a file cannot be read or written.
+pub fn trained(folder: &Path, recipe: &Recipe) -> Result<LoadedRun> {
+    let run = match folder.join("recipe.toml").exists() {
+        true => Run::open(folder)?,
+        false => Run::create(folder, recipe)?,
+    };
+    train_run(&run, &mut TrainingProgress::default())?;
+    drop(run);
+    LoadedRun::open(folder, WhichCheckpoint::Newest)
 }
 
 /// Trains an arm with each seed, unless that was done, and measures it by `measure`.
@@ -105,32 +127,28 @@ pub fn measure(
     for seed in request.seeds() {
         request.check()?;
         let files = files(request, paper, arm, seed);
-        let mut known: BTreeMap<u64, Measured> = match std::fs::read_to_string(&files.kept) {
-            Ok(text) => serde_json::from_str(&text).map_err(|error| {
-                Error::Request(format!("{} is damaged ({error})", files.kept.display()))
-            })?,
-            Err(_) => BTreeMap::new(),
-        };
+        let mut known: BTreeMap<u64, Measured> = kept(&files.kept)?.unwrap_or_default();
         let is_known = known.contains_key(&seed);
         if !is_known {
             eprintln!("{paper}: {}, seed {seed}", arm.name);
             let started = Instant::now();
-            let recipe = arm.with_seed(seed)?;
-            if Run::open(&files.run).is_err() {
-                Run::create(&files.run, &recipe)?;
-            }
-            train_run(&Run::open(&files.run)?, &mut TrainingProgress::default())?;
+            make_folder(files.recipe.parent().unwrap_or(request.folder))?;
+            write_atomically(&files.recipe, arm.recipe.as_bytes())?;
+            let mut trained = trained(&files.run, &arm.with_seed(seed)?)?;
             request.check()?;
-            let mut trained = LoadedRun::open(&files.run, WhichCheckpoint::Newest)?;
             let (train_macs, values) = (trained.train_macs, measure(&mut trained)?);
             let found = Measured {
                 train_macs,
                 seconds: started.elapsed().as_secs_f64(),
+                origin: Origin::now(),
                 values,
             };
             known.insert(seed, found);
             let text = serde_json::to_string_pretty(&known).expect("names and numbers");
             write_atomically(&files.kept, text.as_bytes())?;
+        }
+        // Also what a call left that was killed here.
+        if files.run.exists() {
             Run::remove(&files.run)?;
             // Removing a run leaves its folder, which may hold other things.
             let _ = std::fs::remove_dir(&files.run);
@@ -180,6 +198,7 @@ pub fn renamed(all: &[Measured], from: &str, to: &str) -> Result<Vec<Measured>> 
         Ok(Measured {
             train_macs: one.train_macs,
             seconds: one.seconds,
+            origin: one.origin.clone(),
             values: BTreeMap::from([(to.to_owned(), one.get(from)?)]),
         })
     });
