@@ -99,5 +99,9 @@ mod tests {
         assert_eq!(duration(4.25), "4.2 s");
         assert_eq!(duration(65.0), "1 m 05 s");
         assert_eq!(duration(3700.0), "1 h 01 m");
+        assert_eq!(with_interval(1.5537, 0.5308), "+1.554 ± 0.531");
+        assert_eq!(with_interval(-57.27, 1.2184), "-57.27 ± 1.22");
+        assert_eq!(with_interval(120.0, 1800.0), "+120 ± 1800");
+        assert_eq!(with_interval(1.0, 0.0), "+1.0000 ± 0.0000");
     }
 }

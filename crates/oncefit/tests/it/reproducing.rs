@@ -58,6 +58,8 @@ fn bad_requests_of_reproduction_are_answered_clearly() {
             "reproduce deep-architect --claim P1 --nas nowhere",
             "ONCEFIT_NAS",
         ),
+        ("reproduce table --quick", "takes no --claim"),
+        ("reproduce --list --claim P1", "cannot be used with"),
     ] {
         let said = fail(path, &words(command), 2);
         assert!(said.contains(message), "{command}: {said}");
@@ -70,4 +72,10 @@ fn bad_requests_of_reproduction_are_answered_clearly() {
         2,
     );
     assert!(said.contains("is damaged"), "{said}");
+    // A page of somebody else is not replaced.
+    fs::write(path.join("README.md"), "# My project\n").unwrap();
+    let said = fail(path, &words("reproduce table --out ."), 2);
+    assert!(said.contains("README.md is no page of"), "{said}");
+    let text = fs::read_to_string(path.join("README.md")).unwrap();
+    assert_eq!(text, "# My project\n");
 }
