@@ -1,4 +1,4 @@
-//! Refresh learning: a plug-in that moves weights and nothing else (U6 to U8 of the brief).
+//! Refresh learning: a plug-in that moves weights and nothing else.
 
 use oncefit_continual::{Direction, FisherNorms, Refresh, RefreshRule, UnlearntLoss};
 use oncefit_nn::Gradients;

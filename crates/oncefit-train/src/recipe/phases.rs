@@ -16,7 +16,7 @@ use crate::learning_rate::{Decay, LearningRate};
 use crate::sampler::{Pick, RESOLUTION, Sampler, StepSpace};
 use crate::schedule::{ChannelSort, Distance, Lesson, Networks, Phase, Sandwich, Schedule};
 
-/// Epochs of Once-for-All's phases (brief `once-for-all` §4.1): the largest network; a phase that
+/// Epochs of Once-for-All's phases (Cai et al. 2020, appendix B): the largest network; a phase that
 /// opens all values; one that opens the next value on the way there.
 const LARGEST_EPOCHS: f64 = 180.0;
 const ALL_EPOCHS: f64 = 125.0;
@@ -167,7 +167,7 @@ impl ScheduleRecipe {
         self.share_epochs(phases, &shares)
     }
 
-    /// CompOFA's phases in its proportions (brief `delayed-shrinking` §4.4): kernels stay at their
+    /// CompOFA's phases in its proportions (the authors' `train_ofa_net.py`): kernels stay at their
     /// largest.
     fn compofa(&self, space: &Space) -> Result<Vec<PhaseRecipe>> {
         let names = space.decisions().iter().map(|slot| slot.name.clone());
@@ -406,7 +406,7 @@ mod tests {
         recipe.build_schedule(&recipe.build_space(1, 10)?)
     }
 
-    /// Once-for-All's 605 epochs (brief `once-for-all` §4.1).
+    /// Once-for-All's 605 epochs (appendix B).
     #[test]
     fn progressive_shrinking_has_the_phases_of_the_paper() {
         let schedule = build(
