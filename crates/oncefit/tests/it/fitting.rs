@@ -234,7 +234,7 @@ fn a_run_is_trained_looked_at_fitted_and_exported() {
         "{said}"
     );
 
-    let said = fail(path, &["fit", run, "--max-macs", "10k"], 1);
+    let said = fail(path, &["fit", run, "--max-macs", "10k"], 2);
     assert!(
         said.contains("no subnet") && said.contains("or more"),
         "{said}"
@@ -470,11 +470,22 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
         said.starts_with("sheet.png: ") && said.matches('%').count() == 2,
         "{said}"
     );
-    let said = fail(path, &["predict", "model.onnx", "small.toml"], 1);
-    assert!(
-        said.contains("small.toml") && said.contains("no PNG or JPEG"),
-        "{said}"
+    // One that is none does not hide the others.
+    let said = fail(
+        path,
+        &words("predict model.onnx small.toml sheet.png none.png --top 1"),
+        1,
     );
+    for part in [
+        "small.toml",
+        "no PNG or JPEG",
+        "sheet.png: ",
+        "none.png",
+        "2 of 3 pictures",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    fail(path, &words("predict model.onnx sheet.png --top 0"), 2);
 
     // Further training of the one that was chosen.
     let said = succeed(
