@@ -458,6 +458,26 @@ impl StudyRecipe {
         }
     }
 
+    /// Whether the program of an objective `command` is there: a file, or one in PATH.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn find_program(&self) -> Result<()> {
+        let program = Path::new(&self.objective.program);
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let is_there = match program.components().count() {
+            1 => std::env::split_paths(&folders).any(|folder| folder.join(program).is_file()),
+            _ => program.is_file(),
+        };
+        match self.objective.kind == ObjectiveKind::Command && !is_there {
+            true => Err(Error::Request(format!(
+                "study `{}`: `objective.program`: there is no program `{}`; write its name, if it is in PATH, or its path from the folder of the call",
+                self.name, self.objective.program
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// The space whose members are tried.
     ///
     /// # Errors
