@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
+use crate::recipe_kind::RecipeKind;
 
 /// Trials for each seed, where a study does not say how many.
 const TRIALS: usize = 64;
@@ -489,7 +490,8 @@ impl StudyRecipe {
                 Ok(LoadedRun::open(&self.objective.run, WhichCheckpoint::Newest)?.space)
             }
             ObjectiveKind::Train => {
-                let recipe = Recipe::load(&self.objective.recipe)?;
+                let path = &self.objective.recipe;
+                let recipe = RecipeKind::Training.expect(path, Recipe::load(path))?;
                 let data = RunData::load(&recipe)?;
                 let space = if names_one {
                     &self.space

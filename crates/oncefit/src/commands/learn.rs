@@ -71,16 +71,21 @@ fn new_run(args: &LearnArgs) -> Result<LearningRun> {
     recipe.build_stream(&data)?;
     recipe.build_learner(&data)?;
     if args.overwrite {
-        if Run::open_to_read(&folder).is_ok() {
-            Run::remove(&folder)?;
-        }
-        LearningRun::remove(&folder)?;
+        remove(&folder)?;
     }
     Ok(LearningRun::create(&folder, &recipe)?)
 }
 
 pub(super) fn load(path: &Path) -> Result<LearningRecipe> {
     RecipeKind::Learning.expect(path, LearningRecipe::load(path))
+}
+
+/// Removes the run of a folder, of training or of learning.
+pub(super) fn remove(folder: &Path) -> Result<()> {
+    if Run::open_to_read(folder).is_ok() {
+        Run::remove(folder)?;
+    }
+    Ok(LearningRun::remove(folder)?)
 }
 
 fn default_folder(recipe: &LearningRecipe) -> PathBuf {
