@@ -4,6 +4,8 @@
     cargo build --release -p oncefit-search --example table_study
     python bench/optuna/run.py NAS-BENCH-MACRO.json [SEEDS [EVALUATIONS]]
 
+Where the table comes from: docs/studies.md, "Beside Optuna".
+
 The searcher sees one of the three noisy accuracies of a network; what counts is the mean accuracy of the
 network that looked best. Overhead is the time of everything but the look-up, for each trial.
 """

@@ -10,8 +10,8 @@ use crate::error::{Result, setting};
 use crate::linear::{Linear, add_linear};
 
 /// A supervised contrastive loss (Khosla et al. 2020) on new and replayed images and one changed
-/// view of each, instead of a cross-entropy: supervised contrastive replay (SCR, Mai et al. 2021;
-/// benchmark brief, section 5).
+/// view of each, instead of a cross-entropy: supervised contrastive replay (SCR, Mai et al. 2021; the
+/// reference is `RaptorMai/online-continual-learning`).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Contrastive {
     /// Images drawn from the memory; 100 in the reference.

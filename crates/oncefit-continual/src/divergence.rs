@@ -231,7 +231,7 @@ mod tests {
         assert!(found.abs() < 1e-12);
     }
 
-    /// U2: in the argument that the definition has first, `D(t·a + (1−t)·b, q) ≤ t·D(a, q) + (1−t)·D(b, q)`,
+    /// In the argument that the definition has first, `D(t·a + (1−t)·b, q) ≤ t·D(a, q) + (1−t)·D(b, q)`,
     /// and gradients are linear in the weight, that is in Φ.
     #[test]
     fn divergences_are_convex_in_their_first_argument_and_linear_in_the_weight() {

@@ -43,7 +43,7 @@ pub fn small_cnn(side: usize, channels: usize, width: usize, classes: usize) -> 
     )
 }
 
-/// As [`small_cnn`], with batch-norms instead of biases (OnPro brief, section 5).
+/// As [`small_cnn`], with batch-norms instead of biases.
 ///
 /// # Errors
 /// If a size is not legal.

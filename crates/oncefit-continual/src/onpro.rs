@@ -1,5 +1,5 @@
-//! OnPro, online prototype learning (Wei et al., ICCV 2023), as the authors' code computes it (brief
-//! `onpro`).
+//! OnPro, online prototype learning (Wei et al., ICCV 2023), as the authors' code computes it
+//! (`weilllllls/OnPro`; the paper's text was not at hand).
 //!
 //! ```text
 //! first classes:  CE(views of new) + L_n(turned new) + L_pro(new) + L_pro(memory batch B)
@@ -88,7 +88,7 @@ impl Default for OnPro {
 }
 
 impl OnPro {
-    /// The profile for two cores (brief, section 5): four turns, half the replay, 32 projections.
+    /// The profile for two cores, ours: four turns, half the replay, 32 projections.
     pub fn lite() -> Self {
         Self {
             replay: 32,

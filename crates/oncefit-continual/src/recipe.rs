@@ -263,6 +263,7 @@ impl LearningRecipe {
         self.augmentation
             .check_ranges()
             .map_err(|error| error.to_string())?;
+        self.data.validate()?;
         self.network.validate()?;
         self.validate_head()?;
         self.stream.validate()
@@ -356,6 +357,7 @@ mod tests {
                 "in order",
             ),
             ("[network]\nkind = \"member\"", "`network.space`"),
+            ("[data]\npath = \"x\"", "`data.path` belongs to"),
         ] {
             let found = message(text);
             assert!(found.contains(part), "{found}");
@@ -416,6 +418,20 @@ mod tests {
         assert!(wrong.to_string().contains("share"), "{wrong}");
         let wrong = method("[method]\nname = \"er\"\ntemperature = 2.0").unwrap_err();
         assert!(wrong.to_string().contains("weight"), "{wrong}");
+        for (name, option, value) in [
+            ("bic", "held_out", "1"),
+            ("bic", "held_out", "5"),
+            ("online-ewc", "decay", "2"),
+        ] {
+            let wrong = method(&format!("[method]\nname = \"{name}\"\n{option} = {value}"));
+            let wrong = wrong.unwrap_err().to_string();
+            assert!(wrong.contains(&format!("`{option}` = {value}")), "{wrong}");
+        }
+        let drift = LearningRecipe::parse("[metrics]\ndrift = 101", "r").unwrap();
+        let wrong = drift
+            .build_learner(&drift.load_data().unwrap())
+            .unwrap_err();
+        assert!(wrong.to_string().contains("at most 100"), "{wrong}");
         let wrong = method("[method]\nname = \"ewc\"\nbeta = nan").unwrap_err();
         assert!(wrong.to_string().contains("NaN"), "{wrong}");
         let wrong = method("[method]\nname = \"ewc\"\n[memory]\npolicy = \"ring\"").unwrap_err();

@@ -43,7 +43,7 @@ pub struct Refresh {
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefreshRule {
-    /// As the paper has it (brief, section 3.2).
+    /// As the paper has it (its body was not at hand: from memory).
     Paper {
         /// γ; at 0 nothing is unlearnt.
         rate: f64,
@@ -56,7 +56,7 @@ pub enum RefreshRule {
         /// Norm of a tensor's step, as a share of the norm of the tensor, at most.
         largest_step: Option<f64>,
     },
-    /// As the authors' code has it (brief, section 3.3).
+    /// As the authors' code has it (`models/derpp.py`).
     Released {
         /// δ; at 0 nothing is unlearnt.
         displacement: f64,
@@ -105,7 +105,7 @@ const PROBE_EPSILON: f64 = 1e-20;
 
 impl Refresh {
     /// The paper's form with γ = 0.03, one unlearning step, at every second step (its study of
-    /// CIFAR-100; brief, section 3.2). Damping, temperature and limit are this crate's.
+    /// CIFAR-100, from memory). Damping, temperature and limit are this crate's.
     pub fn paper() -> Self {
         Self {
             rule: RefreshRule::Paper {

@@ -129,7 +129,12 @@ impl LearningRun {
         let path = self.file(STATE);
         if path.exists() {
             let bytes = fs::read(&path).map_err(TrainError::file("read", &path))?;
-            experiment.restore(&bytes)?;
+            experiment.restore(&bytes).map_err(|error| {
+                let folder = self.folder().display();
+                let help =
+                    format!("without this file `oncefit learn {folder} --resume` begins anew");
+                at(&path, &format!("{error}; {help}"))
+            })?;
         }
         Ok(experiment)
     }

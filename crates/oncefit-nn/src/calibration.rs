@@ -1,7 +1,7 @@
 //! What an evaluation needs beyond the weights, as a value.
 //!
-//! A supernet's batch-norms have no statistics that are right for any one subnet (Once-for-All
-//! §3.4 of the brief: running statistics are a mixture over subnets). So there are none: each
+//! A supernet's batch-norms have no statistics that are right for any one subnet (Once-for-All's
+//! code calibrates, too: running statistics are a mixture over subnets). So there are none: each
 //! subnet is calibrated on training images before it is evaluated, extracted or exported, and the
 //! calibration remembers which network it belongs to.
 

@@ -1,7 +1,7 @@
 //! Which values of a supernet's weights a subnet reads.
 //!
 //! A step adds up the gradients of several subnets, and the leading channels are in more of them
-//! than the last. DepS' aggregation modes "avg" and "avg_sqrt" (brief `delayed-shrinking` §4.3)
+//! than the last. DepS' aggregation modes "avg" and "avg_sqrt" (the authors' `deps.py`)
 //! divide each value's gradient by the (root of the) sum of the weights of the subnets that hold
 //! it: [`Plan::add_coverage`] takes that sum, [`Gradients::divide`] divides.
 

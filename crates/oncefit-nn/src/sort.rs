@@ -6,7 +6,7 @@
 //! a *group*. Sorting a group permutes the rows of the
 //! convolutions that write it, the vectors and depthwise filters that act on it and the columns of
 //! the convolutions that read it: the full-width function does not change. The importance of a
-//! channel is the L1 norm of the columns that read it (Once-for-All §3.3 of the brief); columns
+//! channel is the L1 norm of the columns that read it (Once-for-All's `dynamic_layers.py`); columns
 //! behind a pool, as in squeeze-excite, count only where nothing else reads the group.
 
 use oncefit_space::{Envelope, Op};

@@ -1083,7 +1083,7 @@ fn bad_batches_and_weights_are_errors() {
 }
 
 /// Bottlenecks have two permutations of their own, stages one that their shortcuts share: the
-/// full-width function does not change (Once-for-All §3.3 of the brief).
+/// full-width function does not change.
 #[test]
 fn sorting_a_resnet_keeps_its_full_width_function() {
     let space = tiny_resnet();

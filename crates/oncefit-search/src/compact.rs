@@ -1,8 +1,8 @@
 //! Evolution over candidates that are lists of indices, for objectives that cost microseconds.
 //!
 //! A candidate has an index for every decision of a space, active or not, so that mutation and
-//! crossover are copies of numbers and no graph is built. Once-for-All's evolution (brief
-//! `once-for-all` §5.3) with two changes: a candidate above a limit is not redrawn until it is
+//! crossover are copies of numbers and no graph is built. Once-for-All's evolution (the
+//! authors' `evolution.py`) with two changes: a candidate above a limit is not redrawn until it is
 //! within it, but ranked behind all that are, by how far it is above; and candidates that are the
 //! same network count once. Where limits are tight this is some hundred times faster than
 //! [`crate::Evolution`], whose draws are repeated until one is feasible and new; that one is for

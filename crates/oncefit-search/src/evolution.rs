@@ -11,7 +11,7 @@
 //! Children keep the parents' values wherever a decision still exists (the resolution is a decision
 //! like others); the whole first generation is kept, members are not evaluated twice, draws are
 //! repeated a limited number of times, and a limit that cannot be met is an error before the search
-//! begins (brief `once-for-all` §5.3, §7).
+//! begins.
 
 use oncefit_random::Draws;
 use oncefit_space::{Candidate, Space};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ridge::SparseRow;
 
-/// How a candidate becomes a row of numbers (brief `deep-architect` §4.5, §4.6, §4.8).
+/// How a candidate becomes a row of numbers; with a year: as DeepArchitect's code had it then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Features {

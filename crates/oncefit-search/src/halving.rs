@@ -6,8 +6,8 @@
 //!            n = ⌈B ηˢ / (R (s + 1))⌉, r = R η⁻ˢ; rounds i = 0 … s: n_i = ⌊n η⁻ⁱ⌋ at r_i = r ηⁱ
 //! ```
 //!
-//! Brief `deep-architect` §4.10. With a weight-shared network the budget is the number of
-//! validation images, so that screening needs no training.
+//! Hyperband (Li et al. 2017), and one of its brackets alone. With a weight-shared network the budget
+//! is the number of validation images, so that screening needs no training.
 //!
 //! ```
 //! use oncefit_search::HyperbandSettings;

@@ -6,7 +6,7 @@
 //! measured: f + N(0, .002²);  regret = (best − f) / (best − mean of the space)
 //! ```
 //!
-//! Brief `deep-architect` §9.1, T3.
+//! They are ours: ordered widths, cheap, for tests of searchers and claim P3 of DeepArchitect.
 
 use oncefit_random::Draws;
 use oncefit_space::{Candidate, Space};

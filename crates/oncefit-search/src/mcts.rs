@@ -7,10 +7,10 @@
 //! tell:    every node on the path: n += 1, S += score;   q = S/n, or normalised (S/n − lo)/(hi − lo)
 //! ```
 //!
-//! Negrinho and Gordon, arXiv 1704.08792, with the expansion of the 2019 version (brief
-//! `deep-architect` §4.2) and what makes it work (§4.3, §4.4): normalised scores; decisions over
-//! ordered values as a chain of halves; exhausted subtrees are not walked again; trials that are
-//! out, and failures, count as the worst score.
+//! Negrinho and Gordon, arXiv 1704.08792, with its bisection (decisions over ordered values as a
+//! chain of halves) and the expansion of the 2019 version (`searchers/mcts.py` of
+//! `negrinho/deep_architect`). Ours: normalised scores; exhausted subtrees are not walked again;
+//! trials that are out, and failures, count as the worst score.
 
 use std::collections::{HashMap, HashSet};
 

@@ -10,7 +10,7 @@ use crate::proposer::Proposer;
 use crate::region::Region;
 use crate::searcher::Searcher;
 
-/// How random members are drawn (brief `deep-architect` §4.1).
+/// How random members are drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RandomKind {

@@ -1,8 +1,8 @@
 //! The feasible region of a search: a space and limits on costs.
 //!
 //! Before a search begins the cheapest member is looked for, so that limits that nobody can meet
-//! are answered at once (brief `once-for-all` §7): exactly in small spaces, otherwise by descent
-//! from the smallest values and from random members, one decision at a time.
+//! are answered at once: exactly in small spaces, otherwise by descent from the smallest values and
+//! from random members, one decision at a time.
 
 use std::fmt;
 use std::sync::Arc;

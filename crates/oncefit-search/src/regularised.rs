@@ -5,8 +5,8 @@
 //! one decision changed; the child joins, the oldest (or the worst) leaves
 //! ```
 //!
-//! Brief `deep-architect` §4.9, with its repairs: the population keeps its size, the tail of a
-//! changed member keeps the parent's values wherever a decision still exists.
+//! DeepArchitect's (`searchers/regularized_evolution.py`, 2019) with repairs: the population keeps
+//! its size, the tail of a changed member keeps the parent's values wherever a decision still exists.
 
 use std::collections::VecDeque;
 

@@ -7,7 +7,7 @@
 //! primal (n > p): (Z + diag(λ, …, λ, 0)) (w, b) = Σ y_a (x_a, 1),  Z = Σ (x_a, 1)(x_a, 1)ᵀ
 //! ```
 //!
-//! Both are the closed form of brief `deep-architect` §4.7. A new row borders the dual's Cholesky
+//! Both are one closed form. A new row borders the dual's Cholesky
 //! factor or updates the primal's by one rank: O(min(n, p)²), not cubic.
 //!
 //! ```

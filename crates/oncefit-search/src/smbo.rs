@@ -6,9 +6,9 @@
 //! or, with probability ε, a random one
 //! ```
 //!
-//! Brief `deep-architect` §4.5 (2017), §4.6 (2019) and §4.8 (the default here). The order of
-//! predictions does not change when scores are standardised, so they are not. A failure counts as
-//! the lowest score so far.
+//! DeepArchitect's, of 2017 (`darch/searchers.py`) and 2019 (`searchers/smbo_random.py`); the
+//! features by default are ours. The order of predictions does not change when scores are
+//! standardised, so they are not. A failure counts as the lowest score so far.
 
 use std::collections::HashMap;
 

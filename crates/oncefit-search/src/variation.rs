@@ -6,7 +6,7 @@ use oncefit_space::{Candidate, Space};
 use crate::error::Result;
 
 /// `parent` with each decision redrawn with `probability`; decisions that are new are drawn
-/// (brief `once-for-all` §5.3).
+/// (after Once-for-All's mutation).
 ///
 /// # Errors
 /// If `parent` is a candidate of another space.
@@ -23,7 +23,7 @@ pub fn mutate(
 }
 
 /// `parent` with one decision, chosen uniformly, changed to another value; decisions that are new
-/// are drawn (brief `deep-architect` §4.9, with its better rule for the tail).
+/// are drawn (DeepArchitect's mutation, but for the tail, which it draws anew).
 ///
 /// # Errors
 /// If `parent` is a candidate of another space.

@@ -12,8 +12,8 @@ impl Graph {
             .fold(0, u64::saturating_add)
     }
 
-    /// Multiply-accumulates for one image: convolutions and linear layers only (brief
-    /// `once-for-all` §2.4).
+    /// Multiply-accumulates for one image: convolutions and linear layers only
+    /// (what Once-for-All's authors call FLOPs).
     pub fn macs(&self) -> u64 {
         let of_node = |node: &GraphNode| {
             let source = self.source_shape(node);

@@ -5,7 +5,7 @@ use crate::trace::Subnet;
 
 impl Space {
     /// A one-hot code of fixed length: one number for each value of each decision of
-    /// [`Space::decisions`], 0 where a decision is inactive (brief `once-for-all` §5.1).
+    /// [`Space::decisions`], 0 where a decision is inactive (Once-for-All, appendix A).
     pub fn encode(&self, subnet: &Subnet) -> Vec<f32> {
         let values = subnet.trace().by_path();
         let slots = self.decisions().iter();

@@ -264,7 +264,7 @@ fn call(function: Function, values: &[Value]) -> Result<Value, String> {
 }
 
 /// The multiple of `divisor` closest to `value`, at least one, and not below 90 % of `value`
-/// (brief `once-for-all` §2.4).
+/// (Once-for-All's `make_divisible`).
 pub fn make_divisible(value: f64, divisor: i64) -> i64 {
     let step = divisor as f64;
     let rounded = (((value + step / 2.0) / step).floor() * step).max(step);

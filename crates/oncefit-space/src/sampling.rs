@@ -122,7 +122,7 @@ impl Space {
     }
 
     /// `subnet` with each decision redrawn with `probability`; decisions that are new are drawn
-    /// (brief `once-for-all` §5.3).
+    /// (after Once-for-All's mutation).
     ///
     /// # Errors
     /// If the shapes do not meet.

@@ -36,7 +36,7 @@ impl Bench {
             }
             Engine::Onnxruntime if cfg!(not(feature = "onnxruntime")) => {
                 return Err(TargetError::Request(
-                    "this program was built without onnxruntime; build it with the feature `onnxruntime`, or emit probes and run them with tools/probes/run_probes.py".into(),
+                    "this program was built without onnxruntime; build it by `cargo build --release -p oncefit --features onnxruntime`, or emit probes and run them with tools/probes/run_probes.py".into(),
                 ));
             }
             Engine::Imported => {

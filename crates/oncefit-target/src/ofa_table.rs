@@ -1,4 +1,4 @@
-//! The latency tables of the Once-for-All authors (brief `once-for-all` §5.2).
+//! The latency tables of the Once-for-All authors (`ofa/note10` of `han-cai/files`).
 //!
 //! One file for each device and input size, a small subset of YAML: a key, and under it `count`,
 //! `mean` and `std` (or `var`) in milliseconds. An inverted-residual block is one entry.

@@ -1,4 +1,4 @@
-//! A predictor of subnets' accuracies (brief `once-for-all` §5.1).
+//! A predictor of subnets' accuracies (Once-for-All, appendix A).
 //!
 //! One-hot codes, hidden layers of 400 with ReLU, one output without bias plus the mean accuracy of
 //! the training samples; squared error, Adam. It is judged on samples held out, beside a straight

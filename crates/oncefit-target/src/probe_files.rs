@@ -112,7 +112,7 @@ pub struct ImportOptions {
 /// Writes probes, their manifest and an empty table into a folder, which is made if need be.
 ///
 /// # Errors
-/// If a file cannot be written or a network has no exported form.
+/// If there are probes in the folder already, a file cannot be written or a network has no exported form.
 pub fn emit_probes(
     space: &Space,
     folder: &Path,
@@ -122,6 +122,12 @@ pub fn emit_probes(
     if options.networks < FEWEST_NETWORKS || options.batch == 0 {
         return Err(TargetError::Request(format!(
             "probes are at least {FEWEST_NETWORKS} networks with at least 1 image at a time"
+        )));
+    }
+    if folder.join(MANIFEST).exists() {
+        return Err(TargetError::Request(format!(
+            "{} has probes already, maybe with their times; choose another folder, or remove this one",
+            folder.display()
         )));
     }
     std::fs::create_dir_all(folder).map_err(|source| TargetError::File {
@@ -202,13 +208,12 @@ pub fn emit_probes(
     write_atomically(&folder.join("probes.csv"), template.as_bytes())?;
     let text = serde_json::to_string_pretty(&manifest)
         .map_err(|error| TargetError::Request(error.to_string()))?;
-    write_atomically(
-        &folder.join("manifest.json"),
-        format!("{text}\n").as_bytes(),
-    )?;
+    write_atomically(&folder.join(MANIFEST), format!("{text}\n").as_bytes())?;
     Ok(manifest)
 }
 
+/// Name of the manifest in its folder.
+const MANIFEST: &str = "manifest.json";
 const HEADER: &str = "file,count,median_ms,mean_ms,std_ms";
 
 /// Times of one probe.
@@ -268,7 +273,7 @@ pub fn import_timings(
         return Err(malformed(
             timings_path,
             format!(
-                "it has no times of {} of the {} probes, the first is {first}: the run was cut short; run the rest (the script goes on where it stopped), or allow an incomplete table",
+                "it has no times of {} of the {} probes, the first is {first}: the run was cut short; run the rest (the script goes on where it stopped), or allow it by --allow-incomplete",
                 missing.len(),
                 manifest.probes.len()
             ),

@@ -12,7 +12,7 @@ use oncefit_space::Space;
 
 use crate::additive::{FEWEST_NETWORKS, Measurements, NetworkTime, OperatorTime, fit};
 use crate::engine::{Bench, Session};
-use crate::error::Result;
+use crate::error::{Result, TargetError};
 use crate::fusion::{Granularity, operators};
 use crate::operator::Operator;
 use crate::probes::{Prober, operator_network, overhead};
@@ -90,6 +90,12 @@ pub fn profile(
     options: &ProfileOptions,
     observe: &mut dyn FnMut(Progress),
 ) -> Result<Target> {
+    let wanted = options.networks;
+    if wanted < FEWEST_NETWORKS {
+        return Err(TargetError::Request(format!(
+            "{wanted} networks are too few for a latency model and its validation; at least {FEWEST_NETWORKS} are measured, some 100 are better"
+        )));
+    }
     let bench = Bench::new(engine, options.threads, options.batch)?;
     let mut prober = Prober::new(space, options.seed)?;
     let mut measurements = Measurements::default();
@@ -102,7 +108,6 @@ pub fn profile(
     let mut spreads = Vec::new();
     let mut references = Vec::new();
     let mut reference: Option<Network> = None;
-    let wanted = options.networks.max(FEWEST_NETWORKS);
     while measurements.networks.len() < wanted {
         let is_enough = measurements.networks.len() >= FEWEST_NETWORKS;
         if is_enough && is_over(0.6) {

@@ -253,7 +253,7 @@ impl OperatorTable {
             list,
             hint: match self.style {
                 KeyStyle::Oncefit => {
-                    "profile the device again with this space and these resolutions, or allow estimates"
+                    "profile the device again with this space and these resolutions, or allow estimates by --allow-estimates"
                 }
                 KeyStyle::OnceForAll => {
                     "take the table of this width, input size and family, or profile the device"

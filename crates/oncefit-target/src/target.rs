@@ -352,7 +352,7 @@ impl Target {
         })?;
         Self::parse(&text).map_err(|reason| TargetError::Malformed {
             path: path.to_owned(),
-            reason,
+            reason: format!("it is no target file of `oncefit profile`: {reason}"),
         })
     }
 

@@ -235,7 +235,11 @@ impl TargetTable {
             file: file.into(),
             reason,
         };
-        let table: Self = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let table: Self = serde_json::from_str(text).map_err(|error| {
+            wrong(format!(
+                "it is no target file of `oncefit targets build`: {error}"
+            ))
+        })?;
         if table.format != FORMAT {
             let found = &table.format;
             return Err(wrong(format!(

@@ -24,7 +24,7 @@ use self::workload::Workload;
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Accuracy, Evaluator, Split};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, check_networks};
 use crate::run::{METRICS, MetricsRow, RowLog, Run, TEACHER, truncate_metrics};
 use crate::schedule::{ChannelSort, Networks, Phase, Schedule};
 
@@ -64,18 +64,12 @@ impl<'r> Trainer<'r> {
     pub fn new(run: &'r Run, data: &RunData) -> Result<Self> {
         let recipe = run.recipe();
         let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
+        check_networks(&space, data)?;
         let checkpoints = CheckpointFolder::open(&run.checkpoints(), recipe.checkpoint.keep)?;
         let layout = Supernet::layout(&space)?;
         let recipe_hash = training_hash(recipe);
         let (found, skipped) = checkpoints.newest(&layout)?;
-        let loader = Loader::new(
-            data.train.clone(),
-            recipe.training.batch_size,
-            recipe.seed,
-            recipe.augmentation,
-            data.normalisation.clone(),
-            true,
-        )?;
+        let loader = recipe.loader(data)?;
         // A checkpoint replaces them.
         let (supernet, imported) = match found {
             Some(_) => (Supernet::initialise(&space, recipe.seed)?, None),

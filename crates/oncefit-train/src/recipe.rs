@@ -12,7 +12,7 @@ mod unknown_key;
 
 use std::path::{Path, PathBuf};
 
-use oncefit_data::{Augmentation, DataSource};
+use oncefit_data::{Augmentation, DataSource, Loader};
 use oncefit_nn::{
     ImportSettings, Imported, NameMap, Optimiser, Parameters, Supernet, TransformDecay, UpdateRule,
     import_weights,
@@ -28,6 +28,7 @@ pub use self::sections::{
     OptimiserRecipe, SourceKind, SpaceRecipe, TrainingRecipe, TransformDecayKind,
 };
 pub use self::unknown_key::parse_strictly;
+use crate::engine::RunData;
 use crate::error::{Result, TrainError};
 use crate::schedule::Schedule;
 
@@ -137,6 +138,7 @@ impl Recipe {
 
     fn validate(&self) -> std::result::Result<(), String> {
         let sections = [
+            self.data.validate().map_err(Problem),
             self.schedule.validate(),
             self.optimiser.validate(),
             self.training.validate(),
@@ -150,6 +152,10 @@ impl Recipe {
         }
         if self.checkpoint.keep == 0 {
             return Err(Problem::new("checkpoint", "keep", 0, "at least 1").0);
+        }
+        let seconds = self.checkpoint.every_seconds;
+        if seconds.is_nan() || seconds < 0.0 {
+            return Err(Problem::new("checkpoint", "every_seconds", seconds, "0 or more").0);
         }
         if self.name.is_empty() || self.name.contains(['/', '\\']) || self.name.starts_with('.') {
             let value = format!("`{}`", self.name);
@@ -187,6 +193,32 @@ impl Recipe {
             )));
         }
         self.schedule.build(&self.optimiser, space)
+    }
+
+    /// Whether a training can begin: what can be found out before there is a run folder.
+    ///
+    /// # Errors
+    /// If a value is not legal, the networks do not fit the images, or batches, schedule or initial
+    /// weights cannot be made.
+    pub fn check(&self, space: &Space, data: &RunData) -> Result<()> {
+        self.validate().map_err(TrainError::Recipe)?;
+        check_networks(space, data)?;
+        self.loader(data)?;
+        self.build_schedule(space)?;
+        self.initial_weights(space)?;
+        Ok(())
+    }
+
+    /// The batches that are trained on.
+    pub(crate) fn loader(&self, data: &RunData) -> Result<Loader> {
+        Ok(Loader::new(
+            data.train.clone(),
+            self.training.batch_size,
+            self.seed,
+            self.augmentation,
+            data.normalisation.clone(),
+            true,
+        )?)
     }
 
     /// The weights to start from: drawn, or taken from the file that `[init]` names.
@@ -352,6 +384,36 @@ impl SpaceRecipe {
     }
 }
 
+/// Whether the smallest and the largest network of a space read the images and tell their classes apart.
+///
+/// # Errors
+/// If they do not, naming both numbers.
+pub(crate) fn check_networks(space: &Space, data: &RunData) -> Result<()> {
+    let (channels, classes) = (data.train.channels(), data.train.class_names().len());
+    for subnet in [space.smallest()?, space.largest()?] {
+        let (input, output) = (subnet.graph().input_shape(), subnet.graph().output_shape());
+        let unfit = |what: String| {
+            Err(TrainError::Recipe(format!(
+                "space `{}` does not fit the images of `{}`: {what}",
+                space.name(),
+                data.train.name()
+            )))
+        };
+        if input.channels != channels {
+            return unfit(format!(
+                "its networks read {} channel(s), the images have {channels}; leave `channels` to the data",
+                input.channels
+            ));
+        }
+        if output.len() != classes {
+            return unfit(format!(
+                "its networks have {output} outputs, but there are {classes} classes; end the space with `linear(classes)` and leave `classes` to the data"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// `file`, of a recipe in `folder`, wherever the program is.
 fn absolute(folder: &Path, file: &Path) -> Result<PathBuf> {
     let joined = folder.join(file);
@@ -431,6 +493,14 @@ mod tests {
             ("[training]\nbatch_size = \"many\"", "invalid type"),
             ("name = \"../x\"", "a folder name without slashes"),
             ("[schedule", "r.toml: TOML parse error"),
+            (
+                "[data]\npath = \"x\"",
+                "`data.path` belongs to `data.source` \"fashion-mnist\" or \"images\", not to \"embedded\"",
+            ),
+            ("[data]\nimage_size = 64", "`data.image_size` belongs to"),
+            ("[checkpoint]\nevery_seconds = -1", "0 or more"),
+            ("[training]\ndivergence_factor = -1", "above 1"),
+            ("[schedule]\nramp_epochs = 100", "at most `epochs`, 20"),
         ] {
             let found = message(text);
             assert!(found.contains(part), "{found}");

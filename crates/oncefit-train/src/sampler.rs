@@ -80,7 +80,8 @@ impl StepSpace {
         for (name, values) in open {
             // Says what is wrong with a name or a value.
             space.restrict(name, values)?;
-            for slot in space.decisions().iter().filter(|slot| &slot.name == name) {
+            let is_meant = |slot: &&DecisionSlot| slot.name == *name || slot.path == *name;
+            for slot in space.decisions().iter().filter(is_meant) {
                 let positions = values
                     .iter()
                     .filter_map(|value| slot.domain.position(value));

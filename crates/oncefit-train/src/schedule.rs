@@ -14,7 +14,7 @@
 //!   AlphaNet: the same with another divergence;
 //! - DepS: the same, but the small networks join late, and their weight rises over a ramp.
 //!
-//! DepS' ramp (brief `delayed-shrinking` §4.2): with `η` the learning rate, `t` in epochs,
+//! DepS' ramp (`adjust_beta_value` of the authors' `deps.py`): with `η` the learning rate, `t` in epochs,
 //!
 //! ```text
 //! ε(t) = m · η(delay) · (t − (delay − ramp)) / ramp      on the ramp,  m · η(t) after it
@@ -116,7 +116,7 @@ pub enum Distance {
     Alpha(AlphaDivergence),
 }
 
-/// How the gradients of a step's networks become one (brief `delayed-shrinking` §4.3).
+/// How the gradients of a step's networks become one (the modes of DepS' `deps.py`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregation {

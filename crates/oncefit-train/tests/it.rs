@@ -355,7 +355,7 @@ fn deps_with_weight_zero_is_training_the_largest_network_alone() {
     assert!(found[0].1 < found[2].1);
 }
 
-/// C = Σ over steps and networks of 3 · MACs · batch (brief `delayed-shrinking` §4.6).
+/// C = Σ over steps and networks of 3 · MACs · batch.
 #[test]
 fn the_cost_meter_is_the_analytic_sum() {
     let folder = tempfile::tempdir().unwrap();

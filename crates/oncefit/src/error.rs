@@ -55,6 +55,9 @@ pub enum Error {
     /// The request makes no sense; the message says what would.
     #[error("{0}")]
     Request(String),
+    /// The command did what it could, and it was not enough.
+    #[error("{0}")]
+    Failed(String),
     /// The command was asked to stop and has saved its state.
     #[error("{0}")]
     Stopped(String),
@@ -65,9 +68,36 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Stopped(_) => 130,
-            Self::Request(_) => 2,
+            Self::Request(_)
+            | Self::Space(_)
+            | Self::Data(DataError::Setting { .. })
+            | Self::Search(
+                SearchError::Space(_)
+                | SearchError::Infeasible { .. }
+                | SearchError::InfeasibleTogether { .. }
+                | SearchError::UnknownMetric { .. }
+                | SearchError::Settings(_),
+            )
+            | Self::Target(TargetError::Request(_) | TargetError::Space(_)) => 2,
+            Self::Train(error) => training_code(error),
+            Self::Learning(ContinualError::Run(error)) => training_code(error),
+            Self::Learning(
+                ContinualError::Space(_)
+                | ContinualError::Data(DataError::Setting { .. })
+                | ContinualError::Setting { .. }
+                | ContinualError::NotAvailable { .. },
+            ) => 2,
             _ => 1,
         }
+    }
+}
+
+fn training_code(error: &TrainError) -> u8 {
+    match error {
+        TrainError::Recipe(_)
+        | TrainError::Space(_)
+        | TrainError::Data(DataError::Setting { .. }) => 2,
+        _ => 1,
     }
 }
 

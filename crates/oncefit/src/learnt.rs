@@ -1,4 +1,4 @@
-//! A supernet that learnt a stream, opened as a run: so that `evaluate`, `fit`, `front`, `export` and the
+//! A supernet, or one member of a space, that learnt a stream, opened as a run: so that `evaluate`, `fit`, `front`, `export` and the
 //! rest work on it.
 //!
 //! Its images are what a device still has: batch-norm is calibrated on the memory and the last images of
@@ -18,14 +18,17 @@ const SUPERNET: &str = "supernet";
 /// Opens a run of continual learning.
 ///
 /// # Errors
-/// If its network is no supernet, its stream changes pixels, or nothing is learnt yet.
+/// If its network is of no space, its stream changes pixels, or nothing is learnt yet.
 pub(crate) fn open(learning: &LearningRun) -> Result<LoadedRun> {
     let recipe = learning.recipe();
     let folder = learning.folder().display();
     let refuse = |reason: &str| Err(Error::Request(format!("{folder}: {reason}")));
-    if recipe.network.kind != NetworkKind::Supernet {
+    if !matches!(
+        recipe.network.kind,
+        NetworkKind::Supernet | NetworkKind::Member
+    ) {
         return refuse(
-            "one network learnt; subnets have only runs with `network.kind = \"supernet\"`",
+            "its network is of no space; files are made of runs with `network.kind` \"supernet\" or \"member\"",
         );
     }
     if recipe.stream.scenario != StreamKind::Classes {

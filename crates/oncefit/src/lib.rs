@@ -21,6 +21,7 @@ mod page;
 pub mod predicted;
 mod progress;
 mod provenance;
+mod recipe_kind;
 pub mod report;
 pub mod reproduce;
 mod stop;

@@ -106,11 +106,15 @@ impl LoadedRun {
             }
         };
         let checkpoint = checkpoint.ok_or_else(|| {
-            Error::Request(format!(
-                "{} has no checkpoint yet; `oncefit train {} --resume` goes on with it",
-                folder.display(),
-                folder.display()
-            ))
+            let folder = folder.display();
+            Error::Request(match which {
+                WhichCheckpoint::Best => format!(
+                    "{folder} has no checkpoints/best.safetensors; `--checkpoint newest` takes the last that were saved"
+                ),
+                WhichCheckpoint::Newest => format!(
+                    "{folder} has no checkpoint yet; `oncefit train {folder} --resume` goes on with it"
+                ),
+            })
         })?;
         let cost = (checkpoint.step, checkpoint.train_macs);
         Self::assembled(run, space, checkpoint.into_evaluated(), cost, data)
@@ -154,6 +158,20 @@ impl LoadedRun {
             chooses_on_test: false,
             run,
         })
+    }
+
+    /// Whether there are subnets to choose from.
+    ///
+    /// # Errors
+    /// If it is a run of one network.
+    pub fn check_choice(&self) -> Result<()> {
+        let folder = self.run.folder().display();
+        match self.space.decisions().is_empty() {
+            true => Err(Error::Request(format!(
+                "{folder} has one network, so that there is nothing to choose; `oncefit export RUN --subnet largest` writes it"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// What the weights are and what they cost, as a line.

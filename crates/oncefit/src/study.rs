@@ -28,11 +28,15 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
-use crate::study_inputs::{InputFiles, Inputs, difference};
+use crate::study_inputs::{INPUTS, InputFiles, Inputs, difference};
 use crate::study_recipe::{ObjectiveKind, StudyRecipe};
 
 /// Name of the study in its folder.
 pub const STUDY: &str = "study.toml";
+/// Name of its report.
+pub const REPORT: &str = "report.html";
+/// Name of the log in the folder of a seed.
+const LOG: &str = "study.jsonl";
 
 /// A study's folder.
 #[derive(Clone, Debug)]
@@ -97,6 +101,39 @@ impl StudyFolder {
         })
     }
 
+    /// Removes what a study made, and nothing else, from a folder: seeds with their logs, inputs,
+    /// report. Its `study.toml` stays, for the next study to write over.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn remove(path: &Path) -> Result<()> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        let is_seed = |entry: &std::fs::DirEntry| {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("seed-"));
+            number.is_some_and(|number| number.parse::<u64>().is_ok())
+                && entry.path().join(LOG).exists()
+        };
+        let seeds: Vec<PathBuf> = entries.filter(is_seed).map(|entry| entry.path()).collect();
+        let inputs = path.join(INPUTS);
+        if seeds.is_empty() && !inputs.exists() {
+            return Ok(());
+        }
+        for path in seeds.into_iter().chain([path.join(REPORT), inputs]) {
+            let removed = match (path.is_dir(), path.exists()) {
+                (true, _) => std::fs::remove_dir_all(&path),
+                (false, true) => std::fs::remove_file(&path),
+                (false, false) => Ok(()),
+            };
+            removed.map_err(|source| Error::File {
+                action: "remove",
+                path,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Where a seed's trials are.
     pub fn seed(&self, seed: u64) -> PathBuf {
         self.path.join(format!("seed-{seed}"))
@@ -105,7 +142,7 @@ impl StudyFolder {
     /// Whether any seed has a log.
     fn has_begun(&self) -> bool {
         let mut seeds = self.recipe.seeds.iter();
-        seeds.any(|&seed| self.seed(seed).join("study.jsonl").exists())
+        seeds.any(|&seed| self.seed(seed).join(LOG).exists())
     }
 
     /// The trials of a seed, none if it has not begun.
@@ -114,7 +151,7 @@ impl StudyFolder {
     /// If its log is damaged.
     pub fn rows(&self, seed: u64) -> Result<Vec<StudyRow>> {
         let folder = self.seed(seed);
-        if !folder.join("study.jsonl").exists() {
+        if !folder.join(LOG).exists() {
             return Ok(Vec::new());
         }
         Ok(StudyLog::read(&folder)?.rows)

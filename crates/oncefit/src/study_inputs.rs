@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// Name of the file in the study's folder.
-const INPUTS: &str = "inputs.json";
+pub const INPUTS: &str = "inputs.json";
 
 /// What a study reads.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
+use crate::recipe_kind::RecipeKind;
 
 /// Trials for each seed, where a study does not say how many.
 const TRIALS: usize = 64;
@@ -458,6 +459,26 @@ impl StudyRecipe {
         }
     }
 
+    /// Whether the program of an objective `command` is there: a file, or one in PATH.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn find_program(&self) -> Result<()> {
+        let program = Path::new(&self.objective.program);
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let is_there = match program.components().count() {
+            1 => std::env::split_paths(&folders).any(|folder| folder.join(program).is_file()),
+            _ => program.is_file(),
+        };
+        match self.objective.kind == ObjectiveKind::Command && !is_there {
+            true => Err(Error::Request(format!(
+                "study `{}`: `objective.program`: there is no program `{}`; write its name, if it is in PATH, or its path from the folder of the call",
+                self.name, self.objective.program
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// The space whose members are tried.
     ///
     /// # Errors
@@ -469,7 +490,8 @@ impl StudyRecipe {
                 Ok(LoadedRun::open(&self.objective.run, WhichCheckpoint::Newest)?.space)
             }
             ObjectiveKind::Train => {
-                let recipe = Recipe::load(&self.objective.recipe)?;
+                let path = &self.objective.recipe;
+                let recipe = RecipeKind::Training.expect(path, Recipe::load(path))?;
                 let data = RunData::load(&recipe)?;
                 let space = if names_one {
                     &self.space

@@ -98,6 +98,11 @@ impl Learner {
         Ok(outputs)
     }
 
+    /// Values of the features before the head.
+    pub(crate) fn feature_width(&self) -> usize {
+        self.model.feature_width()
+    }
+
     /// Features before the head, scaled to unit length, and their width.
     pub(crate) fn unit_features(&mut self, images: &[u8]) -> Result<(Vec<f32>, usize)> {
         let calibration = self.calibration(true)?;

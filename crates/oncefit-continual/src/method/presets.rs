@@ -70,7 +70,7 @@ impl Method {
         }
     }
 
-    /// Experience replay: `CE(new) + weight · CE(replay)` (benchmark brief, ER (b)).
+    /// Experience replay: `CE(new) + weight · CE(replay)`, a mean for each.
     pub fn er(weight: f64, replay: usize) -> Self {
         Self::with_outputs("er", vec![replay_labels(weight, 0, replay)])
     }
@@ -294,8 +294,8 @@ impl Method {
         }
     }
 
-    /// The method called `name` with the weights of mammoth's small-data presets for a memory of
-    /// 200 (benchmark brief, section 6; where it has none, ours, not tuned).
+    /// The method called `name` with the weights of mammoth's presets for Seq-MNIST and a memory of
+    /// 200 (`utils/best_args.py`; where it has none, ours, not tuned).
     ///
     /// # Errors
     /// If the method is not available.

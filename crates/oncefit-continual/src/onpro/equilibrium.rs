@@ -1,4 +1,4 @@
-//! Online prototypes and the loss that keeps them apart (OnPro brief, section 2.4).
+//! Online prototypes and the loss that keeps them apart (the authors' `modules/OPE.py`).
 
 use crate::contrastive::supervised_contrastive;
 
@@ -31,7 +31,7 @@ fn means_of_classes(views: [&[f32]; 2], labels: &[u32], width: usize) -> (Vec<u3
 }
 
 /// A centre for each class of a memory batch: the mean of its two views' prototypes, not scaled to
-/// unit length (brief, section 2.4).
+/// unit length.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Centres {
     /// In order.
@@ -68,7 +68,7 @@ impl Centres {
     }
 }
 
-/// The prototype-equilibrium loss L_pro (brief, section 2.4): the means of each class's unit-length
+/// The prototype-equilibrium loss L_pro: the means of each class's unit-length
 /// rows in two views, scaled to unit length, are contrasted with the other view's mean of the class.
 /// 0 without gradient for one class. Adds the gradient of the rows as given.
 ///

@@ -1,5 +1,5 @@
 //! Adaptive prototypical feedback: replayed images as mixtures of images, with more of the classes whose
-//! centres are near each other (OnPro brief, section 2.5).
+//! centres are near each other (the authors' `modules/APF.py`).
 
 use oncefit_random::Draws;
 use serde::{Deserialize, Serialize};
@@ -167,7 +167,7 @@ pub enum PairAllocation {
     #[default]
     Multinomial,
     /// Rounded shares, repaired at random (the authors' code). With many classes all shares round to
-    /// 0 and the repair makes it uniform (brief, section 6, 1).
+    /// 0 and the repair makes it uniform.
     Rounded,
 }
 
@@ -182,8 +182,8 @@ pub enum PairChoice {
     Uniform,
 }
 
-/// The probabilities of pairs: the softmax of 1 / (temperature · max(distance, floor)) (brief, section
-/// 2.5; the authors have no temperature, so 1, and no floor). Both are above 0.
+/// The probabilities of pairs: the softmax of 1 / (temperature · max(distance, floor)) (`modules/APF.py`;
+/// the authors have no temperature, so 1, and no floor). Both are above 0.
 pub fn pair_shares(distances: &[f64], temperature: f64, floor: f64) -> Vec<f64> {
     let closeness: Vec<f64> = distances
         .iter()

@@ -1,4 +1,4 @@
-//! The instance loss (OnPro brief, section 2.3; from OCM, Guo et al. 2022).
+//! The instance loss (the authors' `train.py`; from OCM, Guo et al. 2022).
 //!
 //! Of 2N rows, N images and then a view of each: `p` their projections and `q` their features, both of
 //! unit length, `q'` a window of q as wide as p. With
@@ -194,7 +194,7 @@ mod tests {
         row.iter().map(|value| value / length).collect()
     }
 
-    /// The loss as the brief writes it; `with_self` keeps l_ii in the form of new images.
+    /// The loss by its formula; `with_self` keeps l_ii in the form of new images.
     fn written_out(settings: Instance, values: &[f64], with_self: bool) -> f64 {
         let n = LABELS.len();
         let (projections, features) = values.split_at(2 * n * WIDTHS.0);

@@ -1,4 +1,4 @@
-//! Turned copies of an image (OnPro brief, section 2.2).
+//! Turned copies of an image (the authors' `utils/rotation_transform.py`).
 
 use oncefit_data::ImageShape;
 use serde::{Deserialize, Serialize};

@@ -63,6 +63,18 @@ impl LearningRecipe {
     /// # Errors
     /// If method, network and images do not fit each other.
     pub fn build_learner(&self, data: &LoadedData) -> Result<Learner> {
+        let learner = self.new_learner(data)?;
+        let width = learner.feature_width();
+        match self.metrics.drift {
+            Some(count) if count > width => {
+                let legal = format!("at most {width}, the values of this network's features");
+                Err(setting("`metrics.drift`", count, legal))
+            }
+            _ => Ok(learner),
+        }
+    }
+
+    fn new_learner(&self, data: &LoadedData) -> Result<Learner> {
         let shape = data.train.shape();
         let classes = data.train.class_names().len();
         let augmentation = ImageChanges {

@@ -16,6 +16,7 @@ use crate::method::{Convention, Images, Importance, Method, OutputTerm, Referenc
 pub enum ConventionKind {
     /// That of this crate.
     #[default]
+    #[serde(alias = "ours")]
     Oncefit,
     /// Mammoth's and avalanche's.
     Mammoth,
@@ -373,19 +374,15 @@ impl MethodRecipe {
                 "draws",
                 "memory_epochs",
                 "hardest",
-                "held_out",
             ];
-            let is_legal = value.is_finite()
-                && match needs_more.contains(&key) {
-                    true => value > 0.0,
-                    false => value >= 0.0,
-                };
-            if !is_legal {
-                let legal = if needs_more.contains(&key) {
-                    "above 0"
-                } else {
-                    "0 or more"
-                };
+            let (is_legal, legal) = match key {
+                // All images held out would leave none to learn from.
+                "held_out" => (value > 0.0 && value < 1.0, "a share, above 0 and below 1"),
+                "decay" => ((0.0..=1.0).contains(&value), "0 to 1"),
+                _ if needs_more.contains(&key) => (value > 0.0, "above 0"),
+                _ => (value >= 0.0, "0 or more"),
+            };
+            if !(is_legal && value.is_finite()) {
                 return Err(setting(
                     "an option of the method",
                     format!("`{key}` = {value}"),

@@ -1,4 +1,4 @@
-//! U1 and U4: what each method computes is the gradient of its loss written out by itself, and what it
+//! What each method computes is the gradient of its loss written out by itself, and what it
 //! keeps of a task are the numbers of its definition.
 
 use oncefit_continual::{Convention, FisherEstimator, fisher};
@@ -73,7 +73,7 @@ pub(super) fn cross_entropy(parameters: &Parameters, examples: &Examples, classe
     total / examples.len() as f64
 }
 
-/// U1: the step that a learner takes is minus the learning rate times the gradient of the
+/// The step that a learner takes is minus the learning rate times the gradient of the
 /// stand-alone method, here by finite differences of its loss in f64.
 pub(super) fn check_step(method: Method, loss: &dyn Fn(&Learner, &Examples, &Parameters) -> f64) {
     let name = method.name.clone();
@@ -167,7 +167,7 @@ fn replay_steps_are_the_gradients_of_the_methods_written_out() {
     check_step(Method::der(0.05, 10), &|learner, new, p| {
         cross_entropy(p, new, &ALL) + 0.05 * squared(p, &drawn(learner, 0, 10))
     });
-    // U4: mammoth's mean over images and classes.
+    // Mammoth's mean over images and classes.
     let alpha = Convention::Mammoth.squared_distance(0.5, 10);
     check_step(Method::der(alpha, 10), &|learner, new, p| {
         cross_entropy(p, new, &ALL) + 0.5 * squared(p, &drawn(learner, 0, 10)) / 10.0
@@ -328,7 +328,7 @@ fn way(before: &Parameters, after: &Parameters) -> Vec<f64> {
     pairs.map(|(a, b)| f64::from(a - b) / rate).collect()
 }
 
-/// U5
+/// A-GEM's projection is the new images' gradient plus a multiple of the replayed ones'.
 #[test]
 fn a_gem_is_replay_whose_weight_depends_on_the_step() {
     let mut learner = learner(Method::a_gem(64));

@@ -1,4 +1,4 @@
-//! Refresh learning: a plug-in that moves weights and nothing else (U6 to U8 of the brief).
+//! Refresh learning: a plug-in that moves weights and nothing else.
 
 use oncefit_continual::{Direction, FisherNorms, Refresh, RefreshRule, UnlearntLoss};
 use oncefit_nn::Gradients;
@@ -45,7 +45,7 @@ fn with_strength(refresh: Refresh, strength: f64, noise: f64) -> Refresh {
     Refresh { rule, ..refresh }
 }
 
-/// U6: at strength 0 nothing runs. At one so small that no weight changes everything runs, and weights,
+/// At strength 0 nothing runs. At one so small that no weight changes everything runs, and weights,
 /// momentum, memory, anchors and the draws of the host are still the host's.
 #[test]
 fn only_weights_are_moved() {
@@ -121,7 +121,7 @@ fn some_weights() -> (Parameters, Gradients) {
     (parameters, gradients)
 }
 
-/// U7: the released form moves each tensor by δ of its norm, up the gradient or, as a control, anywhere.
+/// The released form moves each tensor by δ of its norm, up the gradient or, as a control, anywhere.
 #[test]
 fn the_released_form_moves_each_tensor_by_its_share() {
     let (parameters, gradients) = some_weights();
@@ -196,7 +196,7 @@ fn important_weights_move_less() {
     }
 }
 
-/// U8: L(θ + γ(F + d)⁻¹g) − L(θ) = γ gᵀ(F + d)⁻¹g for a small γ, with the loss in f64.
+/// L(θ + γ(F + d)⁻¹g) − L(θ) = γ gᵀ(F + d)⁻¹g for a small γ, with the loss in f64.
 #[test]
 fn to_first_order_the_loss_rises_by_the_squared_norm_of_the_gradient() {
     let mut start = learner(Method::fine_tune());

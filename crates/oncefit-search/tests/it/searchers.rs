@@ -177,7 +177,7 @@ fn informed_searchers_beat_random_search() {
     }
 }
 
-/// Brief `deep-architect` P3: normalised and bisected tree search has the lowest mean regret.
+/// Claim P3 of DeepArchitect: normalised and bisected tree search has the lowest mean regret.
 #[test]
 fn bisection_pays_on_ordered_widths() {
     let variants = [

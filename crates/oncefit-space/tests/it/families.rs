@@ -1,4 +1,4 @@
-//! The families' numbers, from the briefs.
+//! The families' numbers, computed independently of this crate.
 
 use num_bigint::BigUint;
 use oncefit_space::{Space, Subnet, Value};

@@ -446,7 +446,7 @@ fn equal_networks_of_different_decisions_have_one_structure() {
     assert_eq!((members.len(), structures.len()), (4, 2));
 }
 
-/// The spaces of the brief `deep-architect`, with its counts (§2.5, §6.7, P7).
+/// DeepArchitect's spaces and NAS-Bench-Macro's, with counts from outside this crate (claim P7).
 #[test]
 fn deep_architects_spaces_have_the_counts_of_the_brief() {
     let read = |text: &str, name: &str| {

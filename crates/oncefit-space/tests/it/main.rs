@@ -1,4 +1,4 @@
-//! Check values of the briefs, laws of random spaces, and what errors say.
+//! Check values from outside this crate, laws of random spaces, and what errors say.
 
 mod built;
 mod envelopes;

@@ -9,7 +9,7 @@ fn space(width: f64) -> Space {
     Space::builtin_with("ofa-mobilenet-v3", &[("width", Value::Real(width))]).unwrap()
 }
 
-/// The keys of a network by the brief's description, written down without the library's help.
+/// The keys of a network in the authors' format, written down without the library's help.
 #[test]
 fn keys_of_a_network_are_those_that_the_brief_shows() {
     let space = space(1.2);
@@ -65,7 +65,7 @@ fn a_table_in_yaml_prices_networks() {
     let mut keys: Vec<String> = found.iter().map(|operator| empty.key(operator)).collect();
     keys.sort();
     keys.dedup();
-    // The brief counts 96 entries in the authors' tables.
+    // The authors' tables have 96 entries.
     assert_eq!(keys.len(), 96);
     for (index, key) in keys.iter().enumerate() {
         let mean = 0.1 + index as f64 / 64.0;

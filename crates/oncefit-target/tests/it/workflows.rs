@@ -61,6 +61,9 @@ fn probes_of_a_made_up_device_give_its_times_back() {
     assert_eq!(load_manifest(&manifest_path).unwrap(), manifest);
     let csv = folder.path().join("timings.csv");
     fs::write(&csv, timings(&manifest)).unwrap();
+    // Probes are not written over those that have times.
+    let again = emit_probes(&space, folder.path(), &probe_options(8), &mut |_| {});
+    assert!(again.unwrap_err().to_string().contains("another folder"));
     let target = import_timings(&manifest_path, &csv, &import_options()).unwrap();
     assert_eq!(
         (target.engine, target.threads, target.batch),
@@ -239,6 +242,12 @@ fn impossible_profiles_are_errors() {
     assert!(run(Engine::Tract, 2, 1).contains("one thread"));
     assert!(run(Engine::Oncefit, 0, 1).contains("at least 1 thread"));
     assert!(run(Engine::Imported, 1, 1).contains("import their times"));
+    let few = ProfileOptions {
+        networks: 3,
+        ..Default::default()
+    };
+    let error = profile(&space, Engine::Tract, &few, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("at least 8"), "{error}");
     #[cfg(not(feature = "onnxruntime"))]
     assert!(run(Engine::Onnxruntime, 1, 1).contains("run_probes.py"));
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use oncefit_nn::AlphaDivergence;
-use oncefit_space::{Space, Value};
+use oncefit_space::{DecisionSlot, Space, Value};
 
 use super::schedule::{
     DistillationKind, PhaseRecipe, SamplerKind, ScheduleKind, ScheduleRecipe, SortKind,
@@ -16,7 +16,7 @@ use crate::learning_rate::{Decay, LearningRate};
 use crate::sampler::{Pick, RESOLUTION, Sampler, StepSpace};
 use crate::schedule::{ChannelSort, Distance, Lesson, Networks, Phase, Sandwich, Schedule};
 
-/// Epochs of Once-for-All's phases (brief `once-for-all` §4.1): the largest network; a phase that
+/// Epochs of Once-for-All's phases (Cai et al. 2020, appendix B): the largest network; a phase that
 /// opens all values; one that opens the next value on the way there.
 const LARGEST_EPOCHS: f64 = 180.0;
 const ALL_EPOCHS: f64 = 125.0;
@@ -37,6 +37,7 @@ impl ScheduleRecipe {
     /// # Errors
     /// If a name or value does not exist in the space, or there are too few epochs for the phases.
     pub(super) fn build(&self, optimiser: &OptimiserRecipe, space: &Space) -> Result<Schedule> {
+        self.check_names(space)?;
         let phases = match self.kind {
             ScheduleKind::Plain | ScheduleKind::Sandwich | ScheduleKind::Deps => {
                 vec![self.only_phase(optimiser, space)?]
@@ -53,6 +54,30 @@ impl ScheduleRecipe {
             phases: phases.into_iter().map(Arc::new).collect(),
             aggregation: self.aggregation,
         })
+    }
+
+    /// Whether the decisions that it names exist; the usual ones may be missing, but not all.
+    fn check_names(&self, space: &Space) -> Result<()> {
+        let usual = Self::default();
+        let opens = self.kind == ScheduleKind::Progressive && self.phases.is_empty();
+        let follows = matches!(self.sampler(), Sampler::Compound { .. });
+        for (key, is_used, names, usual) in [
+            ("order", opens, &self.order, usual.order),
+            ("compound", follows, &self.compound, usual.compound),
+        ] {
+            let is_known = |name: &&String| slots(space, name).next().is_some();
+            let may_miss = names.iter().any(|name| is_known(&name));
+            let mut missing = names.iter().filter(|name| !is_known(name));
+            let unknown = missing.find(|name| !(may_miss && usual.contains(name)));
+            if let (true, Some(unknown)) = (is_used, unknown) {
+                return Err(TrainError::Recipe(format!(
+                    "`schedule.{key}` names `{unknown}`, which is no decision of space `{}`; its decisions: {}",
+                    space.name(),
+                    decision_names(space)
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn sampler(&self) -> Sampler {
@@ -131,15 +156,15 @@ impl ScheduleRecipe {
         let mut open: BTreeMap<String, toml::Value> = BTreeMap::new();
         let mut networks = 1;
         for name in &self.order {
-            let values = decision_values(space, name);
-            if values.len() < 2 {
-                continue;
-            }
+            let most = slots(space, name)
+                .map(|slot| slot.domain.values.len())
+                .max();
+            let Some(most @ 2..) = most else { continue };
             let is_first = phases.len() == 1;
             // The first decision opens at once with one network a step; the others value by value.
             let stages = match is_first {
                 true => vec![0],
-                false => (0..values.len() - 1).rev().collect(),
+                false => (0..most - 1).rev().collect(),
             };
             for stage in stages {
                 let rate = match (stage, is_first) {
@@ -147,8 +172,12 @@ impl ScheduleRecipe {
                     (0, false) => ALL_RATE,
                     _ => NEXT_RATE,
                 };
-                let values = values[stage..].iter().map(toml_value).collect();
-                open.insert(name.clone(), toml::Value::Array(values));
+                open.extend(by_name_or_path(space, name, |slot| {
+                    let mut values = slot.domain.values.clone();
+                    values.sort();
+                    let values = values.split_off(stage.min(values.len() - 1));
+                    toml::Value::Array(values.iter().map(toml_value).collect())
+                }));
                 phases.push(PhaseRecipe {
                     name: format!(
                         "elastic {name}{}",
@@ -164,10 +193,18 @@ impl ScheduleRecipe {
             }
             networks *= 2;
         }
+        if phases.len() == 1 {
+            return Err(TrainError::Recipe(format!(
+                "`schedule.order` ({}) opens nothing in space `{}`, whose decisions are {}",
+                self.order.join(", "),
+                space.name(),
+                decision_names(space)
+            )));
+        }
         self.share_epochs(phases, &shares)
     }
 
-    /// CompOFA's phases in its proportions (brief `delayed-shrinking` §4.4): kernels stay at their
+    /// CompOFA's phases in its proportions (the authors' `train_ofa_net.py`): kernels stay at their
     /// largest.
     fn compofa(&self, space: &Space) -> Result<Vec<PhaseRecipe>> {
         let names = space.decisions().iter().map(|slot| slot.name.clone());
@@ -294,7 +331,10 @@ const ALL: &str = "all";
 impl PhaseRecipe {
     /// The values of every decision that is not wholly open.
     fn opened(&self, space: &Space) -> Result<BTreeMap<String, Vec<Value>>> {
-        let known = |name: &str| space.decisions().iter().any(|slot| slot.name == name);
+        let known = |name: &str| {
+            let mut decisions = space.decisions().iter();
+            decisions.any(|slot| slot.name == name || slot.path == name)
+        };
         let mut values = BTreeMap::new();
         for (name, given) in &self.open {
             if !known(name) {
@@ -315,10 +355,14 @@ impl PhaseRecipe {
             }
         }
         for slot in space.decisions() {
-            let is_open = self.open.contains_key(&slot.name) || slot.name == RESOLUTION;
-            if !is_open && !values.contains_key(&slot.name) {
-                let largest = slot.domain.values.iter().max().cloned();
-                values.insert(slot.name.clone(), largest.into_iter().collect());
+            let names = [&slot.name, &slot.path];
+            let is_open =
+                slot.name == RESOLUTION || names.iter().any(|name| self.open.contains_key(*name));
+            if !is_open {
+                values.extend(by_name_or_path(space, &slot.name, |slot| {
+                    let largest = slot.domain.values.iter().max().cloned();
+                    largest.into_iter().collect()
+                }));
             }
         }
         Ok(values)
@@ -347,13 +391,40 @@ fn widens(before: &Space, after: &Space) -> Result<bool> {
     }))
 }
 
-/// The values that decisions of a name take anywhere, ascending.
-fn decision_values(space: &Space, name: &str) -> Vec<Value> {
-    let slots = space.decisions().iter().filter(|slot| slot.name == name);
-    let mut values: Vec<Value> = slots.flat_map(|slot| slot.domain.values.clone()).collect();
-    values.sort();
-    values.dedup();
-    values
+/// The decisions of a name.
+fn slots<'s>(space: &'s Space, name: &'s str) -> impl Iterator<Item = &'s DecisionSlot> {
+    space
+        .decisions()
+        .iter()
+        .filter(move |slot| slot.name == name)
+}
+
+/// What the decisions of a name are narrowed to: all by their name, or each by its path where that
+/// differs.
+fn by_name_or_path<T: PartialEq>(
+    space: &Space,
+    name: &str,
+    narrowed: impl Fn(&DecisionSlot) -> T,
+) -> Vec<(String, T)> {
+    let mut each: Vec<(String, T)> = slots(space, name)
+        .map(|slot| (slot.path.clone(), narrowed(slot)))
+        .collect();
+    if each.windows(2).all(|pair| pair[0].1 == pair[1].1) {
+        each.truncate(1);
+        each.iter_mut().for_each(|(key, _)| name.clone_into(key));
+    }
+    each
+}
+
+/// The names of a space's decisions, for messages.
+fn decision_names(space: &Space) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for slot in space.decisions() {
+        if !names.contains(&slot.name.as_str()) {
+            names.push(&slot.name);
+        }
+    }
+    names.join(", ")
 }
 
 fn toml_value(value: &Value) -> toml::Value {
@@ -401,12 +472,16 @@ mod tests {
     use super::*;
 
     fn build(text: &str) -> Result<Schedule> {
-        let text = format!("[space]\nfamily = \"fm-nano\"\n{text}");
+        build_for("fm-nano", text)
+    }
+
+    fn build_for(family: &str, text: &str) -> Result<Schedule> {
+        let text = format!("[space]\nfamily = \"{family}\"\n{text}");
         let recipe = super::super::Recipe::parse(&text, "r.toml")?;
         recipe.build_schedule(&recipe.build_space(1, 10)?)
     }
 
-    /// Once-for-All's 605 epochs (brief `once-for-all` §4.1).
+    /// Once-for-All's 605 epochs (appendix B).
     #[test]
     fn progressive_shrinking_has_the_phases_of_the_paper() {
         let schedule = build(
@@ -481,6 +556,66 @@ mod tests {
                 .iter()
                 .all(|network| network.candidates[0].text().contains("kernel=7"))
         );
+    }
+
+    /// Widths of `vgg-nano` differ from stage to stage.
+    #[test]
+    fn decisions_of_one_name_open_each_in_its_own_values() {
+        let smallest = |text: &str| -> Vec<String> {
+            let schedule = build_for("vgg-nano", text).unwrap();
+            let each = schedule.phases.iter();
+            each.map(|phase| phase.space.smallest(0).text()).collect()
+        };
+        let usual = smallest("[schedule]\nkind = \"progressive\"\nepochs = 9");
+        assert_eq!(usual.len(), 3);
+        assert!(
+            usual.iter().all(|text| text.contains("width=8,16,32")),
+            "{usual:?}"
+        );
+        let widths = smallest(
+            "[schedule]\nkind = \"progressive\"\nepochs = 9\norder = [\"depth\", \"width\"]",
+        );
+        assert_eq!(widths.len(), 4);
+        for (text, part) in widths
+            .iter()
+            .zip(["8,16,32", "8,16,32", "6,12,24", "4,8,16"])
+        {
+            assert!(text.contains(&format!("width={part}")), "{text}");
+        }
+        let compound = "[schedule]\nkind = \"compofa\"\nepochs = 9\ncompound = [\"width\"]";
+        assert!(smallest(compound)[1].contains("width=4,8,16"));
+    }
+
+    #[test]
+    fn names_that_open_nothing_are_refused() {
+        for (family, keys, part) in [
+            (
+                "fm-nano",
+                "order = [\"foo\"]",
+                "`schedule.order` names `foo`",
+            ),
+            (
+                "fm-nano",
+                "order = [\"kernel\", \"foo\"]",
+                "its decisions: resolution, ",
+            ),
+            ("fm-nano", "order = []", "opens nothing"),
+            ("genetic-nano", "", "`schedule.order` names `kernel`"),
+            (
+                "fm-nano",
+                "sampler = \"compound\"\ncompound = [\"expnad\"]",
+                "names `expnad`",
+            ),
+            (
+                "vgg-nano",
+                "sampler = \"compound\"",
+                "`schedule.compound` names `expand`",
+            ),
+        ] {
+            let text = format!("[schedule]\nkind = \"progressive\"\n{keys}");
+            let error = build_for(family, &text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

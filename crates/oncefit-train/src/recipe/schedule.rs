@@ -218,6 +218,10 @@ impl ScheduleRecipe {
                 return fails(key, &value, "0 or more");
             }
         }
+        if self.kind == ScheduleKind::Deps && self.ramp_epochs > f64::from(self.epochs) {
+            let legal = format!("at most `epochs`, {}", self.epochs);
+            return fails("ramp_epochs", &self.ramp_epochs, &legal);
+        }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return fails("temperature", &self.temperature, "above 0");
         }

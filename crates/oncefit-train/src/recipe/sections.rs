@@ -22,6 +22,17 @@ pub enum SourceKind {
     Images,
 }
 
+impl SourceKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::FashionMnist => "fashion-mnist",
+            Self::Idx => "idx",
+            Self::Images => "images",
+        }
+    }
+}
+
 /// `[data]`
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -63,6 +74,37 @@ pub struct DataRecipe {
 }
 
 impl DataRecipe {
+    /// Whether every key belongs to the source.
+    ///
+    /// # Errors
+    /// Naming the first that does not, and the sources that it belongs to.
+    pub fn validate(&self) -> Result<(), String> {
+        use SourceKind::{FashionMnist, Idx, Images};
+        let owners: [(&str, bool, &[SourceKind]); 8] = [
+            ("path", self.path.is_some(), &[FashionMnist, Images]),
+            ("train_images", self.train_images.is_some(), &[Idx]),
+            ("train_labels", self.train_labels.is_some(), &[Idx]),
+            ("test_images", self.test_images.is_some(), &[Idx]),
+            ("test_labels", self.test_labels.is_some(), &[Idx]),
+            ("class_names", self.class_names.is_some(), &[Idx]),
+            ("image_size", self.image_size.is_some(), &[Images]),
+            ("test_fraction", self.test_fraction.is_some(), &[Images]),
+        ];
+        for (key, is_given, sources) in owners {
+            if is_given && !sources.contains(&self.source) {
+                let names = sources
+                    .iter()
+                    .map(|source| format!("\"{}\"", source.name()));
+                return Err(format!(
+                    "`data.{key}` belongs to `data.source` {}, not to \"{}\"",
+                    names.collect::<Vec<_>>().join(" or "),
+                    self.source.name()
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The images that are trained on, out of those that are not held out.
     ///
     /// # Errors
@@ -402,6 +444,11 @@ impl TrainingRecipe {
         if !(0.0..1.0).contains(&self.label_smoothing) {
             let value = self.label_smoothing;
             return Err(Problem::new("training", "label_smoothing", value, SHARE));
+        }
+        if self.divergence_factor.is_nan() || self.divergence_factor <= 1.0 {
+            let value = self.divergence_factor;
+            let legal = "above 1; inf never stops";
+            return Err(Problem::new("training", "divergence_factor", value, legal));
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ pub struct CompareArgs {
     #[arg(long, default_value = "comparison", value_name = "DIR")]
     pub out: PathBuf,
     /// Whose definition of forgetting is shown
-    #[arg(long, value_enum, default_value = "ours")]
+    #[arg(long, value_enum, default_value = "oncefit")]
     pub convention: ConventionArg,
     /// Remove runs of other recipes that are in the way
     #[arg(long)]
@@ -68,12 +68,13 @@ pub struct DataStreamArgs {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ConventionArg {
     /// From the best row before the last one; may be negative
+    #[value(name = "oncefit", alias = "ours")]
     Ours,
     /// From the best row, the last one too; never negative
     Mammoth,
     /// From the row right after the task was learnt
     Avalanche,
-    /// As ours, over all tasks instead of all but the last (OnPro, RaptorMai)
+    /// As oncefit, over all tasks instead of all but the last (OnPro, RaptorMai)
     Online,
 }
 

@@ -130,8 +130,8 @@ pub struct SpaceUnrankArgs {
 pub struct SpaceDiffArgs {
     /// A .space file, a family or a run folder
     pub space: String,
-    /// Another space to compare with
-    #[arg(required_unless_present = "subnet", conflicts_with = "subnet")]
+    /// Another space to compare with, or two members by --subnet
+    #[arg(conflicts_with = "subnet")]
     pub other: Option<String>,
     /// Members of the space to compare; given twice
     #[arg(long, value_name = "TEXT")]

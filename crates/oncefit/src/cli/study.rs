@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-const COMPARE: &str = "Prints, for the seeds that all studies have, the mean of the best score after a quarter, half and all
-of the full evaluations, its standard deviation over seeds, and how many seeds are won and lost against
-the first study, with the p-value of a one-sided sign test. A screening's small budgets count as parts of
+const COMPARE: &str = "Prints, for the seeds that all studies have, the mean of the best score after a quarter, half and all \
+of the full evaluations, its standard deviation over seeds, and how many seeds are won and lost against \
+the first study, with the p-value of a one-sided sign test. A screening's small budgets count as parts of \
 a full evaluation.
 
 Example: oncefit study compare studies/random studies/surrogate --html compare.html";

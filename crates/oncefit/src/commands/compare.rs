@@ -11,7 +11,7 @@ use oncefit_data::LoadedData;
 use oncefit_train::{DataRecipe, write_atomically};
 use serde::Serialize;
 
-use super::learn::learn_run;
+use super::learn::{learn_run, load, remove};
 use super::{command_line, print, print_json};
 use crate::cli::learning::CompareArgs;
 use crate::error::{Error, Result};
@@ -63,8 +63,8 @@ pub struct Compared {
 }
 
 pub fn compare(args: &CompareArgs) -> Result<()> {
-    let recipes = args.recipes.iter().map(|path| LearningRecipe::load(path));
-    let recipes: Vec<LearningRecipe> = recipes.collect::<std::result::Result<_, _>>()?;
+    let recipes = args.recipes.iter().map(|path| load(path));
+    let recipes: Vec<LearningRecipe> = recipes.collect::<Result<_>>()?;
     for (index, recipe) in recipes.iter().enumerate() {
         if recipes[..index]
             .iter()
@@ -173,7 +173,7 @@ fn check_place(folder: &Path, recipe: &LearningRecipe, overwrite: bool) -> Resul
         .is_ok_and(|run| run.recipe().to_toml() == recipe.to_toml());
     match (is_same, overwrite) {
         (true, _) => Ok(()),
-        (false, true) => Ok(LearningRun::remove(folder)?),
+        (false, true) => remove(folder),
         (false, false) => Err(Error::Request(format!(
             "{} has a run of another recipe; `--overwrite` removes it, or give another --out",
             folder.display()

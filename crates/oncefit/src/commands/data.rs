@@ -7,10 +7,11 @@ use super::print;
 use crate::cli::DataShowArgs;
 use crate::error::Result;
 use crate::format::table;
+use crate::recipe_kind::RecipeKind;
 
 pub fn data_show(args: &DataShowArgs) -> Result<()> {
     let recipe = match &args.recipe {
-        Some(path) => Recipe::load(path)?,
+        Some(path) => RecipeKind::Training.expect(path, Recipe::load(path))?,
         None => Recipe::default(),
     };
     let data = RunData::load(&recipe)?;

@@ -7,10 +7,10 @@ use oncefit_export::Metadata;
 use oncefit_search::{Count, Limit, Metric};
 use oncefit_space::Subnet;
 use oncefit_target::{Predictor, Target};
-use oncefit_train::{RowLog, Run};
+use oncefit_train::RowLog;
 
 use super::profile::time_limit;
-use super::train::train_run;
+use super::train::{new_run, train_run};
 use super::{command_line, fitted_table, print, print_json};
 use crate::cli::{ExportArgs, FitArgs, LimitArgs};
 use crate::error::{Error, Result};
@@ -53,6 +53,7 @@ pub fn fit(args: &FitArgs) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let outputs = outputs(args)?;
     let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
+    run.check_choice()?;
     if run.chooses_on_test {
         return Err(Error::Request(
             "the stream was learnt without held-out images, and networks are not chosen on test images: learn it with `data.validation` above 0, or name a subnet to `oncefit export`".into(),
@@ -250,9 +251,8 @@ fn finish(args: &FitArgs, run: &mut LoadedRun, subnet: &Subnet, file: &Path) -> 
     };
     let folder = file.with_extension("finetune");
     let recipe = fit::finetune_recipe(run, subnet, epochs, &folder)?;
-    Run::remove(&folder)?;
     train_run(
-        &Run::create(&folder, &recipe)?,
+        &new_run(&folder, &recipe)?,
         &mut TrainingProgress::default(),
     )?;
     let mut tuned = LoadedRun::open(&folder, WhichCheckpoint::Newest)?;

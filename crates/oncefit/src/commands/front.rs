@@ -23,6 +23,7 @@ pub fn front(args: &FrontArgs) -> Result<()> {
     }
     let target = args.target.as_deref().map(Target::load).transpose()?;
     let mut run = LoadedRun::open(&args.run.run, args.run.checkpoint)?;
+    run.check_choice()?;
     let limits = args.limits.limits();
     let mut request = PredictedFit {
         metadata: metadata_for(&run, &limits)?,

@@ -5,13 +5,14 @@ use std::sync::atomic::AtomicBool;
 
 use oncefit_continual::{Learner, LearningRecipe, LearningRun, Outcome, Results};
 use oncefit_data::LoadedData;
-use oncefit_train::write_atomically;
+use oncefit_train::{Run, write_atomically};
 
 use super::{command_line, learn_estimate, print};
 use crate::cli::learning::LearnArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent, table};
 use crate::progress::LearningProgress;
+use crate::recipe_kind::RecipeKind;
 use crate::{learning_report, provenance, stop};
 
 pub fn learn(args: &LearnArgs) -> Result<()> {
@@ -21,11 +22,15 @@ pub fn learn(args: &LearnArgs) -> Result<()> {
         return oncefit_nn::in_pool(|| learn_estimate::estimate(&recipe, &data));
     }
     let run = match args.resume {
-        true => LearningRun::open(&match (&args.out, args.recipe.is_dir()) {
-            (Some(out), _) => out.clone(),
-            (None, true) => args.recipe.clone(),
-            (None, false) => default_folder(&LearningRecipe::load(&args.recipe)?),
-        })?,
+        true => {
+            let folder = match (&args.out, args.recipe.is_dir()) {
+                (Some(out), _) => out.clone(),
+                (None, true) => args.recipe.clone(),
+                (None, false) => default_folder(&load(&args.recipe)?),
+            };
+            let run = LearningRun::open(&folder);
+            RecipeKind::Learning.expect(&folder.join("recipe.toml"), run)?
+        }
         false => new_run(args)?,
     };
     let data = run.recipe().load_data()?;
@@ -51,7 +56,7 @@ fn recipe_of(args: &LearnArgs) -> Result<LearningRecipe> {
             args.recipe.display()
         )));
     }
-    let mut recipe = LearningRecipe::load(&args.recipe)?;
+    let mut recipe = load(&args.recipe)?;
     if let Some(seed) = args.seed {
         recipe.seed = seed;
     }
@@ -66,9 +71,21 @@ fn new_run(args: &LearnArgs) -> Result<LearningRun> {
     recipe.build_stream(&data)?;
     recipe.build_learner(&data)?;
     if args.overwrite {
-        LearningRun::remove(&folder)?;
+        remove(&folder)?;
     }
     Ok(LearningRun::create(&folder, &recipe)?)
+}
+
+pub(super) fn load(path: &Path) -> Result<LearningRecipe> {
+    RecipeKind::Learning.expect(path, LearningRecipe::load(path))
+}
+
+/// Removes the run of a folder, of training or of learning.
+pub(super) fn remove(folder: &Path) -> Result<()> {
+    if Run::open_to_read(folder).is_ok() {
+        Run::remove(folder)?;
+    }
+    Ok(LearningRun::remove(folder)?)
 }
 
 fn default_folder(recipe: &LearningRecipe) -> PathBuf {
@@ -112,7 +129,7 @@ fn write_report(
 }
 
 /// The accuracy matrix and what follows from it.
-fn summary(results: &Results) -> String {
+pub(super) fn summary(results: &Results) -> String {
     let numbers: Vec<String> = (1..=results.tasks.len())
         .map(|task| task.to_string())
         .collect();

@@ -1,5 +1,7 @@
 //! `oncefit predict`
 
+use std::path::Path;
+
 use oncefit_data::read_image;
 use oncefit_export::{OnnxModel, read_metadata, to_channels_first};
 use oncefit_nn::softmax;
@@ -26,9 +28,11 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
             args.model.display()
         )));
     }
+    if args.top == 0 {
+        return Err(Error::Request("--top must be at least 1".into()));
+    }
     let model = OnnxModel::load(&args.model, 1)?;
-    let mut predictions = Vec::new();
-    for path in &args.images {
+    let classify = |path: &Path| -> Result<Prediction> {
         let bytes = read_image(path, size, channels)?;
         let values: Vec<f32> = bytes
             .iter()
@@ -53,23 +57,39 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
             })
             .collect();
         classes.sort_by(|left, right| right.1.total_cmp(&left.1));
-        classes.truncate(args.top.max(1));
-        predictions.push(Prediction {
+        classes.truncate(args.top);
+        Ok(Prediction {
             image: path.display().to_string(),
             classes,
-        });
+        })
+    };
+    let mut predictions = Vec::new();
+    let mut failed = 0;
+    for path in &args.images {
+        match classify(path) {
+            Ok(prediction) if args.json => predictions.push(prediction),
+            Ok(prediction) => {
+                let classes = prediction.classes.iter();
+                let classes: Vec<String> = classes
+                    .map(|(name, probability)| format!("{name} {}", percent(*probability)))
+                    .collect();
+                print(&format!("{}: {}", prediction.image, classes.join(", ")));
+            }
+            // One bad picture does not hide the others.
+            Err(error) => {
+                eprintln!("oncefit: {error}");
+                failed += 1;
+            }
+        }
     }
     if args.json {
         print_json(&predictions);
-        return Ok(());
     }
-    for prediction in &predictions {
-        let classes: Vec<String> = prediction
-            .classes
-            .iter()
-            .map(|(name, probability)| format!("{name} {}", percent(*probability)))
-            .collect();
-        print(&format!("{}: {}", prediction.image, classes.join(", ")));
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::Failed(format!(
+            "{failed} of {} pictures could not be read",
+            args.images.len()
+        ))),
     }
-    Ok(())
 }

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use oncefit_search::{Limit, Metric};
 use oncefit_target::{Engine, ProfileOptions};
-use oncefit_train::{Recipe, Run, write_atomically};
+use oncefit_train::{Recipe, write_atomically};
 
 use super::fit::learn;
 use super::profile::{measured, summary};
 use super::report::write_report;
-use super::train::train_run;
+use super::train::{new_run, train_run};
 use super::{command_line, fitted_table, print};
 use crate::cli::QuickstartArgs;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::finder::{Finder, Scope};
 use crate::fit::{self, Fitted, PredictedFit};
 use crate::format::{count, duration, percent};
@@ -43,17 +43,10 @@ pub fn quickstart(args: &QuickstartArgs) -> Result<()> {
         recipe.schedule.epochs = epochs;
     }
     let folder = args.out.join("run");
-    std::fs::create_dir_all(&args.out).map_err(|source| Error::File {
-        action: "create",
-        path: args.out.clone(),
-        source,
-    })?;
+    let run = new_run(&folder, &recipe)?;
     eprintln!("1. train a once-for-all supernet with DepS on the embedded Fashion-MNIST images");
-    Run::remove(&folder)?;
-    train_run(
-        &Run::create(&folder, &recipe)?,
-        &mut TrainingProgress::default(),
-    )?;
+    train_run(&run, &mut TrainingProgress::default())?;
+    drop(run);
 
     let mut run = LoadedRun::open(&folder, WhichCheckpoint::Newest)?;
     eprintln!("2. measure this machine: what each operator of these networks costs in tract");

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use oncefit_train::{MetricsRow, Run, write_atomically};
+use oncefit_continual::LearningRun;
+use oncefit_train::{MetricsRow, Run, SpaceRecipe, write_atomically};
 use serde::Serialize;
 
 use super::{command_line, print, print_json};
@@ -19,21 +20,23 @@ pub struct RunSummary {
     pub folder: PathBuf,
     /// Name.
     pub name: String,
-    /// Family or file of its space.
+    /// Family or file of its space; of a run of continual learning without one, the kind of network.
     pub space: String,
-    /// Kind of schedule.
+    /// Kind of schedule, or method of continual learning.
     pub schedule: String,
     /// Seed.
     pub seed: u64,
-    /// Epochs done.
-    pub epochs: f64,
-    /// Epochs wanted.
-    pub of_epochs: u32,
+    /// What `done` counts: epochs, or tasks of continual learning.
+    pub unit: &'static str,
+    /// Epochs or tasks done.
+    pub done: f64,
+    /// Epochs or tasks wanted; 0 tasks: not known before the first has ended.
+    pub of: usize,
     /// Multiply-accumulates spent.
     pub train_macs: u64,
     /// Seconds of training.
     pub seconds: f64,
-    /// Last validation accuracies, by network.
+    /// Last validation accuracies, by network; of continual learning the mean over the tasks so far.
     pub accuracies: Vec<(String, f64)>,
     /// Best mean of them, and its epoch.
     pub best: Option<(f64, f64)>,
@@ -49,7 +52,49 @@ impl RunSummary {
     /// # Errors
     /// If it is no run folder or its files are damaged.
     pub fn read(folder: &Path) -> Result<Self> {
-        let run = Run::open_to_read(folder)?;
+        match LearningRun::open_to_read(folder) {
+            Ok(run) => Self::of_learning(&run),
+            Err(_) => Self::of_training(&Run::open_to_read(folder)?),
+        }
+    }
+
+    fn of_learning(run: &LearningRun) -> Result<Self> {
+        let recipe = run.recipe();
+        let results = run.results()?;
+        let settings = settings(&recipe.to_toml());
+        let kind = settings.get("network.kind").cloned().unwrap_or_default();
+        let space = recipe.network.space.as_ref().map(space_name);
+        let rows = results
+            .iter()
+            .flat_map(|results| &results.finished.class_incremental.rows);
+        let accuracies = rows.clone().last().map(|row| {
+            let learnt = &row[..rows.clone().count().min(row.len())];
+            let mean = learnt.iter().sum::<f64>() / learnt.len() as f64;
+            ("class-incremental".to_owned(), mean)
+        });
+        Ok(Self {
+            folder: run.folder().to_owned(),
+            name: recipe.name.clone(),
+            space: space.unwrap_or_else(|| kind.trim_matches('"').to_owned()),
+            schedule: recipe.method.name.clone(),
+            seed: recipe.seed,
+            unit: "tasks",
+            done: rows.count() as f64,
+            of: results.as_ref().map_or(0, |results| results.tasks.len()),
+            train_macs: results
+                .as_ref()
+                .map_or(0, |results| results.costs.train_macs),
+            seconds: results
+                .as_ref()
+                .map_or(0.0, |results| results.costs.seconds),
+            accuracies: accuracies.into_iter().collect(),
+            best: None,
+            metrics: Vec::new(),
+            settings,
+        })
+    }
+
+    fn of_training(run: &Run) -> Result<Self> {
         let recipe = run.recipe();
         let metrics = run.metrics()?;
         let last = metrics.last();
@@ -58,26 +103,17 @@ impl RunSummary {
             let sum: f64 = row.accuracies.iter().map(|(_, found)| found).sum();
             sum / row.accuracies.len() as f64
         };
-        let space = match (&recipe.space.family, &recipe.space.file) {
-            (Some(family), _) => family.clone(),
-            (None, Some(file)) => file.display().to_string(),
-            (None, None) => String::new(),
-        };
-        let document: toml::Table = recipe
-            .to_toml()
-            .parse()
-            .expect("a recipe is written as TOML");
-        let mut settings = BTreeMap::new();
-        flatten("", &toml::Value::Table(document), &mut settings);
+        let settings = settings(&recipe.to_toml());
         let kind = settings.get("schedule.kind").cloned().unwrap_or_default();
         Ok(Self {
-            folder: folder.to_owned(),
+            folder: run.folder().to_owned(),
             name: recipe.name.clone(),
-            space,
+            space: space_name(&recipe.space),
             schedule: kind.trim_matches('"').to_owned(),
             seed: recipe.seed,
-            epochs: last.map_or(0.0, |row| row.epoch),
-            of_epochs: recipe.schedule.epochs,
+            unit: "epochs",
+            done: last.map_or(0.0, |row| row.epoch),
+            of: recipe.schedule.epochs as usize,
             train_macs: last.map_or(0, |row| row.train_macs),
             seconds: last.map_or(0.0, |row| row.seconds),
             accuracies: measured
@@ -94,9 +130,9 @@ impl RunSummary {
     }
 
     fn state(&self) -> String {
-        match self.epochs >= f64::from(self.of_epochs) {
-            true => format!("{} epochs", self.of_epochs),
-            false => format!("{:.0} of {} epochs", self.epochs.floor(), self.of_epochs),
+        match self.done >= self.of as f64 {
+            true => format!("{} {}", self.of, self.unit),
+            false => format!("{:.0} of {} {}", self.done.floor(), self.of, self.unit),
         }
     }
 
@@ -109,7 +145,22 @@ impl RunSummary {
     }
 }
 
+fn space_name(recipe: &SpaceRecipe) -> String {
+    match (&recipe.family, &recipe.file) {
+        (Some(family), _) => family.clone(),
+        (None, Some(file)) => file.display().to_string(),
+        (None, None) => String::new(),
+    }
+}
+
 /// Every key of a recipe with its value as text.
+fn settings(recipe: &str) -> BTreeMap<String, String> {
+    let document = recipe.parse().expect("a recipe is written as TOML");
+    let mut settings = BTreeMap::new();
+    flatten("", &toml::Value::Table(document), &mut settings);
+    settings
+}
+
 fn flatten(prefix: &str, value: &toml::Value, into: &mut BTreeMap<String, String>) {
     match value {
         toml::Value::Table(table) if !table.is_empty() => {
@@ -166,12 +217,12 @@ pub fn runs_list(args: &RunsListArgs) -> Result<()> {
         &[
             "run",
             "space",
-            "schedule",
+            "schedule or method",
             "seed",
             "state",
             "train-MACs",
             "time",
-            "validation",
+            "accuracy",
         ],
         cells,
     ));
@@ -226,7 +277,7 @@ fn results(runs: &[RunSummary]) -> Vec<Vec<String>> {
         }
     }
     for name in names {
-        rows.push(row(&format!("{name}, validation"), &|run| {
+        rows.push(row(&format!("{name}, accuracy"), &|run| {
             let found = run.accuracies.iter().find(|(other, _)| other == name);
             found.map_or("–".into(), |(_, accuracy)| percent(*accuracy))
         }));

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use oncefit_continual::LearningRun;
 use oncefit_export::read_metadata;
 use oncefit_space::{Op, Space, Subnet};
 use oncefit_train::Run;
 
+use super::learn::summary;
 use super::print;
 use crate::cli::ShowArgs;
 use crate::error::{Error, Result};
@@ -129,6 +131,9 @@ fn show_run(folder: &Path, subnet: Option<&str>) -> Result<()> {
         let run = LoadedRun::open(folder, WhichCheckpoint::Newest)?;
         return show_subnet(&run.space.parse_subnet(text)?);
     }
+    if let Ok(run) = LearningRun::open_to_read(folder) {
+        return show_learning(&run);
+    }
     let run = Run::open_to_read(folder)?;
     let recipe = run.recipe();
     print(&format!(
@@ -159,6 +164,22 @@ fn show_run(folder: &Path, subnet: Option<&str>) -> Result<()> {
         &["epoch", "loss", "train-MACs", "time", "validation"],
         cells,
     ));
+    Ok(())
+}
+
+fn show_learning(run: &LearningRun) -> Result<()> {
+    let recipe = run.recipe();
+    print(&format!(
+        "run `{}` in {}, method `{}`, seed {}",
+        recipe.name,
+        run.folder().display(),
+        recipe.method.name,
+        recipe.seed
+    ));
+    print(&match run.results()? {
+        Some(results) => summary(&results),
+        None => "no task is learnt yet".into(),
+    });
     Ok(())
 }
 

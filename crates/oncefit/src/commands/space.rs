@@ -242,6 +242,9 @@ fn print_list(found: &[Listed], json: bool) {
 }
 
 fn sample(args: &SpaceSampleArgs) -> Result<()> {
+    if args.count == 0 {
+        return Err(Error::Request("--count must be at least 1".into()));
+    }
     let space = space_of(&args.space)?;
     let mut draws = Draws::new(args.seed, "space sample", 0, 0);
     let mut found = Vec::with_capacity(args.count);
@@ -281,7 +284,7 @@ fn diff(args: &SpaceDiffArgs) -> Result<()> {
             Ok(())
         }
         (None, given) => Err(Error::Request(format!(
-            "two members are compared: --subnet is given twice, not {} times",
+            "name another space, or two members of this one by two --subnet, not {}",
             given.len()
         ))),
     }

@@ -1,16 +1,17 @@
 //! `oncefit data stream`
 
-use oncefit_continual::{LearningRecipe, Stream, TaskSummary, learning_stream};
+use oncefit_continual::{Stream, TaskSummary, learning_stream};
 use oncefit_data::{Dataset, contact_sheet};
 use oncefit_train::write_atomically;
 
+use super::learn::load;
 use super::print;
 use crate::cli::learning::DataStreamArgs;
 use crate::error::{Error, Result};
 use crate::format::table;
 
 pub fn data_stream(args: &DataStreamArgs) -> Result<()> {
-    let mut recipe = LearningRecipe::load(&args.recipe)?;
+    let mut recipe = load(&args.recipe)?;
     if let Some(seed) = args.seed {
         recipe.seed = seed;
     }

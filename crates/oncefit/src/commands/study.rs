@@ -19,8 +19,9 @@ use crate::cli::study::{
 use crate::error::{Error, Result};
 use crate::format::{duration, table};
 use crate::progress::Progress;
+use crate::recipe_kind::RecipeKind;
 use crate::stop;
-use crate::study::{Limits, StudyEvent, StudyFolder, network_folder, run_seed};
+use crate::study::{Limits, REPORT, StudyEvent, StudyFolder, network_folder, run_seed};
 use crate::study_recipe::StudyRecipe;
 use crate::study_report::{Curve, best_by_cost, best_so_far, comparison_page, shown, study_page};
 
@@ -34,26 +35,25 @@ pub fn study(command: &StudyCommand) -> Result<()> {
 }
 
 fn run(args: &StudyRunArgs) -> Result<()> {
-    let recipe = StudyRecipe::load(&args.study)?;
+    let recipe = RecipeKind::Study.expect(&args.study, StudyRecipe::load(&args.study))?;
     let path = match &args.out {
         Some(path) => path.clone(),
         None => Path::new("studies").join(&recipe.name),
     };
-    if args.overwrite && StudyFolder::open(&path).is_ok() {
-        std::fs::remove_dir_all(&path).map_err(|source| Error::File {
-            action: "remove",
-            path: path.clone(),
-            source,
-        })?;
-    }
-    // Space, searcher and limits are tried before a folder is made.
+    // Space, searcher and limits are tried before a folder is made or cleared.
     let space = recipe.build_space()?;
     recipe.build_searcher(&space, recipe.seeds[0])?;
+    recipe.find_program()?;
+    if args.overwrite {
+        StudyFolder::remove(&path)?;
+    }
     go_on(&StudyFolder::create(&path, &recipe)?, args.time_limit)
 }
 
 fn resume(args: &StudyResumeArgs) -> Result<()> {
-    go_on(&StudyFolder::open(&args.folder)?, args.time_limit)
+    let folder = StudyFolder::open(&args.folder)?;
+    folder.recipe.find_program()?;
+    go_on(&folder, args.time_limit)
 }
 
 /// Runs all seeds of a study as far as they are not done.
@@ -112,7 +112,7 @@ fn go_on(folder: &StudyFolder, seconds: Option<f64>) -> Result<()> {
             folder.path.display()
         )));
     }
-    let report = folder.path.join("report.html");
+    let report = folder.path.join(REPORT);
     let page = study_page(folder, &command_line())?;
     write_atomically(&report, page.as_bytes())?;
     tell(folder, 5)?;
@@ -124,7 +124,23 @@ fn go_on(folder: &StudyFolder, seconds: Option<f64>) -> Result<()> {
         ));
     }
     print(&format!("in {}", duration(started.elapsed().as_secs_f64())));
-    Ok(())
+    match is_done && !has_score(folder)? {
+        true => Err(Error::Failed(format!(
+            "every trial of the study in {} failed; put the reason right and begin it again by --overwrite",
+            folder.path.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Whether any trial of any seed has a score.
+fn has_score(folder: &StudyFolder) -> Result<bool> {
+    for &seed in &folder.recipe.seeds {
+        if folder.rows(seed)?.iter().any(|row| row.score().is_some()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn show(args: &StudyShowArgs) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use oncefit_continual::LearningRun;
 use oncefit_train::{Outcome, Recipe, Run, RunData, Trainer};
 
 use super::{command_line, print};
@@ -10,6 +11,7 @@ use crate::cli::TrainArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent};
 use crate::progress::TrainingProgress;
+use crate::recipe_kind::RecipeKind;
 use crate::{provenance, stop};
 
 pub fn train(args: &TrainArgs) -> Result<()> {
@@ -17,9 +19,11 @@ pub fn train(args: &TrainArgs) -> Result<()> {
         let folder = match (&args.out, args.recipe.is_dir()) {
             (Some(out), _) => out.clone(),
             (None, true) => args.recipe.clone(),
-            (None, false) => default_folder(&Recipe::load(&args.recipe)?),
+            (None, false) => default_folder(&load(&args.recipe)?),
         };
-        return train_run(&Run::open(&folder)?, &mut TrainingProgress::default());
+        let run = Run::open(&folder);
+        let run = RecipeKind::Training.expect(&folder.join("recipe.toml"), run)?;
+        return train_run(&run, &mut TrainingProgress::default());
     }
     if args.recipe.is_dir() {
         return Err(Error::Request(format!(
@@ -27,7 +31,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
             args.recipe.display()
         )));
     }
-    let mut recipe = Recipe::load(&args.recipe)?;
+    let mut recipe = load(&args.recipe)?;
     if let Some(seed) = args.seed {
         recipe.seed = seed;
     }
@@ -38,23 +42,39 @@ pub fn train(args: &TrainArgs) -> Result<()> {
             source,
         })?);
     }
-    // Data, space and the settings that it decides are tried before a folder is made.
+    // Everything is tried before a folder is made or removed.
     let data = RunData::load(&recipe)?;
     let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
     let recipe = recipe.resolve_settings(&space)?;
+    recipe.check(&space, &data)?;
     if args.dry_run {
         return dry_run(&recipe, &data);
     }
     let folder = args.out.clone().unwrap_or_else(|| default_folder(&recipe));
     if args.overwrite {
+        if LearningRun::open_to_read(&folder).is_ok() {
+            LearningRun::remove(&folder)?;
+        }
         Run::remove(&folder)?;
     }
-    recipe.build_schedule(&space)?;
-    recipe.initial_weights(&space)?;
     train_run(
         &Run::create(&folder, &recipe)?,
         &mut TrainingProgress::default(),
     )
+}
+
+fn load(path: &Path) -> Result<Recipe> {
+    RecipeKind::Training.expect(path, Recipe::load(path))
+}
+
+/// Makes the folder of a run in place of an older one, after everything that its recipe asks for was
+/// tried.
+pub(super) fn new_run(folder: &Path, recipe: &Recipe) -> Result<Run> {
+    let data = RunData::load(recipe)?;
+    let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
+    recipe.check(&space, &data)?;
+    Run::remove(folder)?;
+    Ok(Run::create(folder, recipe)?)
 }
 
 fn default_folder(recipe: &Recipe) -> PathBuf {

@@ -77,7 +77,7 @@ fn a_users_own_family_is_trained_fitted_and_exported() {
     let said = fail(
         path,
         &words("fit runs/small --max-file-size 2k --evaluations 12"),
-        1,
+        2,
     );
     assert!(said.contains("bytes of file; ask for"), "{said}");
     let said = succeed(
@@ -227,14 +227,14 @@ fn a_run_is_trained_looked_at_fitted_and_exported() {
             "--subnet",
             "resolution=20:depth=1:kernel=4:expand=3",
         ],
-        1,
+        2,
     );
     assert!(
         said.contains("`unit1[0].kernel` cannot be `4`; legal values: 3, 5, 7"),
         "{said}"
     );
 
-    let said = fail(path, &["fit", run, "--max-macs", "10k"], 1);
+    let said = fail(path, &["fit", run, "--max-macs", "10k"], 2);
     assert!(
         said.contains("no subnet") && said.contains("or more"),
         "{said}"
@@ -421,7 +421,7 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
     let said = fail(
         path,
         &words("fit runs/small --max-latency 1us --evaluations 24 --target tables/28.yaml"),
-        1,
+        2,
     );
     assert!(said.contains("ask for"), "{said}");
     let from_folder = succeed(path, &[&fit[..], &["tables"]].concat());
@@ -470,11 +470,22 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
         said.starts_with("sheet.png: ") && said.matches('%').count() == 2,
         "{said}"
     );
-    let said = fail(path, &["predict", "model.onnx", "small.toml"], 1);
-    assert!(
-        said.contains("small.toml") && said.contains("no PNG or JPEG"),
-        "{said}"
+    // One that is none does not hide the others.
+    let said = fail(
+        path,
+        &words("predict model.onnx small.toml sheet.png none.png --top 1"),
+        1,
     );
+    for part in [
+        "small.toml",
+        "no PNG or JPEG",
+        "sheet.png: ",
+        "none.png",
+        "2 of 3 pictures",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    fail(path, &words("predict model.onnx sheet.png --top 0"), 2);
 
     // Further training of the one that was chosen.
     let said = succeed(
@@ -502,7 +513,7 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
         &words(
             "fit runs/small --target phone.toml --max-latency 1us --evaluations 24 --allow-estimates",
         ),
-        1,
+        2,
     );
     assert!(
         said.contains("ms of latency") && said.contains("ask for"),

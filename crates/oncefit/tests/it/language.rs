@@ -44,7 +44,7 @@ fn spaces_are_counted_sampled_numbered_and_compared() {
     );
     let said = succeed(path, &words("space check holes.space"));
     assert!(said.contains("1 cannot be built (50.00 %)"), "{said}");
-    let said = fail(path, &words("space show holes.space --subnet w=2"), 1);
+    let said = fail(path, &words("space show holes.space --subnet w=2"), 2);
     assert!(said.contains("| sum { conv(3) } { conv(w) }"), "{said}");
     let all = json(&["space", "enumerate", "tiny.space", "--json"]);
     let all = all.as_array().unwrap();
@@ -110,14 +110,17 @@ fn spaces_are_counted_sampled_numbered_and_compared() {
         "{svg}"
     );
     fail(path, &words("space diff tiny.space --subnet largest"), 2);
-    let said = fail(path, &words("space unrank tiny.space 6"), 1);
+    let said = fail(path, &words("space diff tiny.space"), 2);
+    assert!(said.contains("another space, or two members"), "{said}");
+    fail(path, &words("space sample tiny.space -n 0"), 2);
+    let said = fail(path, &words("space unrank tiny.space 6"), 2);
     assert!(said.contains("6 members"), "{said}");
     fs::write(
         path.join("bad.space"),
         TINY.replace("linear(3)", "liner(3)"),
     )
     .unwrap();
-    let said = fail(path, &["space", "check", "bad.space"], 1);
+    let said = fail(path, &["space", "check", "bad.space"], 2);
     assert!(
         said.contains("bad.space:10:1") && said.contains("liner(3)") && said.contains("`linear`"),
         "{said}"

@@ -98,6 +98,13 @@ fn a_run_leaves_its_matrix_and_a_page_of_its_own() {
     succeed(path, &["learn", "r.toml"]);
     // Two scenarios, a row before training and one for each of five tasks, five columns.
     assert_eq!(matrix(&run).lines().count(), 1 + 2 * 6 * 5);
+    for command in ["runs list", "runs list --json", "show runs/stream"] {
+        let said = succeed(path, &words(command));
+        assert!(said.contains("der++"), "{said}");
+    }
+    assert!(succeed(path, &words("runs list")).contains("5 tasks"));
+    let said = fail(path, &words("export runs/stream --subnet largest"), 2);
+    assert!(said.contains("\"member\""), "{said}");
     let page = fs::read_to_string(run.join("report.html")).unwrap();
     for part in [
         "Accuracy matrix",
@@ -114,7 +121,12 @@ fn a_run_leaves_its_matrix_and_a_page_of_its_own() {
     succeed(path, &["learn", "r.toml", "--overwrite"]);
     fs::write(run.join("state.safetensors"), b"cut short").unwrap();
     let damaged = fail(path, &["learn", "runs/stream", "--resume"], 1);
-    assert!(damaged.contains("cannot restore"), "{damaged}");
+    for part in [
+        "runs/stream/state.safetensors: cannot restore",
+        "learn runs/stream --resume",
+    ] {
+        assert!(damaged.contains(part), "{damaged}");
+    }
 }
 
 #[test]
@@ -216,7 +228,7 @@ fn a_subnet_of_a_trained_supernet_learns_on() {
     succeed(path, &words("learn fresh.toml"));
     succeed(path, &words("learn tuned.toml"));
     write("small-images.toml", "smallest", "");
-    let said = fail(path, &words("learn small-images.toml"), 1);
+    let said = fail(path, &words("learn small-images.toml"), 2);
     assert!(said.contains("resolution of the subnet is 20×20"), "{said}");
     let untrained = |run: &str| -> f64 {
         let rows = matrix(&path.join(run));
@@ -227,6 +239,14 @@ fn a_subnet_of_a_trained_supernet_learns_on() {
             .sum::<f64>()
             / 5.0
     };
+    // What one member learnt becomes a file.
+    let said = succeed(
+        path,
+        &words("export runs/tuned --subnet largest --out tuned.onnx"),
+    );
+    assert!(said.contains("tuned.onnx"), "{said}");
+    let said = fail(path, &words("fit runs/tuned --max-macs 4M"), 2);
+    assert!(said.contains("oncefit export"), "{said}");
     let (tuned, fresh) = (untrained("runs/tuned"), untrained("runs/fresh"));
     assert!(tuned > fresh + 0.15, "{tuned} {fresh}");
 }
@@ -236,27 +256,27 @@ fn illegal_recipes_are_answered_with_what_is_legal() {
     for (change, code, parts) in [
         (
             ("name = \"der++\"", "name = \"der+\""),
-            1,
+            2,
             vec!["one of fine-tune", "der++"],
         ),
         (
             ("name = \"der++\"", "name = \"mir\""),
-            1,
+            2,
             vec!["not available"],
         ),
         (
             ("name = \"der++\"", "name = \"der++\"\ntemperature = 2.0"),
-            1,
+            2,
             vec!["`temperature`", "alpha, beta"],
         ),
         (
             ("capacity = 60", "capacity = 10"),
-            1,
+            2,
             vec!["memory's capacity is 10", "20 or more"],
         ),
         (
             ("capacity = 60", "size = 10"),
-            1,
+            2,
             vec!["unknown key `size`", "capacity, policy"],
         ),
         (
@@ -264,32 +284,32 @@ fn illegal_recipes_are_answered_with_what_is_legal() {
                 "[memory]",
                 "[stream]\nclass_order = [\"Bag\", \"Boat\"]\n[memory]",
             ),
-            1,
+            2,
             vec!["`Boat`", "T-shirt/top"],
         ),
         (
             ("[memory]", "[stream]\nclass_order = \"random\"\n[memory]"),
-            1,
+            2,
             vec!["natural", "list of names"],
         ),
         (
             ("[memory]", "[stream]\nincrement = 3\n[memory]"),
-            1,
+            2,
             vec!["number of classes is 10", "increment 3"],
         ),
         (
             ("[memory]", "[stream]\ntasks = 3\n[memory]"),
-            1,
+            2,
             vec!["`stream.tasks` is 3", "divisor"],
         ),
         (
             ("crop_padding = 1", "mixup = 0.2"),
-            1,
+            2,
             vec!["mixing of images"],
         ),
         (
             ("hidden = 30", "hidden = 30\nwidth = 3"),
-            1,
+            2,
             vec!["`network.width`", "resnet18"],
         ),
     ] {

@@ -8,13 +8,13 @@ fn bad_requests_are_answered_clearly() {
     let path = folder.path();
     let recipe = |text: &str| fs::write(path.join("bad.toml"), text).unwrap();
     recipe("[optimiser]\nmomentun = 1\n");
-    let said = fail(path, &["train", "bad.toml"], 1);
+    let said = fail(path, &["train", "bad.toml"], 2);
     assert!(
         said.contains("bad.toml:2:1") && said.contains("did you mean `momentum`?"),
         "{said}"
     );
     recipe("[space]\nfamily = \"fm-nono\"\n");
-    let said = fail(path, &["train", "bad.toml"], 1);
+    let said = fail(path, &["train", "bad.toml"], 2);
     assert!(said.contains("did you mean `fm-nano`?"), "{said}");
     assert!(
         !path.join("runs").exists(),
@@ -57,6 +57,93 @@ fn bad_requests_are_answered_clearly() {
         said.contains("nowhere") && said.contains("dataset-fashion-mnist"),
         "{said}"
     );
+}
+
+/// What cannot be trained is refused before there is a folder, so that nothing is in the way of the
+/// recipe once it is put right.
+#[test]
+fn trainings_that_cannot_begin_leave_no_folder() {
+    for (from, to, part) in [
+        (
+            "family = \"fm-nano\"",
+            "family = \"fm-nano\"\nparameters = { classes = 3 }",
+            "1×1×3 outputs, but there are 10 classes",
+        ),
+        (
+            "family = \"fm-nano\"",
+            "family = \"fm-nano\"\nparameters = { classes = 20 }",
+            "1×1×20 outputs, but there are 10 classes",
+        ),
+        (
+            "family = \"fm-nano\"",
+            "family = \"fm-nano\"\nparameters = { channels = 3 }",
+            "read 3 channel(s), the images have 1",
+        ),
+        ("batch_size = 20", "batch_size = 100000", "at most 1000"),
+        (
+            "networks = 3",
+            "kind = \"progressive\"\norder = [\"foo\"]",
+            "`foo`",
+        ),
+    ] {
+        let folder = folder_with_recipe(&[(from, to)]);
+        let path = folder.path();
+        for command in ["train small.toml --dry-run", "train small.toml"] {
+            let said = fail(path, &words(command), 2);
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!path.join("runs").exists());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let said = fail(folder.path(), &words("quickstart --epochs 0"), 2);
+    assert!(said.contains("`schedule.epochs` is 0"), "{said}");
+    assert!(files(folder.path()).is_empty());
+}
+
+/// The commands of training and of learning have recipes and run folders of their own.
+#[test]
+fn recipes_and_runs_of_another_command_are_told_apart() {
+    let folder = folder_with_recipe(&[("epochs = 6\nnetworks", "epochs = 1\nnetworks")]);
+    let path = folder.path();
+    let er = "name = \"er\"\n[data]\nvalidation = 7000\n[method]\nname = \"er\"\n[training]\nbatch_size = 50\n";
+    fs::write(path.join("er.toml"), er).unwrap();
+    succeed(path, &words("train small.toml --out run"));
+    for (command, part) in [
+        ("train er.toml", "`oncefit learn`"),
+        ("data show er.toml", "`oncefit data stream`"),
+        ("learn small.toml", "`oncefit train`"),
+        ("data stream small.toml", "`oncefit data show`"),
+        ("study run er.toml", "`oncefit learn`"),
+        ("learn run --resume", "`oncefit train`"),
+    ] {
+        let said = fail(path, &words(command), 2);
+        assert!(said.contains(part), "{said}");
+    }
+    let said = fail(path, &words("evaluate run --checkpoint best --subnet x"), 2);
+    assert!(!said.contains("--resume"), "{said}");
+    fs::remove_file(path.join("run/checkpoints/best.safetensors")).unwrap();
+    let said = fail(path, &words("evaluate run --checkpoint best"), 2);
+    assert!(said.contains("--checkpoint newest"), "{said}");
+    let said = fail(
+        path,
+        &words("fit run --target small.toml --max-latency 1ms"),
+        1,
+    );
+    assert!(
+        said.contains("no target file of `oncefit profile`"),
+        "{said}"
+    );
+    // The files of the other kind go, those of the user stay.
+    fs::write(path.join("run/mine.txt"), "kept").unwrap();
+    succeed(path, &words("learn er.toml --out run --overwrite"));
+    assert!(!path.join("run/checkpoints").exists() && !path.join("run/metrics.jsonl").exists());
+    let said = fail(path, &words("train run --resume"), 2);
+    assert!(said.contains("`oncefit learn`"), "{said}");
+    succeed(path, &words("train small.toml --out run --overwrite"));
+    assert!(
+        !path.join("run/state.safetensors").exists() && !path.join("run/results.json").exists()
+    );
+    assert!(path.join("run/mine.txt").exists());
 }
 
 #[test]

@@ -425,6 +425,49 @@ fn bad_studies_are_answered_clearly() {
     assert!(said.contains("line 1 of its log is no event"), "{said}");
 }
 
+/// A study begun again removes what the one before it made, and nothing else: its folder may be
+/// the user's own.
+#[test]
+fn a_study_begun_again_spares_the_users_files() {
+    let folder = table_folder();
+    let path = folder.path();
+    fs::rename(path.join("random.toml"), path.join("study.toml")).unwrap();
+    let before = files(path).len();
+    let run = words("study run study.toml --out . --overwrite");
+    succeed(path, &run);
+    assert_eq!(files(path).len(), before + 5, "three seeds, inputs, report");
+    fs::write(path.join("seed-0/networks"), "old").unwrap();
+    fs::create_dir(path.join("seed-9")).unwrap();
+    // A study that cannot be run removes nothing.
+    let text = fs::read_to_string(path.join("study.toml")).unwrap();
+    let wrong = text.replace("two.space", "three.space");
+    fs::write(path.join("study.toml"), wrong).unwrap();
+    fail(path, &run, 1);
+    assert!(path.join("seed-0/networks").exists());
+    fs::write(path.join("study.toml"), &text).unwrap();
+    succeed(path, &run);
+    assert!(!path.join("seed-0/networks").exists());
+    assert_eq!(files(path).len(), before + 6);
+    assert_eq!(fs::read_to_string(path.join("study.toml")).unwrap(), text);
+}
+
+#[test]
+fn programs_that_are_missing_or_always_fail_are_told() {
+    let folder = table_folder();
+    let path = folder.path();
+    let study = "trials = 2\n[space]\nfile = \"two.space\"\n[objective]\nkind = \"command\"\nprogram = \"nope\"\n";
+    fs::write(path.join("s.toml"), study).unwrap();
+    let said = fail(path, &words("study run s.toml"), 2);
+    assert!(said.contains("no program `nope`"), "{said}");
+    assert!(!path.join("studies").exists());
+    fs::write(path.join("s.toml"), study.replace("nope", "false")).unwrap();
+    let said = fail(path, &words("study run s.toml"), 1);
+    assert!(
+        said.contains("every trial") && said.contains("--overwrite"),
+        "{said}"
+    );
+}
+
 /// A space of networks and of how they are trained.
 const SETTINGS: &str = "space settings(channels = 1, classes = 10)
 settings {
@@ -513,12 +556,12 @@ fn training_settings_of_a_member_are_trained_and_shown() {
     // A supernet's members are trained together.
     let shared = SMALL_TRAINING.replace("kind = \"plain\"", "kind = \"sandwich\"");
     fs::write(path.join("shared.toml"), shared).unwrap();
-    let said = fail(path, &words("train shared.toml"), 1);
+    let said = fail(path, &words("train shared.toml"), 2);
     assert!(said.contains("space.fix.optimiser"), "{said}");
     // Settings that a training does not know, before anything is tried.
     let unknown = SETTINGS.replace("batch_size", "batch_sise");
     fs::write(path.join("settings.space"), unknown).unwrap();
-    let said = fail(path, &words("study run screening.toml"), 1);
+    let said = fail(path, &words("study run screening.toml"), 2);
     assert!(
         said.contains("did you mean `batch_size`") && said.contains("legal settings"),
         "{said}"

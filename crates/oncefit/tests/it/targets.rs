@@ -62,7 +62,7 @@ fn targets_are_built_learnt_with_and_pinned() {
     assert!(drift > 0.0 && drift < 1.0, "{drift}");
     // Another file under the same name: the run does not go on.
     build("t.json", &["--template", "a {}"]);
-    let said = fail(path, &["learn", "run", "--resume"], 1);
+    let said = fail(path, &["learn", "run", "--resume"], 2);
     assert!(said.contains("the hash of the head's targets"), "{said}");
 }
 
