@@ -14,9 +14,10 @@ pub enum SearchError {
     Space(#[from] SpaceError),
     /// No member of the space is within a limit.
     #[error(
-        "no subnet of `{space}` has at most {}: the smallest ({subnet}) has {}; ask for {closest} or more",
+        "no subnet of `{space}` has at most {}: the smallest ({subnet}) has {}; ask for {} or more",
         metric.show(*limit),
-        metric.show(*closest)
+        metric.show(*closest),
+        metric.write(*closest)
     )]
     Infeasible {
         /// Name of the space.

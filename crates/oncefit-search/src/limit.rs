@@ -54,6 +54,14 @@ impl Metric {
             _ => format!("{value} {self}"),
         }
     }
+
+    /// A value as limits are written: `1200000`, `1.5ms`.
+    pub(crate) fn write(self, value: u64) -> String {
+        match self {
+            Self::Latency => format!("{}ms", value as f64 / 1e6),
+            _ => value.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Metric {

@@ -1,8 +1,7 @@
 //! DeepArchitect (Negrinho and Gordon, 2017; Negrinho et al., 2019): searchers on a table of trained
-//! networks and on formulas (brief `deep-architect` §9).
+//! networks and on formulas.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use num_bigint::BigUint;
@@ -25,7 +24,7 @@ use crate::progress::Progress;
 pub const PAPER: Paper = Paper {
     name: "deep-architect",
     title: "DeepArchitect",
-    about: "Settings are those of the brief; nothing was chosen by results. Seeds are those of searches: P4's interval is over searches on one trained supernet.",
+    about: "Settings were fixed before anything was run; nothing was chosen by results. Seeds are those of searches: P4's interval is over searches on one trained supernet.",
     claims: &CLAIMS,
     first_seed: 1000,
     seeds: (100, 20),
@@ -90,7 +89,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
     }
 }
 
-/// The seven searchers of the brief's protocol.
+/// The seven searchers.
 fn searcher(name: &str, region: &Region, seed: u64) -> Box<dyn Searcher> {
     let mcts = |settings| Box::new(Mcts::within(region.clone(), settings, seed));
     let smbo = |settings| Box::new(Smbo::within(region.clone(), settings, seed));
@@ -142,15 +141,16 @@ struct Networks {
 impl Networks {
     fn load(request: &Request) -> Result<Self> {
         const FILE: &str = "nas-bench-macro.json";
-        let folder: Option<PathBuf> = request.nas.clone();
-        let path = folder
-            .map(|folder| folder.join(FILE))
-            .filter(|path| path.exists());
-        let path = path.ok_or_else(|| {
+        let needed = |found: String| {
             Error::Request(format!(
-                "{FILE} of NAS-Bench-Macro is needed: name its folder by --nas or the environment variable ONCEFIT_NAS"
+                "{FILE} of NAS-Bench-Macro is needed{found}: name its folder by --nas or the environment variable ONCEFIT_NAS (docs/studies.md says where it comes from)"
             ))
-        })?;
+        };
+        let folder = request.nas.as_ref().ok_or_else(|| needed(String::new()))?;
+        let path = folder.join(FILE);
+        if !path.exists() {
+            return Err(needed(format!(", and {} is not there", path.display())));
+        }
         let text = std::fs::read_to_string(&path).map_err(|source| Error::File {
             action: "read",
             path: path.clone(),

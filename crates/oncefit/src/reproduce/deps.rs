@@ -1,5 +1,5 @@
 //! DepS (Annavajjala et al., 2024) beside progressive shrinking and training all from the start, on
-//! fm-nano with kernel 5 and resolution 28 (brief `delayed-shrinking`, section 6).
+//! fm-nano with kernel 5 and resolution 28.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::loaded::LoadedRun;
 pub const PAPER: Paper = Paper {
     name: NAME,
     title: "DepS: delayed shrinking",
-    about: "fm-nano with kernel 5 at 28×28, 4,000 images, 20 epochs. All arms have the brief's learning rate of 0.05; none was tuned. Until 29 November 2026 progressive shrinking trained its largest network with dropout, which the paper's does not have; it was run again on the same seeds.",
+    about: "fm-nano with kernel 5 at 28×28, 4,000 images, 20 epochs. All arms have one learning rate, 0.05; none was tuned. Until 29 November 2026 progressive shrinking trained its largest network with dropout, which the paper's does not have; it was run again on the same seeds.",
     claims: &CLAIMS,
     first_seed: 1000,
     seeds: (5, 5),

@@ -1,5 +1,4 @@
-//! What a supernet gives to devices: the predictor, the search and the tables of Once-for-All (brief
-//! `once-for-all` §6, the last four claims).
+//! What a supernet gives to devices: the predictor, the search and the tables of Once-for-All.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! LingoCL on Split-Fashion-MNIST (brief `lingocl` §6). L9 needs the images of MNIST and is not tried.
+//! LingoCL on Split-Fashion-MNIST. L9 needs the images of MNIST and is not tried.
 
 use super::arms::{
     Arm, Measured, accuracy, best_of, mean, measure, of_tasks, over_the_stream, plus,

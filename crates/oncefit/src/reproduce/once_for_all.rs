@@ -1,4 +1,4 @@
-//! Once-for-All (Cai et al., 2020): progressive shrinking on fm-nano (brief `once-for-all`, section 6).
+//! Once-for-All (Cai et al., 2020): progressive shrinking on fm-nano.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,7 +19,7 @@ use crate::loaded::LoadedRun;
 pub const PAPER: Paper = Paper {
     name: NAME,
     title: "Once-for-All",
-    about: "fm-nano at 28×28, 4,000 images, phases of 12, 4, 2, 4, 2 and 4 epochs, at the brief's learning rates; none was tuned. Until 29 November 2026 the first phase had dropout, which the paper's has not; it was run again on the same seeds. Latencies, and with them what ofa.8 and ofa.10 search, are of the machine that each file in `claims/ofa.runs/devices` names.",
+    about: "fm-nano at 28×28, 4,000 images, phases of 12, 4, 2, 4, 2 and 4 epochs, at 0.1 for the largest network alone and the paper's shares of it for later phases; none was tuned. Until 29 November 2026 the first phase had dropout, which the paper's has not; it was run again on the same seeds. Latencies, and with them what ofa.8 and ofa.10 search, are of the machine that each file in `claims/ofa.runs/devices` names.",
     claims: &CLAIMS,
     first_seed: 1000,
     seeds: (5, 5),

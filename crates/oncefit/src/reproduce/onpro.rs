@@ -1,4 +1,4 @@
-//! OnPro on Split-Fashion-MNIST, the lite profile (brief `onpro` §5).
+//! OnPro on Split-Fashion-MNIST, the lite profile.
 
 use super::arms::{
     Arm, Measured, Prototypes, accuracy, best_of, mean, mean_cost, measure, over_the_stream, plus,

@@ -1,6 +1,5 @@
 //! Refresh learning ("A Unified and General Framework for Continual Learning", ICLR 2024) on
-//! Split-Fashion-MNIST with mammoth's small network (brief `unified-continual` §6). What holds exactly, U6
-//! to U8, is a test of `oncefit-continual`.
+//! Split-Fashion-MNIST with mammoth's small network. What holds exactly is a test of `oncefit-continual`.
 
 use super::arms::{Arm, Flatness, Measured, accuracy, best_of, data, measure, of_tasks, plus};
 use super::{Claim, Paper, Request, Tried};
@@ -9,7 +8,7 @@ use crate::error::Result;
 pub const PAPER: Paper = Paper {
     name: "refresh",
     title: "Refresh learning",
-    about: "Settings are those of the brief, but for online-ewc's penalty, 10 instead of the preset's 90, with which some seeds diverged. The displacement of R2 to R5 is the best of three on images held out from training, on seeds 0 to 2.",
+    about: "Settings are the presets', but for online-ewc's penalty, 10 instead of 90, with which some seeds diverged. The displacement of R2 to R5 is the best of three on images held out from training, on seeds 0 to 2.",
     claims: &CLAIMS,
     first_seed: 1000,
     run,

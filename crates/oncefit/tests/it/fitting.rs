@@ -516,7 +516,7 @@ fn networks_are_fitted_to_devices_here_and_elsewhere() {
         2,
     );
     assert!(
-        said.contains("ms of latency") && said.contains("ask for"),
+        said.contains("ms of latency; ask for") && said.contains("ms or more"),
         "{said}"
     );
     let lines: Vec<&str> = csv.lines().collect();
