@@ -92,7 +92,8 @@ impl Size {
         let percents = |values: Vec<f64>| -> String {
             let all: Vec<String> = values
                 .iter()
-                .map(|one| format!("{:.1}", 100.0 * one))
+                // Adding 0 takes the sign off a rounded -0.
+                .map(|one| format!("{:.1}", (1000.0 * one).round() / 10.0 + 0.0))
                 .collect();
             all.join(", ")
         };
