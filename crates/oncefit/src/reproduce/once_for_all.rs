@@ -455,11 +455,6 @@ fn without_transforms(request: &Request) -> Result<String> {
         text.replace("transform = true", "transform = false")
             .as_bytes(),
     )?;
-    let file = std::path::absolute(&file).map_err(|source| Error::File {
-        action: "find",
-        path: file.clone(),
-        source,
-    })?;
     Ok(format!("file = {:?}", file.display().to_string()))
 }
 

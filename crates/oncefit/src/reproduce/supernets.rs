@@ -21,7 +21,7 @@ use crate::provenance::Origin;
 pub struct Arm {
     /// Its name in files.
     pub name: String,
-    /// The recipe, without name and seed.
+    /// The recipe, without name and seed; files are relative to where the program is.
     pub recipe: String,
 }
 
@@ -32,6 +32,13 @@ impl Arm {
     /// If it is not legal.
     pub fn with_seed(&self, seed: u64) -> Result<Recipe> {
         let mut recipe = Recipe::parse(&self.recipe, &self.name)?;
+        if let Some(file) = &mut recipe.space.file {
+            *file = std::path::absolute(&*file).map_err(|source| Error::File {
+                action: "find",
+                path: file.clone(),
+                source,
+            })?;
+        }
         recipe.name = format!("{}-{seed}", self.name);
         recipe.seed = seed;
         Ok(recipe)
