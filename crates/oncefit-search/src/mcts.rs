@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upper_confidence_has_the_briefs_values() {
+    fn upper_confidence_has_the_values_worked_out_by_hand() {
         // N = 10; (mean .9, n = 3, c = .5), (.7, 6, .5), (.8, 1, .5).
         for (mean, visits, expected) in [
             (0.9, 3, 1.519_487),
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn bisection_codes_are_those_of_the_brief() {
+    fn bisection_codes_of_five_and_six_values() {
         for (values, expected) in [
             (5, vec!["00", "01", "10", "110", "111"]),
             (6, vec!["00", "010", "011", "10", "110", "111"]),

@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn make_divisible_has_the_values_of_the_brief() {
+    fn make_divisible_has_known_values() {
         for (value, expected) in [
             (19.2, 24),
             (28.8, 32),

@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_has_the_closed_form_values_of_the_brief() {
+    fn ramp_has_the_values_of_its_closed_form() {
         let rate = imagenet();
         for (epoch, eta, beta) in [
             (145.0, 1.1490792, 0.0),

@@ -11,7 +11,7 @@ fn member(space: &Space, text: &str) -> Subnet {
 }
 
 #[test]
-fn fm_nano_has_the_numbers_of_the_brief() {
+fn fm_nano_has_its_known_numbers() {
     let space = family("fm-nano");
     assert_eq!(space.count().unwrap(), BigUint::from(819u64.pow(3) * 3));
     for (depth, kernel, expand, macs, parameters) in [
@@ -38,7 +38,7 @@ fn fm_nano_has_the_numbers_of_the_brief() {
 }
 
 #[test]
-fn ofa_mobilenet_v3_has_the_numbers_of_the_brief() {
+fn ofa_mobilenet_v3_has_its_known_numbers() {
     let space = family("ofa-mobilenet-v3");
     assert_eq!(
         space.count().unwrap(),
@@ -93,7 +93,7 @@ fn ofa_mobilenet_v3_has_the_numbers_of_the_brief() {
 }
 
 #[test]
-fn the_other_families_have_the_numbers_of_the_briefs() {
+fn the_other_families_have_their_known_numbers() {
     let proxyless = family("ofa-proxylessnas");
     assert_eq!(
         proxyless.count().unwrap(),

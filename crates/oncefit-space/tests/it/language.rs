@@ -448,7 +448,7 @@ fn equal_networks_of_different_decisions_have_one_structure() {
 
 /// DeepArchitect's spaces and NAS-Bench-Macro's, with counts from outside this crate (claim P7).
 #[test]
-fn deep_architects_spaces_have_the_counts_of_the_brief() {
+fn deep_architects_spaces_have_their_known_counts() {
     let read = |text: &str, name: &str| {
         let space = Space::parse(text, name).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(parse(&space.to_text()).hash(), space.hash(), "{name}");

@@ -11,7 +11,7 @@ fn space(width: f64) -> Space {
 
 /// The keys of a network in the authors' format, written down without the library's help.
 #[test]
-fn keys_of_a_network_are_those_that_the_brief_shows() {
+fn keys_of_a_network_are_those_of_the_published_tables() {
     let space = space(1.2);
     let subnet = space
         .parse_subnet("resolution=224:depth=2:kernel=3:expand=3")

@@ -7,6 +7,7 @@ use oncefit_search::Limit;
 use oncefit_space::{Space, Subnet};
 use oncefit_target::{
     Engine, Machine, OperatorTable, Predictor, PredictorOptions, ProfileOptions, Sample, Target,
+    kendall,
 };
 use oncefit_train::Split;
 
@@ -14,7 +15,7 @@ use super::supernets::Measured;
 use super::{Request, Tried, make_folder};
 use crate::commands::measured_target;
 use crate::error::{Error, Result};
-use crate::finder::{Budget, Finder, Scope};
+use crate::finder::{Budget, Finder, Promising, Scope};
 use crate::loaded::LoadedRun;
 
 /// A way to run networks on this machine, which makes it a device of its own.
@@ -50,6 +51,8 @@ const SEARCHED: &str = "searched";
 const BEST_OF_RANDOM: &str = "random: 90th percentile";
 const OWN: &str = "searched for the device";
 const FOREIGN: &str = "searched for another device";
+const OWN_PREDICTED: &str = "searched for the device: predicted";
+const FOREIGN_PREDICTED: &str = "searched for another device: predicted";
 
 /// The times of both devices, measured once for each seed.
 fn targets(request: &Request, space: &Space, seed: u64) -> Result<[Target; 2]> {
@@ -83,16 +86,21 @@ fn targets(request: &Request, space: &Space, seed: u64) -> Result<[Target; 2]> {
 }
 
 /// Finds the most promising subnet within a latency.
-fn best(finder: &mut Finder, table: &OperatorTable, at_most_ms: f64, seed: u64) -> Result<Subnet> {
+fn best(
+    finder: &mut Finder,
+    table: &OperatorTable,
+    at_most_ms: f64,
+    seed: u64,
+) -> Result<Promising> {
     let budget = Budget {
         limits: vec![Limit::latency_ms(at_most_ms)],
         table: Some(table.clone()),
         ..Budget::default()
     };
     let found = finder.find(&budget, Scope::Evolution { seed }, 1)?;
-    let first = found.into_iter().next();
-    first
-        .map(|one| one.subnet)
+    found
+        .into_iter()
+        .next()
         .ok_or_else(|| Error::Request(format!("no subnet within {at_most_ms} ms was found")))
 }
 
@@ -140,7 +148,7 @@ pub(super) fn values(request: &Request, run: &mut LoadedRun) -> Result<BTreeMap<
     let limit = |share: f64| fastest + share * (slowest - fastest);
     let mut finder = Finder::new(&space, &predictor)?;
 
-    let mut rivals = vec![best(&mut finder, &tables[0], limit(0.5), seed)?];
+    let mut rivals = vec![best(&mut finder, &tables[0], limit(0.5), seed)?.subnet];
     for index in 0.. {
         if rivals.len() > drawn {
             break;
@@ -160,14 +168,25 @@ pub(super) fn values(request: &Request, run: &mut LoadedRun) -> Result<BTreeMap<
     let (mut own, mut foreign) = (Vec::new(), Vec::new());
     for share in SHARES {
         let moved = best(&mut finder, &tables[0], limit(share), seed)?;
-        let there = latency_ms(&tables[1], &moved)?;
+        let there = latency_ms(&tables[1], &moved.subnet)?;
         own.push(best(&mut finder, &tables[1], there, seed)?);
         foreign.push(moved);
     }
-    for (name, subnets) in [(OWN, own), (FOREIGN, foreign)] {
+    for (measured, predicted, promising) in [
+        (OWN, OWN_PREDICTED, own),
+        (FOREIGN, FOREIGN_PREDICTED, foreign),
+    ] {
+        let mut insert = |name: &str, accuracies: Vec<f64>| {
+            let sum: f64 = accuracies.iter().sum();
+            found.insert(name.into(), 100.0 * sum / accuracies.len() as f64);
+        };
+        insert(
+            predicted,
+            promising.iter().map(|one| one.accuracy).collect(),
+        );
+        let subnets: Vec<Subnet> = promising.into_iter().map(|one| one.subnet).collect();
         let rows = run.evaluate(&subnets, Split::Test)?;
-        let sum: f64 = rows.iter().map(|row| row.accuracy).sum();
-        found.insert(name.into(), 100.0 * sum / rows.len() as f64);
+        insert(measured, rows.iter().map(|row| row.accuracy).collect());
     }
     Ok(found)
 }
@@ -198,16 +217,15 @@ pub(super) fn predictor(all: &[Measured]) -> Result<Tried> {
         ],
         vec![format!(
             "errors in points, by seed: predictor {}, line {}",
-            list(all, ERROR)?,
-            list(all, LINE_ERROR)?
+            listed(&by_seed(all, |run| run.get(ERROR))?),
+            listed(&by_seed(all, |run| run.get(LINE_ERROR))?)
         )],
     )
 }
 
-fn list(all: &[Measured], name: &str) -> Result<String> {
-    let each = by_seed(all, |run| run.get(name))?;
-    let each: Vec<String> = each.iter().map(|value| format!("{value:.2}")).collect();
-    Ok(each.join(", "))
+fn listed(values: &[f64]) -> String {
+    let each: Vec<String> = values.iter().map(|value| format!("{value:.2}")).collect();
+    each.join(", ")
 }
 
 /// The searched subnet beside random ones within the same latency.
@@ -219,12 +237,35 @@ pub(super) fn search(all: &[Measured]) -> Result<Tried> {
 }
 
 /// A subnet searched for a device beside one searched for another, at the latency that the other has
-/// there.
-pub(super) fn own_device(all: &[Measured]) -> Result<Tried> {
-    gains(
+/// there; and how much there is to gain: what was predicted, and how alike the devices are.
+pub(super) fn own_device(request: &Request, space: &Space, all: &[Measured]) -> Result<Tried> {
+    const RANKED: u64 = 1000;
+    let mut tried = gains(
         "own − another device's, mean of three limits, points",
         by_seed(all, |run| Ok(run.get(OWN)? - run.get(FOREIGN)?))?,
-    )
+    )?;
+    let (mut predicted, mut alike) = (Vec::new(), Vec::new());
+    for (run, seed) in all.iter().zip(request.seeds()) {
+        predicted.push(run.get(OWN_PREDICTED)? - run.get(FOREIGN_PREDICTED)?);
+        let [one, other] = targets(request, space, seed)?;
+        let (one, other) = (one.table()?, other.table()?);
+        let mut latencies = (Vec::new(), Vec::new());
+        for index in 0..RANKED {
+            let subnet = space.sample(&mut Draws::new(seed, "ranked by latency", index, 0))?;
+            latencies.0.push(latency_ms(&one, &subnet)?);
+            latencies.1.push(latency_ms(&other, &subnet)?);
+        }
+        alike.push(kendall(&latencies.0, &latencies.1));
+    }
+    tried.notes.push(format!(
+        "predicted: own − another device's, points, by seed: {}",
+        listed(&predicted)
+    ));
+    tried.notes.push(format!(
+        "latencies of {RANKED} random subnets on one device and on the other, Kendall's tau, by seed: {}",
+        listed(&alike)
+    ));
+    Ok(tried)
 }
 
 fn gains(what: &'static str, values: Vec<f64>) -> Result<Tried> {

@@ -419,7 +419,7 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
         "ofa.7" => devices::predictor(&whole()?),
         "ofa.8" => devices::search(&whole()?),
         "ofa.9" => devices::additive(request, &space),
-        "ofa.10" => devices::own_device(&whole()?),
+        "ofa.10" => devices::own_device(request, &space, &whole()?),
         _ => {
             let arm = scale.progressive("before-width", FAMILY, 4);
             let one = measure(request, NAME, &arm, &sorted_values)?;
