@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use oncefit_continual::LearningRun;
 use oncefit_train::{Outcome, Recipe, Run, RunData, Trainer};
 
-use super::{command_line, print};
+use super::{command_line, print, remove_run};
 use crate::cli::TrainArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent};
@@ -52,10 +51,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     }
     let folder = args.out.clone().unwrap_or_else(|| default_folder(&recipe));
     if args.overwrite {
-        if LearningRun::open_to_read(&folder).is_ok() {
-            LearningRun::remove(&folder)?;
-        }
-        Run::remove(&folder)?;
+        remove_run(&folder)?;
     }
     train_run(
         &Run::create(&folder, &recipe)?,
@@ -73,7 +69,7 @@ pub(super) fn new_run(folder: &Path, recipe: &Recipe) -> Result<Run> {
     let data = RunData::load(recipe)?;
     let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
     recipe.check(&space, &data)?;
-    Run::remove(folder)?;
+    remove_run(folder)?;
     Ok(Run::create(folder, recipe)?)
 }
 

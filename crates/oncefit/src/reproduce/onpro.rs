@@ -117,7 +117,8 @@ fn arm(request: &Request, learning: Learning, rate: f64) -> Arm {
 
 /// Its learning rate.
 fn tuned(request: &Request, learning: Learning) -> Result<f64> {
-    let candidates = [2e-3, 5e-3, 1e-2].map(|rate| (rate, arm(request, learning, rate)));
+    let candidates =
+        [2e-3, 5e-3, 1e-2, 2e-2, 5e-2].map(|rate| (rate, arm(request, learning, rate)));
     best_of(request, candidates, 0..2)
 }
 
