@@ -2,9 +2,10 @@
 //!
 //! A candidate has an index for every decision of a space, active or not, so that mutation and
 //! crossover are copies of numbers and no graph is built. Once-for-All's evolution (the
-//! authors' `evolution.py`) with two changes: a candidate above a limit is not redrawn until it is
-//! within it, but ranked behind all that are, by how far it is above; and candidates that are the
-//! same network count once. Where limits are tight this is some hundred times faster than
+//! authors' `evolution.py`) with three changes: a candidate above a limit is not redrawn until it is
+//! within it, but ranked behind all that are, by how far it is above; candidates that are the
+//! same network count once; and a population that no longer finds a better one, which is after some
+//! dozen generations, gives way to a new one for the generations that are left. Where limits are tight this is some hundred times faster than
 //! [`crate::Evolution`], whose draws are repeated until one is feasible and new; that one is for
 //! objectives that cost seconds, where no evaluation may be spent on what is above a limit.
 
@@ -44,6 +45,40 @@ pub struct Ranked {
     pub assessment: Assessment,
 }
 
+/// The best distinct candidates that were met, best first.
+struct Ranking {
+    best: Vec<Ranked>,
+    most: usize,
+    seen: HashSet<u64>,
+}
+
+impl Ranking {
+    fn new(most: usize) -> Self {
+        Self {
+            best: Vec::new(),
+            most,
+            seen: HashSet::new(),
+        }
+    }
+
+    /// Takes in what was assessed; whether there is a new first.
+    fn add(&mut self, found: &[Ranked]) -> bool {
+        let first = self.first();
+        let new = found
+            .iter()
+            .filter(|one| self.seen.insert(one.assessment.key));
+        self.best.extend(new.cloned());
+        self.best
+            .sort_by(|left, right| left.assessment.precedes(&right.assessment));
+        self.best.truncate(self.most);
+        self.first() != first
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.best.first().map(|one| one.assessment.key)
+    }
+}
+
 /// Assesses candidates, many at once.
 pub trait CompactObjective {
     /// What goes wrong.
@@ -56,13 +91,16 @@ pub trait CompactObjective {
     fn assess(&mut self, candidates: &[Vec<usize>]) -> Result<Vec<Assessment>, Self::Error>;
 }
 
+/// Generations without a better candidate after which a new population begins.
+const PATIENCE: usize = 50;
+
 /// Evolves for a number of generations and returns the best distinct candidates that were ever met,
 /// best first.
 ///
 /// # Arguments
 /// - `sizes`: how many values each decision has
-/// - `start`: candidates of the first generation, besides random ones: at least one within the
-///   limits, or the answer may be none that is
+/// - `start`: candidates of the first generation of each population, besides random ones: at least
+///   one within the limits, or the answer may be none that is
 /// - `keep`: how many are returned at most
 ///
 /// # Errors
@@ -79,48 +117,58 @@ pub fn evolve<O: CompactObjective>(
     let population = settings.population.max(2);
     let parents =
         ((population as f64 * settings.parent_share).ceil() as usize).clamp(1, population);
-    let mut draws = Draws::new(seed, "compact evolution", 0, 0);
-    let mut children: Vec<Vec<usize>> = start.to_vec();
-    while children.len() < population {
-        children.push(sizes.iter().map(|&size| draws.below(size)).collect());
-    }
-    let mut seen: HashSet<u64> = HashSet::new();
-    // The best ever met, of which the first are the parents.
-    let mut best: Vec<Ranked> = Vec::new();
-    let kept = keep.max(parents);
+    let (mut all, mut elite) = (Ranking::new(keep), Ranking::new(parents));
+    let mut without_better = 0;
     for generation in 0..=generations {
+        let mut draws = Draws::new(seed, "compact evolution", generation as u64, 0);
+        if without_better == PATIENCE {
+            elite = Ranking::new(parents);
+            without_better = 0;
+        }
+        let children = match elite.best.as_slice() {
+            [] => {
+                let missing = population.saturating_sub(start.len());
+                let random = |_| sizes.iter().map(|&size| draws.below(size)).collect();
+                let random: Vec<Vec<usize>> = (0..missing).map(random).collect();
+                [start, &random].concat()
+            }
+            parents => (0..(population - parents.len()).max(1))
+                .map(|_| child(parents, sizes, settings, &mut draws))
+                .collect(),
+        };
         let assessments = objective.assess(&children)?;
-        let new = children.drain(..).zip(assessments);
-        best.extend(new.filter(|(_, found)| seen.insert(found.key)).map(
-            |(indices, assessment)| Ranked {
+        let pairs = children.into_iter().zip(assessments);
+        let found: Vec<Ranked> = pairs
+            .map(|(indices, assessment)| Ranked {
                 indices,
                 assessment,
-            },
-        ));
-        best.sort_by(|left, right| left.assessment.precedes(&right.assessment));
-        best.truncate(kept);
-        if generation == generations || best.is_empty() {
-            break;
-        }
-        let mut draws = Draws::new(seed, "compact evolution", 1 + generation as u64, 0);
-        let elite = &best[..parents.min(best.len())];
-        let pick = |draws: &mut Draws| &elite[draws.below(elite.len())].indices;
-        for _ in 0..population - parents.min(population - 1) {
-            let first = pick(&mut draws).clone();
-            let child = if draws.chance(settings.mutation_share) {
-                mutated(first, sizes, settings.mutation_probability, &mut draws)
-            } else {
-                let second = pick(&mut draws).clone();
-                let genes = first.into_iter().zip(second);
-                genes
-                    .map(|(left, right)| if draws.chance(0.5) { left } else { right })
-                    .collect()
-            };
-            children.push(child);
+            })
+            .collect();
+        all.add(&found);
+        match elite.add(&found) {
+            true => without_better = 0,
+            false => without_better += 1,
         }
     }
-    best.truncate(keep);
-    Ok(best)
+    Ok(all.best)
+}
+
+/// A mutated parent, or two crossed.
+fn child(
+    parents: &[Ranked],
+    sizes: &[usize],
+    settings: EvolutionSettings,
+    draws: &mut Draws,
+) -> Vec<usize> {
+    let pick = |draws: &mut Draws| parents[draws.below(parents.len())].indices.clone();
+    let first = pick(draws);
+    if draws.chance(settings.mutation_share) {
+        return mutated(first, sizes, settings.mutation_probability, draws);
+    }
+    let genes = first.into_iter().zip(pick(draws));
+    genes
+        .map(|(left, right)| if draws.chance(0.5) { left } else { right })
+        .collect()
 }
 
 /// Redraws each index with a probability, at least one of them.
@@ -194,9 +242,42 @@ mod tests {
             assert!(found.iter().all(|one| one.assessment.excess == 0.0));
             let keys: HashSet<u64> = found.iter().map(|one| one.assessment.key).collect();
             assert_eq!(keys.len(), 10);
-            assert_eq!(assessed, 100 + 150 * 75);
+            // Later generations keep their parents, but for the first of each new population.
+            assert!(
+                (100 + 150 * 75..=151 * 100).contains(&assessed),
+                "{assessed}"
+            );
             assert_eq!(found, search(9, 150, seed).0);
         }
+    }
+
+    /// Where all candidates are the same network nothing better can be found.
+    #[test]
+    fn a_population_that_finds_nothing_better_gives_way_to_a_new_one() {
+        struct Same(Vec<usize>);
+        impl CompactObjective for Same {
+            type Error = ();
+
+            fn assess(&mut self, candidates: &[Vec<usize>]) -> Result<Vec<Assessment>, ()> {
+                self.0.push(candidates.len());
+                let one = Assessment {
+                    key: 1,
+                    excess: 0.0,
+                    score: 1.0,
+                };
+                Ok(vec![one; candidates.len()])
+            }
+        }
+        let mut objective = Same(Vec::new());
+        let settings = EvolutionSettings::default();
+        let found = evolve(&[4; 12], &[], settings, 110, 10, 0, &mut objective).unwrap();
+        assert_eq!(found.len(), 1);
+        let generations = objective.0.iter().enumerate();
+        let whole: Vec<usize> = generations
+            .filter(|(_, size)| **size == settings.population)
+            .map(|(generation, _)| generation)
+            .collect();
+        assert_eq!(whole, [0, PATIENCE + 1, 2 * (PATIENCE + 1)]);
     }
 
     #[test]

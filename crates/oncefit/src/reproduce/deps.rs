@@ -320,7 +320,12 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                 let what = format!("mean of six, sum − {mode}");
                 let tried = difference(&what, &deps, &other, 0.0, &names())?;
                 comparisons.extend(tried.comparisons);
-                notes.push(format!("sum − {mode}: {}", tried.verdict.name()));
+                let word = match tried.verdict {
+                    Verdict::Reproduced => "better than",
+                    Verdict::NotReproduced => "worse than",
+                    _ => "not decided beside",
+                };
+                notes.push(format!("sum is {word} {mode}"));
             }
             Ok(Tried {
                 verdict: Verdict::Told,

@@ -10,9 +10,9 @@ use crate::format::count;
 pub const PAPER: Paper = Paper {
     name: "onpro",
     title: "OnPro",
-    about: "Each side has the learning rate of three that is best on images held out from training, on seeds 0 and 1. The seeds 1000 to 1004 were used for an earlier form of these claims (6,000 images a class, rates chosen on test images of seed 0) and are not used again.",
+    about: "Each side has the learning rate of seven that is best on images held out from training, on seeds 0 and 1. Seeds of earlier forms of these claims are not used again: 1000 to 1004 (6,000 images a class, rates chosen on test images of seed 0) and 2000 to 2004 (three rates, of which the largest was best for all sides).",
     claims: &CLAIMS,
-    first_seed: 2000,
+    first_seed: 3000,
     run,
     seeds: (5, 5),
 };
@@ -115,10 +115,12 @@ fn arm(request: &Request, learning: Learning, rate: f64) -> Arm {
     }
 }
 
+/// Learning rates that are tried, far enough for the best to lie between others.
+const RATES: [f64; 7] = [2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1];
+
 /// Its learning rate.
 fn tuned(request: &Request, learning: Learning) -> Result<f64> {
-    let candidates =
-        [2e-3, 5e-3, 1e-2, 2e-2, 5e-2].map(|rate| (rate, arm(request, learning, rate)));
+    let candidates = RATES.map(|rate| (rate, arm(request, learning, rate)));
     best_of(request, candidates, 0..2)
 }
 
