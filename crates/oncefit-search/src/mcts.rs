@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upper_confidence_has_the_values_worked_out_by_hand() {
+    fn upper_confidence_has_known_values() {
         // N = 10; (mean .9, n = 3, c = .5), (.7, 6, .5), (.8, 1, .5).
         for (mean, visits, expected) in [
             (0.9, 3, 1.519_487),

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn sign_tests_have_the_exact_values() {
+    fn sign_tests_have_known_values() {
         for (wins, count, expected) in [(63, 100, 0.006), (117, 200, 0.0097), (28, 40, 0.008)] {
             let one: Vec<f64> = (0..count)
                 .map(|seed| if seed < wins { 1.0 } else { 0.0 })

@@ -11,8 +11,8 @@ use oncefit_data::LoadedData;
 use oncefit_train::{DataRecipe, write_atomically};
 use serde::Serialize;
 
-use super::learn::{learn_run, load};
-use super::{command_line, print, print_json, remove_run};
+use super::learn::{learn_run, load, remove};
+use super::{command_line, print, print_json};
 use crate::cli::learning::CompareArgs;
 use crate::error::{Error, Result};
 use crate::format::{count, duration, percent, table};
@@ -173,7 +173,7 @@ fn check_place(folder: &Path, recipe: &LearningRecipe, overwrite: bool) -> Resul
         .is_ok_and(|run| run.recipe().to_toml() == recipe.to_toml());
     match (is_same, overwrite) {
         (true, _) => Ok(()),
-        (false, true) => remove_run(folder),
+        (false, true) => remove(folder),
         (false, false) => Err(Error::Request(format!(
             "{} has a run of another recipe; `--overwrite` removes it, or give another --out",
             folder.display()

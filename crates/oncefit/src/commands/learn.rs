@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use oncefit_continual::{Learner, LearningRecipe, LearningRun, Outcome, Results};
 use oncefit_data::LoadedData;
-use oncefit_train::write_atomically;
+use oncefit_train::{Run, write_atomically};
 
-use super::{command_line, learn_estimate, print, remove_run};
+use super::{command_line, learn_estimate, print};
 use crate::cli::learning::LearnArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent, table};
@@ -71,13 +71,21 @@ fn new_run(args: &LearnArgs) -> Result<LearningRun> {
     recipe.build_stream(&data)?;
     recipe.build_learner(&data)?;
     if args.overwrite {
-        remove_run(&folder)?;
+        remove(&folder)?;
     }
     Ok(LearningRun::create(&folder, &recipe)?)
 }
 
 pub(super) fn load(path: &Path) -> Result<LearningRecipe> {
     RecipeKind::Learning.expect(path, LearningRecipe::load(path))
+}
+
+/// Removes the run of a folder, of training or of learning.
+pub(super) fn remove(folder: &Path) -> Result<()> {
+    if Run::open_to_read(folder).is_ok() {
+        Run::remove(folder)?;
+    }
+    Ok(LearningRun::remove(folder)?)
 }
 
 fn default_folder(recipe: &LearningRecipe) -> PathBuf {

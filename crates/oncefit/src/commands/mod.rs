@@ -20,6 +20,8 @@ mod study;
 mod targets;
 mod train;
 
+use std::io::{ErrorKind, Write};
+
 pub use compare::{Compared, compare};
 pub use data::data_show;
 pub use evaluate::evaluate;
@@ -43,25 +45,14 @@ pub use targets::targets;
 pub use train::train;
 pub(crate) use train::train_run;
 
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use oncefit_continual::LearningRun;
 use oncefit_space::Space;
-use oncefit_train::Run;
 
 use crate::error::{Error, Result};
 use crate::fit::Fitted;
 use crate::format::{bytes, count, percent, table};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
-
-/// Removes the run of a folder, of training or of learning.
-fn remove_run(folder: &Path) -> Result<()> {
-    if LearningRun::open_to_read(folder).is_ok() {
-        LearningRun::remove(folder)?;
-    }
-    Ok(Run::remove(folder)?)
-}
 
 /// Prints a line on standard output; a reader that has gone away ends the program quietly.
 fn print(line: &str) {

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use oncefit_continual::LearningRun;
 use oncefit_train::{Outcome, Recipe, Run, RunData, Trainer};
 
-use super::{command_line, print, remove_run};
+use super::{command_line, print};
 use crate::cli::TrainArgs;
 use crate::error::{Error, Result};
 use crate::format::{bytes, count, duration, percent};
@@ -51,7 +52,10 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     }
     let folder = args.out.clone().unwrap_or_else(|| default_folder(&recipe));
     if args.overwrite {
-        remove_run(&folder)?;
+        if LearningRun::open_to_read(&folder).is_ok() {
+            LearningRun::remove(&folder)?;
+        }
+        Run::remove(&folder)?;
     }
     train_run(
         &Run::create(&folder, &recipe)?,
@@ -69,7 +73,7 @@ pub(super) fn new_run(folder: &Path, recipe: &Recipe) -> Result<Run> {
     let data = RunData::load(recipe)?;
     let space = recipe.build_space(data.train.channels(), data.train.class_names().len())?;
     recipe.check(&space, &data)?;
-    remove_run(folder)?;
+    Run::remove(folder)?;
     Ok(Run::create(folder, recipe)?)
 }
 
