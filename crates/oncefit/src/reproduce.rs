@@ -214,10 +214,20 @@ pub struct Paper {
     pub claims: &'static [Claim],
     /// The first of its fresh seeds; those below are for calibration.
     pub first_seed: u64,
+    /// Claims whose fresh seeds begin elsewhere: their setting was changed after the others had been run.
+    pub first_seeds_of: &'static [(&'static str, u64)],
     /// Fresh seeds, in full and in quick form.
     pub seeds: (usize, usize),
     /// Tries a claim.
     pub run: fn(&str, &Request) -> Result<Tried>,
+}
+
+impl Paper {
+    /// The first fresh seed of a claim.
+    pub fn first_seed(&self, id: &str) -> u64 {
+        let of_its_own = self.first_seeds_of.iter().find(|(claim, _)| *claim == id);
+        of_its_own.map_or(self.first_seed, |(_, seed)| *seed)
+    }
 }
 
 /// What trying a claim gives.

@@ -61,7 +61,7 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
         false => args.claims(),
     };
     let (full, quick) = paper.seeds;
-    let request = Request {
+    let mut request = Request {
         first_seed: paper.first_seed,
         seeds: args.seeds.unwrap_or(if args.quick { quick } else { full }),
         nas: args
@@ -77,6 +77,7 @@ pub fn reproduce(args: &ReproduceArgs) -> Result<()> {
         return Err(Error::Request("--seeds must be at least 5".into()));
     }
     for claim in claims {
+        request.first_seed = paper.first_seed(claim.id);
         if let Some(found) = known(&folder, claim.id)?
             && found.seeds == (request.first_seed, request.seeds)
         {

@@ -27,6 +27,7 @@ pub const PAPER: Paper = Paper {
     about: "Settings were fixed before anything was run; nothing was chosen by results. Seeds are those of searches: P4's interval is over searches on one trained supernet.",
     claims: &CLAIMS,
     first_seed: 1000,
+    first_seeds_of: &[],
     seeds: (100, 20),
     run,
 };

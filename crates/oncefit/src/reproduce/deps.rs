@@ -16,6 +16,7 @@ pub const PAPER: Paper = Paper {
     about: "fm-nano with kernel 5 at 28×28, 4,000 images, 20 epochs. All arms have one learning rate, 0.05; none was tuned. Until 29 November 2026 progressive shrinking trained its largest network with dropout, which the paper's does not have; it was run again on the same seeds.",
     claims: &CLAIMS,
     first_seed: 1000,
+    first_seeds_of: &[],
     seeds: (5, 5),
     run,
 };

@@ -18,6 +18,7 @@ pub const PAPER: Paper = Paper {
     about: "Both sides learn at the recipe's rate, which was chosen for neither.",
     claims: &CLAIMS,
     first_seed: 1000,
+    first_seeds_of: &[],
     run,
     seeds: (5, 5),
 };

@@ -22,6 +22,7 @@ pub const PAPER: Paper = Paper {
     about: "fm-nano at 28×28, 4,000 images, phases of 12, 4, 2, 4, 2 and 4 epochs, at 0.1 for the largest network alone and the paper's shares of it for later phases; none was tuned. Until 29 November 2026 the first phase had dropout, which the paper's has not; it was run again on the same seeds. ofa.10 was run with limits at 0.25, 0.5 and 0.75 of the way before; there the two searches of seed 0 find the same network at the latter two. Its seeds are those of before, so for the limits as they are now they are not fresh. Latencies, and with them what ofa.8 and ofa.10 search, are of the machine that each file in `claims/ofa.runs/devices` names.",
     claims: &CLAIMS,
     first_seed: 1000,
+    first_seeds_of: &[("ofa.10", 2000)],
     seeds: (5, 5),
     run,
 };
