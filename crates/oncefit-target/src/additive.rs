@@ -27,7 +27,7 @@ use crate::table::{Estimate, WorkCost};
 pub struct NetworkTime {
     /// Its operators.
     pub operators: Vec<Operator>,
-    /// Median of the repetitions, in milliseconds.
+    /// Median of the repetitions, or of the fastest visit, in milliseconds.
     pub milliseconds: f64,
 }
 
@@ -38,7 +38,7 @@ pub struct OperatorTime {
     pub operator: Operator,
     /// Repetitions.
     pub count: usize,
-    /// Median, in milliseconds.
+    /// The same, in milliseconds.
     pub median_ms: f64,
     /// Mean, in milliseconds.
     pub mean_ms: f64,

@@ -1,20 +1,18 @@
 //! Measuring this machine.
 //!
-//! Whole random networks come first, then operators alone. Sessions are loaded in blocks and
-//! measured in rounds, so that what else the machine does falls on all of them alike; each visit
-//! begins with untimed runs. One network is part of every block: how much its times wander is the
-//! drift of the machine.
+//! Whole random networks come first, then operators alone. Each session is visited several times,
+//! with visits to others between: what slows the machine for a while meets it in one of them, and the
+//! fastest visit counts. Each visit begins with untimed runs. One network is visited from beginning to
+//! end: how much its times wander is the drift of the machine.
 
 use std::time::{Duration, Instant};
 
-use oncefit_nn::Network;
 use oncefit_space::Space;
 
 use crate::additive::{FEWEST_NETWORKS, Measurements, NetworkTime, OperatorTime, fit};
 use crate::engine::{Bench, Session};
 use crate::error::{Result, TargetError};
 use crate::fusion::{Granularity, operators};
-use crate::operator::Operator;
 use crate::probes::{Prober, operator_network, overhead};
 use crate::statistics::{mean_and_std, median};
 use crate::target::{Engine, Identity, Machine, Measured, Target};
@@ -70,14 +68,18 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// Networks that are loaded at once.
-const BLOCK: usize = 12;
-
-/// Operators that are loaded at once.
-const OPERATOR_BLOCK: usize = 32;
-
 /// Timed runs of a visit.
 const VISIT: usize = 3;
+
+/// Sessions between two visits of one, at most.
+const MOST_APART: usize = 40;
+
+/// Parameters of all sessions that are loaded at once, about.
+const LOADED_PARAMETERS: u64 = 100_000_000;
+
+/// Sessions from one visit of the companions to the next, and timed runs of it: its median stands alone.
+const COMPANIONS_EVERY: usize = 12;
+const COMPANIONS_VISIT: usize = 9;
 
 /// Measures the operators of a space on this machine and fits a latency model.
 ///
@@ -98,67 +100,81 @@ pub fn profile(
     }
     let bench = Bench::new(engine, options.threads, options.batch)?;
     let mut prober = Prober::new(space, options.seed)?;
-    let mut measurements = Measurements::default();
-    let start = Instant::now();
-    let is_over = |share: f64| {
-        let limit = options.time_limit;
-        limit.is_some_and(|limit| start.elapsed() > limit.mul_f64(share))
-    };
-    let nothing = operator_network(&overhead()).expect("an activation is an operator");
-    let mut spreads = Vec::new();
-    let mut references = Vec::new();
-    let mut reference: Option<Network> = None;
-    while measurements.networks.len() < wanted {
-        let is_enough = measurements.networks.len() >= FEWEST_NETWORKS;
-        if is_enough && is_over(0.6) {
-            break;
+    let mut subnets = Vec::new();
+    while subnets.len() < wanted {
+        match prober.next_subnet()? {
+            Some(subnet) => subnets.push(subnet),
+            None => break,
         }
-        let mut drawn = Vec::new();
-        for _ in 0..BLOCK.min(wanted - measurements.networks.len()) {
-            let Some(subnet) = prober.next_subnet()? else {
-                break;
-            };
-            let network = prober.network(&subnet)?;
-            drawn.push((subnet, network));
-        }
-        if drawn.is_empty() {
-            break;
-        }
-        let reference = &*reference.get_or_insert_with(|| drawn[0].1.clone());
-        let networks = drawn.iter().map(|(_, network)| network);
-        let mut sessions = load(&bench, networks.chain([reference, &nothing]))?;
-        let mut times = measure(&mut sessions, options)?;
-        let overhead = times.pop().map_or(0.0, |times| median(&times));
-        references.extend(times.pop().map(|times| median(&times)));
-        measurements.overhead_ms += overhead;
-        for ((subnet, _), times) in drawn.iter().zip(&times) {
-            let milliseconds = median(times);
-            spreads.push(mean_and_std(times).1 / milliseconds);
-            measurements.networks.push(NetworkTime {
-                operators: operators(subnet.graph(), Granularity::Operator),
-                milliseconds,
-            });
-        }
-        observe(Progress {
-            stage: "networks",
-            done: measurements.networks.len(),
-            total: wanted,
-        });
     }
-    measurements.overhead_ms /= references.len().max(1) as f64;
     let mut alone = prober.operators()?;
     alone.truncate(options.operators);
-    for block in alone.chunks(OPERATOR_BLOCK) {
-        if is_over(1.0) {
-            break;
-        }
-        measure_operators(&bench, block, options, &mut measurements)?;
-        observe(Progress {
-            stage: "operators",
-            done: measurements.operators.len(),
-            total: alone.len(),
-        });
-    }
+    let Some(first) = subnets.first() else {
+        return Err(TargetError::Request(format!(
+            "{} has no network that could be measured",
+            space.name()
+        )));
+    };
+    let nothing = operator_network(&overhead()).expect("an activation is an operator");
+    let visits = options.repetitions.max(1).div_ceil(VISIT);
+    let parameters = space.largest()?.graph().parameters().max(1);
+    let mut measuring = Measuring {
+        options,
+        start: Instant::now(),
+        apart: ((LOADED_PARAMETERS / parameters) as usize / visits).clamp(1, MOST_APART),
+        companions: [bench.load(&prober.network(first)?)?, bench.load(&nothing)?],
+        of_companions: Default::default(),
+        observe,
+    };
+    let stage = Stage {
+        name: "networks",
+        fewest: FEWEST_NETWORKS,
+        until: 0.6,
+    };
+    let of_networks = measuring.measure(&stage, &subnets, &mut |subnet| {
+        bench.load(&prober.network(subnet)?).map(Some)
+    })?;
+    let stage = Stage {
+        name: "operators",
+        fewest: 0,
+        until: 1.0,
+    };
+    // What an engine cannot run alone is left to the fit over whole networks.
+    let of_operators = measuring.measure(&stage, &alone, &mut |operator| {
+        Ok(operator_network(operator).and_then(|network| bench.load(&network).ok()))
+    })?;
+    let [references, overheads] = measuring.of_companions;
+
+    let measurements = Measurements {
+        overhead_ms: median(&overheads),
+        networks: subnets
+            .iter()
+            .zip(&of_networks)
+            .map(|(subnet, visits)| NetworkTime {
+                operators: operators(subnet.graph(), Granularity::Operator),
+                milliseconds: visits.fastest(),
+            })
+            .collect(),
+        operators: alone
+            .iter()
+            .zip(&of_operators)
+            .filter(|(_, visits)| !visits.times.is_empty())
+            .map(|(operator, visits)| {
+                let (mean_ms, std_ms) = mean_and_std(&visits.times);
+                OperatorTime {
+                    operator: *operator,
+                    count: visits.times.len(),
+                    median_ms: visits.fastest().max(1e-6),
+                    mean_ms,
+                    std_ms,
+                }
+            })
+            .collect(),
+    };
+    let spreads: Vec<f64> = of_networks
+        .iter()
+        .map(|visits| mean_and_std(&visits.times).1 / median(&visits.times))
+        .collect();
     let (model, validation) = fit(&measurements)?;
     let (mean, deviation) = mean_and_std(&references);
     let measured = Measured {
@@ -188,53 +204,105 @@ pub fn profile(
     ))
 }
 
-fn load<'n>(bench: &Bench, networks: impl Iterator<Item = &'n Network>) -> Result<Vec<Session>> {
-    networks.map(|network| bench.load(network)).collect()
+/// The timed runs of one session, visit by visit.
+#[derive(Clone, Default)]
+struct Visits {
+    times: Vec<f64>,
 }
 
-/// Times of each session, measured in rounds.
-fn measure(sessions: &mut [Session], options: &ProfileOptions) -> Result<Vec<Vec<f64>>> {
-    let repetitions = options.repetitions.max(1);
-    let mut times = vec![Vec::with_capacity(repetitions); sessions.len()];
-    let mut done = 0;
-    while done < repetitions {
-        let count = VISIT.min(repetitions - done);
-        for (session, times) in sessions.iter_mut().zip(&mut times) {
-            for _ in 0..options.warm_up {
-                session.run()?;
+impl Visits {
+    /// The median of the fastest visit.
+    fn fastest(&self) -> f64 {
+        let medians = self.times.chunks(VISIT).map(median);
+        medians.fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// What is measured one after the other.
+struct Stage {
+    name: &'static str,
+    /// How many are measured however long it takes.
+    fewest: usize,
+    /// Share of the time limit after which nothing new is begun.
+    until: f64,
+}
+
+/// Measures in visits that lie apart.
+struct Measuring<'a> {
+    options: &'a ProfileOptions,
+    start: Instant,
+    /// How many other sessions are visited between two visits of one.
+    apart: usize,
+    /// Sessions that are visited again and again: of the network that shows the drift, and of the one
+    /// that shows the overhead.
+    companions: [Session; 2],
+    /// Medians of their visits.
+    of_companions: [Vec<f64>; 2],
+    observe: &'a mut dyn FnMut(Progress),
+}
+
+impl Measuring<'_> {
+    /// Times of all things; of as many of the first ones as there is time for, and of none that
+    /// `load` has no session for.
+    fn measure<T>(
+        &mut self,
+        stage: &Stage,
+        things: &[T],
+        load: &mut dyn FnMut(&T) -> Result<Option<Session>>,
+    ) -> Result<Vec<Visits>> {
+        let repetitions = self.options.repetitions.max(1);
+        let visits = repetitions.div_ceil(VISIT);
+        let mut sessions = Vec::new();
+        let mut found = vec![Visits::default(); things.len()];
+        let mut step = 0;
+        while step < found.len() + (visits - 1) * self.apart {
+            if step < found.len() {
+                if step >= stage.fewest && self.is_over(stage.until) {
+                    found.truncate(step);
+                    continue;
+                }
+                sessions.push(load(&things[step])?);
             }
-            for _ in 0..count {
-                times.push(session.run()?);
+            if step % COMPANIONS_EVERY == 0 {
+                let both = self.companions.iter_mut().zip(&mut self.of_companions);
+                for (session, medians) in both {
+                    medians.push(median(&timed(session, COMPANIONS_VISIT, self.options)?));
+                }
+            }
+            for visit in 0..visits {
+                let Some(at) = step.checked_sub(visit * self.apart) else {
+                    break;
+                };
+                if let Some(Some(session)) = sessions.get_mut(at) {
+                    let runs = VISIT.min(repetitions - visit * VISIT);
+                    found[at].times.extend(timed(session, runs, self.options)?);
+                }
+                if visit + 1 == visits && at < sessions.len() {
+                    sessions[at] = None;
+                }
+            }
+            step += 1;
+            if step <= found.len() {
+                (self.observe)(Progress {
+                    stage: stage.name,
+                    done: step,
+                    total: found.len(),
+                });
             }
         }
-        done += count;
+        Ok(found)
     }
-    Ok(times)
+
+    fn is_over(&self, share: f64) -> bool {
+        let limit = self.options.time_limit;
+        limit.is_some_and(|limit| self.start.elapsed() > limit.mul_f64(share))
+    }
 }
 
-fn measure_operators(
-    bench: &Bench,
-    block: &[Operator],
-    options: &ProfileOptions,
-    measurements: &mut Measurements,
-) -> Result<()> {
-    // What an engine cannot run alone is left to the fit over whole networks.
-    let (built, mut sessions): (Vec<Operator>, Vec<Session>) = block
-        .iter()
-        .filter_map(|operator| {
-            let session = bench.load(&operator_network(operator)?).ok()?;
-            Some((*operator, session))
-        })
-        .unzip();
-    for (operator, times) in built.iter().zip(measure(&mut sessions, options)?) {
-        let (mean_ms, std_ms) = mean_and_std(&times);
-        measurements.operators.push(OperatorTime {
-            operator: *operator,
-            count: times.len(),
-            median_ms: median(&times).max(1e-6),
-            mean_ms,
-            std_ms,
-        });
+/// One visit.
+fn timed(session: &mut Session, runs: usize, options: &ProfileOptions) -> Result<Vec<f64>> {
+    for _ in 0..options.warm_up {
+        session.run()?;
     }
-    Ok(())
+    (0..runs).map(|_| session.run()).collect()
 }
