@@ -306,3 +306,57 @@ fn timed(session: &mut Session, runs: usize, options: &ProfileOptions) -> Result
     }
     (0..runs).map(|_| session.run()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs of each of five things, of which the fourth has no session.
+    fn runs(time_limit: Option<Duration>, fewest: usize) -> Vec<usize> {
+        let options = ProfileOptions {
+            repetitions: 7,
+            time_limit,
+            ..ProfileOptions::default()
+        };
+        let nothing = operator_network(&overhead()).unwrap();
+        let bench = Bench::new(Engine::Oncefit, 1, 1).unwrap();
+        let load = || bench.load(&nothing).unwrap();
+        let mut seen = Vec::new();
+        let mut observe = |progress: Progress| seen.push((progress.done, progress.total));
+        let mut measuring = Measuring {
+            options: &options,
+            start: Instant::now(),
+            apart: 2,
+            companions: [load(), load()],
+            of_companions: Default::default(),
+            observe: &mut observe,
+        };
+        let stage = Stage {
+            name: "things",
+            fewest,
+            until: 1.0,
+        };
+        let things = [0, 1, 2, 3, 4];
+        let found = measuring.measure(&stage, &things, &mut |&thing| Ok((thing != 3).then(&load)));
+        let found = found.unwrap();
+        assert!(!measuring.of_companions.iter().any(Vec::is_empty));
+        let done = seen.iter().map(|(done, _)| *done);
+        assert!(done.eq(1..=found.len()), "{seen:?}");
+        found.iter().map(|visits| visits.times.len()).collect()
+    }
+
+    #[test]
+    fn all_have_their_runs_or_the_first_ones_if_time_is_over() {
+        assert_eq!(runs(None, 0), [7, 7, 7, 0, 7]);
+        assert_eq!(runs(Some(Duration::ZERO), 2), [7, 7]);
+        assert!(runs(Some(Duration::ZERO), 0).is_empty());
+    }
+
+    #[test]
+    fn the_fastest_visit_counts_by_its_median() {
+        let visits = Visits {
+            times: vec![5.0, 5.0, 5.0, 1.0, 3.0, 9.0, 4.0],
+        };
+        assert_eq!(visits.fastest(), 3.0);
+    }
+}
