@@ -38,7 +38,7 @@ pub struct OperatorTime {
     pub operator: Operator,
     /// Repetitions.
     pub count: usize,
-    /// The same, in milliseconds.
+    /// Median of the repetitions, or of the fastest visit, in milliseconds.
     pub median_ms: f64,
     /// Mean, in milliseconds.
     pub mean_ms: f64,

@@ -240,12 +240,15 @@ pub struct ReproduceArgs {
     #[arg(long, value_name = "ID")]
     pub claim: Option<String>,
     /// List all claims with their state
-    #[arg(long, conflicts_with_all = ["paper", "claim", "quick", "seeds"])]
+    #[arg(long, conflicts_with_all = ["paper", "claim", "quick", "full", "seeds"])]
     pub list: bool,
     /// Fewer seeds and shorter trainings, kept apart in DIR/claims/quick: does it run, and roughly what
     /// comes?
     #[arg(long)]
     pub quick: bool,
+    /// All seeds and whole trainings, which is the default
+    #[arg(long, conflicts_with = "quick")]
+    pub full: bool,
     /// Fresh seeds, 5 or more; a claim that was tried with another number is tried again and replaced,
     /// with the runs that are there
     #[arg(long, value_name = "N")]

@@ -11,7 +11,7 @@ use oncefit_train::RowLog;
 
 use super::profile::time_limit;
 use super::train::{new_run, train_run};
-use super::{command_line, fitted_table, print, print_json};
+use super::{check_folder, command_line, fitted_table, print, print_json};
 use crate::cli::{ExportArgs, FitArgs, LimitArgs};
 use crate::error::{Error, Result};
 use crate::finder::{Finder, Scope};
@@ -285,14 +285,4 @@ fn tell(run: &LoadedRun, fitted: &[Fitted]) -> Result<()> {
     }
     print(&run.origin()?);
     Ok(())
-}
-
-/// A folder that is missing is better known before a search than after it.
-fn check_folder(file: &Path) -> Result<()> {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Error::Request(
-            format!("{} is no folder to write to", folder.display()),
-        )),
-        _ => Ok(()),
-    }
 }

@@ -54,6 +54,16 @@ use crate::fit::Fitted;
 use crate::format::{bytes, count, percent, table};
 use crate::loaded::{LoadedRun, WhichCheckpoint};
 
+/// A folder that is missing is better known before long work than after it.
+fn check_folder(file: &Path) -> Result<()> {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Error::Request(
+            format!("{} is no folder to write to", folder.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Prints a line on standard output; a reader that has gone away ends the program quietly.
 fn print(line: &str) {
     let mut output = std::io::stdout().lock();

@@ -9,7 +9,7 @@ use oncefit_target::{
     profile as measure,
 };
 
-use super::{print, space_of};
+use super::{check_folder, print, space_of};
 use crate::cli::ProfileArgs;
 use crate::error::{Error, Result};
 use crate::format::{duration, percent};
@@ -36,6 +36,7 @@ pub fn profile(args: &ProfileArgs) -> Result<()> {
         "onnxruntime" => Engine::Onnxruntime,
         _ => Engine::Tract,
     };
+    check_folder(&args.out)?;
     let target = measure_here(&space, engine, args)?;
     finish(&target, &args.out, started)
 }

@@ -6,7 +6,7 @@ use super::*;
 fn claims_are_tried_kept_and_shown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let fixed = words("reproduce deep-architect --claim P6 --seeds 5 --out found");
+    let fixed = words("reproduce deep-architect --claim P6 --seeds 5 --full --out found");
     let said = succeed(path, &fixed);
     assert!(said.contains("deep-architect.P6: fact"), "{said}");
     let kept = fs::read(path.join("found/claims/deep-architect.P6.json")).unwrap();
@@ -59,6 +59,7 @@ fn bad_requests_of_reproduction_are_answered_clearly() {
             "ONCEFIT_NAS",
         ),
         ("reproduce table --quick", "takes no --claim"),
+        ("reproduce onpro --quick --full", "cannot be used with"),
         ("reproduce --list --claim P1", "cannot be used with"),
     ] {
         let said = fail(path, &words(command), 2);

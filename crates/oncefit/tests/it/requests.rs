@@ -32,6 +32,12 @@ fn bad_requests_are_answered_clearly() {
     assert!(said.contains("800k"), "{said}");
     let said = fail(path, &["show", "fm-nono"], 2);
     assert!(said.contains("did you mean `fm-nano`?"), "{said}");
+    // Before anything is measured.
+    let said = fail(path, &words("profile fm-nano --out nowhere/here.toml"), 2);
+    assert!(
+        said.contains("nowhere is no folder to write to") && !said.contains("measuring"),
+        "{said}"
+    );
 
     // Data: cut short, and not there.
     let idx = |name: &str, bytes: &[u8]| fs::write(path.join(name), bytes).unwrap();
