@@ -12,7 +12,7 @@ use super::supernets::{
     Arm, Measured, difference, differences_by_network, mean_cost, measure, network_with, renamed,
     test_accuracies,
 };
-use super::{Claim, Paper, Request, Tried, all_of, fact, holds, make_folder};
+use super::{Claim, Comparison, Paper, Request, Tried, all_of, fact, holds, make_folder};
 use crate::error::{Error, Result};
 use crate::loaded::LoadedRun;
 
@@ -371,9 +371,16 @@ fn run(id: &str, request: &Request) -> Result<Tried> {
                 .macs() as f64;
             let alone = 3.0 * f64::from(scale.epochs[0]) * scale.images as f64 * middle;
             let ratio = |devices: f64| devices * alone / supernet;
+            let of_seeds = |devices: f64, least: f64| {
+                let all = one.iter().map(|run| run.train_macs as f64 + predictor);
+                let ratios: Vec<f64> = all.map(|supernet| devices * alone / supernet).collect();
+                let what = format!("times for {devices} devices − {least}");
+                let limits = vec![least; ratios.len()];
+                Ok::<_, Error>(Comparison::new(&what, ratios, limits)?.0)
+            };
             Ok(Tried {
                 verdict: fact(ratio(10.0) >= 1.5 && ratio(40.0) >= 5.0),
-                comparisons: Vec::new(),
+                comparisons: vec![of_seeds(10.0, 1.5)?, of_seeds(40.0, 5.0)?],
                 notes: vec![
                     format!(
                         "10 devices: {:.2} times, 40: {:.2} times",
